@@ -1,0 +1,101 @@
+"""Losses of DreamerV3's policy and value on imagined and on replayed steps."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from core.heads import PolicyHead, TwoHotHead
+from core.imagination import Imagined
+from core.returns import ReturnScale, lambda_return
+from core.world_model import Sequence
+
+
+class ActorCriticOutput(NamedTuple):
+    """Mean losses by name, the first step's returns, and figures for the log."""
+
+    losses: dict[str, Float[Array, ""]]
+    returns: Float[Array, " batch"]
+    return_scale: ReturnScale
+    metrics: dict[str, Float[Array, ""]]
+
+
+def imagined_loss(
+    policy: PolicyHead,
+    value: TwoHotHead,
+    slow_value: TwoHotHead,
+    return_scale: ReturnScale,
+    imagined: Imagined,
+    *,
+    return_lambda: float = 0.95,
+    entropy_scale: float = 3e-4,
+    slow_regularizer: float = 1.0,
+    scale_rate: float = 0.01,
+    scale_limit: float = 1.0,
+) -> ActorCriticOutput:
+    """Policy and value losses on imagined rollouts.
+
+    policy: −w_t·[log π(a_t|s_t)·sg(A_t) + η·H(π)] with A_t = (R_t − v_t)/scale.
+    value: w_t·[CE(v, R_t) + CE(v, mean of the slow value)].
+    w_t is the probability that the rollout is still alive at t. The continue head
+    predicts it together with the discount, so no further discount enters here.
+    """
+    stop = jax.lax.stop_gradient
+    dist = policy(imagined.features)
+    values = value(imagined.features)
+    estimate = stop(values.mean())
+    slow = stop(slow_value(imagined.features).mean())
+    weight = jnp.cumprod(imagined.cont, axis=0)[:-1]
+    mix = jnp.full_like(imagined.cont, return_lambda)
+    returns = lambda_return(imagined.reward, imagined.cont, mix, estimate)
+    return_scale = return_scale.update(returns, scale_rate)
+    scale = return_scale.scale(scale_limit)
+    advantage = (returns - estimate[:-1]) / scale
+    log_prob = dist.log_prob(imagined.action)[:-1]
+    entropy = dist.entropy()[:-1]
+    policy_loss = -weight * (log_prob * advantage + entropy_scale * entropy)
+    value_loss = weight * (
+        _drop_last(values).loss(returns)
+        + slow_regularizer * _drop_last(values).loss(slow[:-1])
+    )
+    metrics = {
+        "advantage_abs": jnp.mean(jnp.abs(advantage)),
+        "entropy": jnp.mean(entropy),
+        "imagined_reward": jnp.mean(imagined.reward),
+        "imagined_return": jnp.mean(returns),
+        "return_scale": scale,
+        "value": jnp.mean(estimate),
+    }
+    losses = {"policy": jnp.mean(policy_loss), "value": jnp.mean(value_loss)}
+    return ActorCriticOutput(losses, returns[0], return_scale, metrics)
+
+
+def replayed_value_loss(
+    value: TwoHotHead,
+    slow_value: TwoHotHead,
+    features: Float[Array, "time *batch features"],
+    batch: Sequence,
+    bootstrap: Float[Array, "time *batch"],
+    *,
+    discount_horizon: int = 333,
+    return_lambda: float = 0.95,
+    slow_regularizer: float = 1.0,
+) -> Float[Array, ""]:
+    """Value loss on the real rewards, bootstrapped from imagined returns.
+
+    Steps after which the episode ended carry no weight. The gradient also reaches the
+    features, and so the world model.
+    """
+    discount = (1.0 - batch.is_terminal) * (1.0 - 1.0 / discount_horizon)
+    mix = (1.0 - batch.is_last) * return_lambda
+    returns = lambda_return(batch.reward, discount, mix, bootstrap)
+    values = value(features[:-1])
+    slow = jax.lax.stop_gradient(slow_value(features[:-1]).mean())
+    loss = values.loss(jax.lax.stop_gradient(returns))
+    loss = loss + slow_regularizer * values.loss(slow)
+    return jnp.mean((1.0 - batch.is_last[:-1]) * loss)
+
+
+def _drop_last(values):
+    return jax.tree.map(lambda x: x[:-1], values)

@@ -1,0 +1,97 @@
+"""The agent: a world model with a policy and a value, and how it acts."""
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from core.heads import PolicyHead, TwoHotHead
+from core.rssm import State
+from core.world_model import WorldModel
+
+
+class Agent(eqx.Module):
+    """All trained parameters. `act` turns observations into actions.
+
+    Args:
+        obs_size, action_size: lengths of the observation and action vectors.
+        units, deter, hidden, rows, classes, blocks, unimix: sizes, see `WorldModel`.
+    """
+
+    model: WorldModel
+    policy: PolicyHead
+    value: TwoHotHead
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        key: PRNGKeyArray,
+        units: int = 64,
+        deter: int = 512,
+        hidden: int = 64,
+        rows: int = 32,
+        classes: int = 4,
+        blocks: int = 8,
+        unimix: float = 0.01,
+    ):
+        model_key, policy_key, value_key = jax.random.split(key, 3)
+        features = deter + rows * classes
+        self.model = WorldModel(
+            obs_size,
+            action_size,
+            key=model_key,
+            units=units,
+            deter=deter,
+            hidden=hidden,
+            rows=rows,
+            classes=classes,
+            blocks=blocks,
+            unimix=unimix,
+        )
+        self.policy = PolicyHead(features, units, 3, action_size, key=policy_key)
+        self.value = TwoHotHead(features, units, 3, key=value_key)
+
+    def act(
+        self,
+        state: State,
+        obs: Float[Array, "*batch obs"],
+        last_action: Float[Array, "*batch action"],
+        is_first: Bool[Array, "*batch"],
+        *,
+        key: PRNGKeyArray,
+        explore: bool = True,
+    ) -> tuple[State, Float[Array, "*batch action"]]:
+        """Filter one observation and choose an action in [−1, 1].
+
+        Args:
+            state: latent state of the previous step.
+            last_action: the action that led here (ignored where `is_first`).
+            explore: sample from the policy; otherwise take its mode.
+
+        Returns:
+            The new latent state and the action (clipped to the bounds).
+        """
+        observe_key, action_key = jax.random.split(key)
+        embed = self.model.encoder(obs)
+        state = self.model.rssm.observe_step(
+            state, embed, last_action, is_first, key=observe_key
+        )
+        dist = self.policy(state.features)
+        action = dist.sample(action_key) if explore else dist.mode()
+        return state, action.clip(-1.0, 1.0)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Number of trained parameters by module, and their `total`."""
+        parts = {
+            "encoder": self.model.encoder,
+            "dynamics": self.model.rssm,
+            "decoder": self.model.decoder,
+            "reward": self.model.reward,
+            "continue": self.model.cont,
+            "policy": self.policy,
+            "value": self.value,
+        }
+        size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
+        counts = {name: size(module) for name, module in parts.items()}
+        return counts | {"total": sum(counts.values())}

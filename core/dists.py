@@ -1,0 +1,162 @@
+"""Distributions of DreamerV3's heads, as small modules over arrays of parameters.
+
+All of them keep their parameters in float32, whatever the compute type.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from core.transforms import symexp_bins, twohot, unimix
+
+
+class Categoricals(eqx.Module):
+    """K independent one-hot categoricals with `mix` of the uniform mixed in.
+
+    Args:
+        logits: unnormalised scores `[*batch, K, C]`.
+        mix: share of the uniform distribution (DreamerV3: 0.01).
+    """
+
+    probs: Float[Array, "*batch rows classes"]
+
+    def __init__(self, logits: Float[Array, "*batch rows classes"], mix: float = 0.01):
+        self.probs = unimix(logits.astype(jnp.float32), mix)
+
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "*batch rows classes"]:
+        """One-hot sample without gradient, by inversion of the cumulative sum.
+
+        One uniform number a row, where the Gumbel trick needs one a class.
+        """
+        return onehot_from_uniform(
+            self.probs, jax.random.uniform(key, self.probs.shape[:-1])
+        )
+
+    def straight_through(
+        self, onehot: Float[Array, "*batch rows classes"]
+    ) -> Float[Array, "*batch rows classes"]:
+        """The sample with the gradient of its probabilities."""
+        return onehot + self.probs - jax.lax.stop_gradient(self.probs)
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        """Entropy in nats, summed over the K rows."""
+        return -jnp.sum(self.probs * jnp.log(self.probs), axis=(-2, -1))
+
+    def kl(self, other: "Categoricals") -> Float[Array, "*batch"]:
+        """KL(self ‖ other) in nats, summed over the K rows."""
+        ratio = jnp.log(self.probs) - jnp.log(other.probs)
+        return jnp.sum(self.probs * ratio, axis=(-2, -1))
+
+
+def onehot_from_uniform(
+    probs: Float[Array, "*batch rows classes"], uniform: Float[Array, "*batch rows"]
+) -> Float[Array, "*batch rows classes"]:
+    """One-hot of the class whose interval of the cumulative sum holds `uniform`."""
+    classes = probs.shape[-1]
+    # A product with a triangle of ones is a cumulative sum that every backend
+    # vectorises. The last edge is left out: rounding may put it below 1.
+    triangle = jnp.triu(jnp.ones((classes, classes), probs.dtype))[:, :-1]
+    edges = jnp.matmul(
+        jax.lax.stop_gradient(probs), triangle, precision=jax.lax.Precision.HIGHEST
+    )
+    index = jnp.sum(uniform[..., None] >= edges, axis=-1)
+    return jax.nn.one_hot(index, classes, dtype=probs.dtype)
+
+
+class TwoHot(eqx.Module):
+    """Categorical over the 255 symexp-spaced bins (DreamerV3's reward and value).
+
+    Args:
+        logits: `[*batch, bins]`.
+    """
+
+    logits: Float[Array, "*batch bins"]
+
+    def __init__(self, logits: Float[Array, "*batch bins"]):
+        self.logits = logits.astype(jnp.float32)
+
+    def mean(self) -> Float[Array, "*batch"]:
+        """Expectation over the bins, exactly 0 for uniform logits.
+
+        The bins reach ±4.9e8: a left-to-right sum of the symmetric support would
+        leave a rounding error instead of 0. Adding mirrored pairs first cancels it.
+        """
+        probs = jax.nn.softmax(self.logits, axis=-1)
+        half = probs.shape[-1] // 2
+        bins = symexp_bins(probs.shape[-1])
+        left = (probs[..., :half] * bins[:half])[..., ::-1]
+        right = probs[..., half + 1 :] * bins[half + 1 :]
+        return jnp.sum(left + right, axis=-1)
+
+    def loss(self, target: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """Cross-entropy in nats against the two-hot encoding of `target`."""
+        weights = jax.lax.stop_gradient(
+            twohot(target.astype(jnp.float32), symexp_bins(self.logits.shape[-1]))
+        )
+        return -jnp.sum(weights * jax.nn.log_softmax(self.logits, axis=-1), axis=-1)
+
+
+class Bernoulli(eqx.Module):
+    """A coin with log-odds `logit`; its target may be any number in [0, 1]."""
+
+    logit: Float[Array, "*batch"]
+
+    def __init__(self, logit: Float[Array, "*batch"]):
+        self.logit = logit.astype(jnp.float32)
+
+    def mean(self) -> Float[Array, "*batch"]:
+        """Probability of 1."""
+        return jax.nn.sigmoid(self.logit)
+
+    def loss(self, target: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """Cross-entropy in nats."""
+        return -(
+            target * jax.nn.log_sigmoid(self.logit)
+            + (1.0 - target) * jax.nn.log_sigmoid(-self.logit)
+        )
+
+
+class BoundedNormal(eqx.Module):
+    """Normal with mean tanh(m) and standard deviation lo + (hi−lo)·σ(s+2).
+
+    Samples are not squashed: the environment clips them to [−1, 1].
+    """
+
+    mean: Float[Array, "*batch action"]
+    stddev: Float[Array, "*batch action"]
+
+    def __init__(
+        self,
+        raw_mean: Float[Array, "*batch action"],
+        raw_stddev: Float[Array, "*batch action"],
+        low: float = 0.1,
+        high: float = 1.0,
+    ):
+        self.mean = jnp.tanh(raw_mean.astype(jnp.float32))
+        scale = jax.nn.sigmoid(raw_stddev.astype(jnp.float32) + 2.0)
+        self.stddev = low + (high - low) * scale
+
+    def mode(self) -> Float[Array, "*batch action"]:
+        """The mean."""
+        return self.mean
+
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "*batch action"]:
+        """One sample a batch element."""
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + self.stddev * noise
+
+    def log_prob(
+        self, action: Float[Array, "*batch action"]
+    ) -> Float[Array, "*batch"]:
+        """Log density, summed over the action dimensions."""
+        scaled = (action - self.mean) / self.stddev
+        constant = 0.5 * jnp.log(2.0 * jnp.pi)
+        return jnp.sum(
+            -0.5 * jnp.square(scaled) - jnp.log(self.stddev) - constant, axis=-1
+        )
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        """Entropy in nats, summed over the action dimensions."""
+        constant = 0.5 * jnp.log(2.0 * jnp.pi) + 0.5
+        return jnp.sum(jnp.log(self.stddev) + constant, axis=-1)

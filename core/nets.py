@@ -1,0 +1,127 @@
+"""Layers of DreamerV3: dense and block-diagonal linear maps, RMS norm, MLP.
+
+Every layer maps the last axis and keeps all leading ones, so it can be called on one
+vector or on any batch. Parameters are float32; cast a whole module with `cast` to
+compute in another type.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
+
+RMS_EPS = 1e-4
+
+
+def cast[T: PyTree](tree: T, dtype: DTypeLike) -> T:
+    """The tree with every floating-point array converted to `dtype`."""
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree
+    )
+
+
+def truncated_normal(
+    key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int, scale: float = 1.0
+) -> Float[Array, "..."]:
+    """Normal cut at two standard deviations, with variance scale²/fan_in.
+
+    1.1368 is the inverse of the standard deviation of the cut unit normal.
+    """
+    if scale == 0.0:
+        return jnp.zeros(shape, jnp.float32)
+    draw = jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
+    return draw * (1.1368 * scale / fan_in**0.5)
+
+
+class Linear(eqx.Module):
+    """x ↦ x·W + b."""
+
+    weight: Float[Array, "inputs outputs"]
+    bias: Float[Array, " outputs"]
+
+    def __init__(
+        self, inputs: int, outputs: int, *, key: PRNGKeyArray, scale: float = 1.0
+    ):
+        self.weight = truncated_normal(key, (inputs, outputs), inputs, scale)
+        self.bias = jnp.zeros(outputs, jnp.float32)
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch out"]:
+        out = x @ self.weight
+        return out + lift(self.bias, out.ndim)
+
+
+class BlockLinear(eqx.Module):
+    """Block-diagonal linear map: input group g only feeds output group g.
+
+    The weight is `[groups, inputs/groups, outputs/groups]`. As in DreamerV3 its
+    initial scale counts the inputs of all groups.
+    """
+
+    weight: Float[Array, "groups group_in group_out"]
+    bias: Float[Array, " outputs"]
+
+    def __init__(self, inputs: int, outputs: int, groups: int, *, key: PRNGKeyArray):
+        if inputs % groups or outputs % groups:
+            raise ValueError(
+                f"groups={groups} must divide inputs={inputs} and outputs={outputs}"
+            )
+        shape = (groups, inputs // groups, outputs // groups)
+        self.weight = truncated_normal(key, shape, inputs)
+        self.bias = jnp.zeros(outputs, jnp.float32)
+
+
+class RMSNorm(eqx.Module):
+    """x ↦ scale·x/√(mean x² + 1e-4), computed in float32."""
+
+    scale: Float[Array, " size"]
+
+    def __init__(self, size: int):
+        self.scale = jnp.ones(size, jnp.float32)
+
+    def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        scale = lift(self.scale.astype(wide.dtype), x.ndim)
+        return (wide * jax.lax.rsqrt(mean + RMS_EPS) * scale).astype(x.dtype)
+
+
+class Dense(eqx.Module):
+    """Linear → RMSNorm → SiLU."""
+
+    linear: Linear
+    norm: RMSNorm
+
+    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray):
+        self.linear = Linear(inputs, outputs, key=key)
+        self.norm = RMSNorm(outputs)
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch out"]:
+        return self.activate(self.linear(x))
+
+    def activate(self, x: Float[Array, "*batch out"]) -> Float[Array, "*batch out"]:
+        """SiLU(RMSNorm(x)) of a pre-activation made elsewhere."""
+        return jax.nn.silu(self.norm(x))
+
+
+class MLP(eqx.Module):
+    """`layers` dense layers of `units` each, without an output layer."""
+
+    layers: tuple[Dense, ...]
+
+    def __init__(self, inputs: int, units: int, layers: int, *, key: PRNGKeyArray):
+        sizes = [inputs] + [units] * layers
+        keys = jax.random.split(key, layers)
+        self.layers = tuple(
+            Dense(i, o, key=k) for i, o, k in zip(sizes, sizes[1:], keys, strict=False)
+        )
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch out"]:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def lift(vector: Float[Array, " size"], ndim: int) -> Float[Array, "..."]:
+    """The vector with leading axes of length one (rank promotion is an error)."""
+    return vector.reshape((1,) * (ndim - 1) + vector.shape)
+

@@ -1,0 +1,331 @@
+"""Recurrent state-space model of DreamerV3: block GRU with categorical latents.
+
+    h_t = f(h_{t−1}, z_{t−1}, a_{t−1})          `core`
+    z_t ~ q(z | h_t, e_t)                        `posterior_logits`
+    ẑ_t ~ p(z | h_t)                             `prior_logits`
+
+Every method accepts leading batch axes; the time axis, where there is one, comes
+first: `[time, *batch, ...]`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from core.dists import Categoricals, onehot_from_uniform
+from core.nets import RMS_EPS, BlockLinear, Dense, Linear, RMSNorm, lift
+
+
+class State(NamedTuple):
+    """Latent state: `deter` is h, `stoch` holds K one-hot rows of C classes."""
+
+    deter: Float[Array, "*batch deter"]
+    stoch: Float[Array, "*batch rows classes"]
+
+    @property
+    def features(self) -> Float[Array, "*batch features"]:
+        """h and the flattened z side by side: the input of every head."""
+        flat = self.stoch.reshape(*self.stoch.shape[:-2], -1)
+        return jnp.concatenate([self.deter, flat], axis=-1)
+
+
+class Observed(NamedTuple):
+    """What `RSSM.observe` found along a sequence; all arrays start with time.
+
+    `preactivation` is the output of the posterior's first linear layer: the Jacobian
+    penalty starts from it, so that it need not be computed twice.
+    """
+
+    states: State
+    posterior: Float[Array, "time *batch rows classes"]
+    preactivation: Float[Array, "time *batch hidden"]
+
+
+class RSSM(eqx.Module):
+    """Block-GRU state-space model with K categorical latents of C classes.
+
+    Args:
+        embed_size: size of the encoder's output e.
+        action_size: number of action dimensions.
+        deter, hidden, rows, classes, blocks: sizes of h, of the hidden layers, K, C
+            and the number of diagonal blocks of the recurrent layers.
+        unimix: share of the uniform distribution in posterior and prior.
+
+    Raises:
+        ValueError: if `blocks` does not divide `deter`.
+    """
+
+    deter_in: Dense
+    stoch_in: Dense
+    action_in: Dense
+    mix: BlockLinear
+    mix_norm: RMSNorm
+    gates: BlockLinear
+    posterior_in: Dense
+    posterior_out: Linear
+    prior_in: tuple[Dense, Dense]
+    prior_out: Linear
+    deter: int = eqx.field(static=True)
+    rows: int = eqx.field(static=True)
+    classes: int = eqx.field(static=True)
+    blocks: int = eqx.field(static=True)
+    unimix: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        embed_size: int,
+        action_size: int,
+        *,
+        key: PRNGKeyArray,
+        deter: int = 512,
+        hidden: int = 64,
+        rows: int = 32,
+        classes: int = 4,
+        blocks: int = 8,
+        unimix: float = 0.01,
+    ):
+        if deter % blocks:
+            raise ValueError(f"blocks={blocks} must divide deter={deter}")
+        keys = iter(jax.random.split(key, 10))
+        latent = rows * classes
+        self.deter_in = Dense(deter, hidden, key=next(keys))
+        self.stoch_in = Dense(latent, hidden, key=next(keys))
+        self.action_in = Dense(action_size, hidden, key=next(keys))
+        # Each block reads its own part of h and all three embeddings.
+        mix_inputs = deter + blocks * 3 * hidden
+        self.mix = BlockLinear(mix_inputs, deter, blocks, key=next(keys))
+        self.mix_norm = RMSNorm(deter)
+        self.gates = BlockLinear(deter, 3 * deter, blocks, key=next(keys))
+        self.posterior_in = Dense(deter + embed_size, hidden, key=next(keys))
+        self.posterior_out = Linear(hidden, latent, key=next(keys))
+        self.prior_in = (
+            Dense(deter, hidden, key=next(keys)),
+            Dense(hidden, hidden, key=next(keys)),
+        )
+        self.prior_out = Linear(hidden, latent, key=next(keys))
+        self.deter, self.rows, self.classes = deter, rows, classes
+        self.blocks, self.unimix = blocks, unimix
+
+    def initial(self, *batch: int) -> State:
+        """The all-zero state every sequence starts from."""
+        dtype = self.posterior_out.weight.dtype
+        return State(
+            jnp.zeros((*batch, self.deter), dtype),
+            jnp.zeros((*batch, self.rows, self.classes), dtype),
+        )
+
+    def categoricals(
+        self, logits: Float[Array, "*batch rows classes"]
+    ) -> Categoricals:
+        """The distribution of z for posterior or prior logits."""
+        return Categoricals(logits, self.unimix)
+
+    def core(
+        self, state: State, action: Float[Array, "*batch action"]
+    ) -> Float[Array, "*batch deter"]:
+        """The recurrent map h' = f(h, z, a)."""
+        kernels = _CoreKernels.of(self)
+        return self._core(kernels, state, self._action_term(kernels, action))
+
+    def prior_logits(
+        self, deter: Float[Array, "*batch deter"]
+    ) -> Float[Array, "*batch rows classes"]:
+        """Logits of p(z | h)."""
+        x = deter
+        for layer in self.prior_in:
+            x = layer(x)
+        return self._rows(self.prior_out(x))
+
+    def posterior_logits(
+        self,
+        deter: Float[Array, "*batch deter"],
+        embed: Float[Array, "*batch embed"],
+    ) -> Float[Array, "*batch rows classes"]:
+        """Logits of q(z | h, e)."""
+        hidden = self.posterior_in(jnp.concatenate([deter, embed], axis=-1))
+        return self._rows(self.posterior_out(hidden))
+
+    def observe_step(
+        self,
+        state: State,
+        embed: Float[Array, "*batch embed"],
+        action: Float[Array, "*batch action"],
+        is_first: Bool[Array, "*batch"],
+        *,
+        key: PRNGKeyArray,
+    ) -> State:
+        """The state after one observation; see `observe` for the arguments."""
+        add_time = lambda x: x[None]  # noqa: E731
+        final, _ = self.observe(
+            state, add_time(embed), add_time(action), add_time(is_first), key=key
+        )
+        return final
+
+    def observe(
+        self,
+        state: State,
+        embeds: Float[Array, "time *batch embed"],
+        actions: Float[Array, "time *batch action"],
+        is_first: Bool[Array, "time *batch"],
+        *,
+        key: PRNGKeyArray,
+    ) -> tuple[State, Observed]:
+        """Filter a sequence: h and a posterior sample for every observation.
+
+        Args:
+            state: the state before the sequence.
+            embeds: encoder outputs e_t.
+            actions: the action taken *before* each observation, a_{t−1}.
+            is_first: where true, the state and the action are zeroed first.
+
+        Returns:
+            The last state and everything found on the way.
+        """
+        kernels = _CoreKernels.of(self)
+        dtype = state.deter.dtype
+        keep = ~is_first
+        # All that does not depend on the carried state is computed for the whole
+        # sequence at once: the action's share of the recurrent layer, the encoder's
+        # share of the posterior layer, the random numbers.
+        actions = jnp.where(keep[..., None], actions, 0.0).astype(dtype)
+        action_terms = self._action_term(kernels, actions)
+        weight = self.posterior_in.linear.weight
+        embed_terms = embeds @ weight[self.deter :] + lift(
+            self.posterior_in.linear.bias, embeds.ndim
+        )
+        uniforms = jax.random.uniform(key, (*is_first.shape, self.rows))
+
+        def step(carry: State, inputs: tuple[Array, ...]):
+            action_term, embed_term, uniform, keep = inputs
+            carry = State(
+                jnp.where(keep[..., None], carry.deter, 0.0),
+                jnp.where(keep[..., None, None], carry.stoch, 0.0),
+            )
+            deter = self._core(kernels, carry, action_term)
+            preactivation = deter @ weight[: self.deter] + embed_term
+            logits = self._rows(
+                self.posterior_out(self.posterior_in.activate(preactivation))
+            )
+            stoch = self._sample(logits, uniform)
+            carry = State(deter, stoch)
+            return carry, Observed(carry, logits, preactivation)
+
+        return jax.lax.scan(step, state, (action_terms, embed_terms, uniforms, keep))
+
+    def imagine(
+        self,
+        state: State,
+        policy: Callable[[State, PRNGKeyArray], Float[Array, "*batch action"]],
+        length: int,
+        *,
+        key: PRNGKeyArray,
+    ) -> tuple[State, Float[Array, "time *batch action"]]:
+        """Roll the prior forward, the policy choosing every action.
+
+        Returns:
+            states: `length + 1` states, the given one first.
+            actions: the `length + 1` actions chosen in them; the last one leads to no
+                state, it completes the policy's loss.
+        """
+        kernels = _CoreKernels.of(self)
+        policy_key, prior_key = jax.random.split(key)
+        batch = state.deter.shape[:-1]
+        uniforms = jax.random.uniform(prior_key, (length, *batch, self.rows))
+
+        def step(carry: State, inputs: tuple[Array, Array]):
+            step_key, uniform = inputs
+            action = policy(carry, step_key)
+            term = self._action_term(kernels, action.astype(carry.deter.dtype))
+            deter = self._core(kernels, carry, term)
+            stoch = self._sample(self.prior_logits(deter), uniform)
+            return State(deter, stoch), (carry, action)
+
+        keys = jax.random.split(policy_key, length + 1)
+        last, (states, actions) = jax.lax.scan(step, state, (keys[:-1], uniforms))
+        join = lambda xs, x: jnp.concatenate([xs, x[None]])  # noqa: E731
+        return jax.tree.map(join, states, last), join(actions, policy(last, keys[-1]))
+
+    def _sample(self, logits: Array, uniform: Array) -> Array:
+        dist = self.categoricals(logits)
+        sample = dist.straight_through(onehot_from_uniform(dist.probs, uniform))
+        return sample.astype(logits.dtype)
+
+    def _rows(self, flat: Array) -> Array:
+        return flat.reshape(*flat.shape[:-1], self.rows, self.classes)
+
+    def _action_term(self, kernels: "_CoreKernels", action: Array) -> Array:
+        # DreamerV3 scales every action entry beyond ±1 back to ±1.
+        action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
+        return self.action_in(action) @ kernels.from_action + lift(
+            self.mix.bias, action.ndim
+        )
+
+    def _core(
+        self, kernels: "_CoreKernels", state: State, action_term: Array
+    ) -> Array:
+        """Block GRU; `action_term` is the action's share of the mixing layer.
+
+        Between the two block layers the group axis comes first, `[group, *batch,
+        size]`: the batched matrix products then read and write contiguous memory,
+        which on a CPU makes this map 2 to 4 times faster than `[*batch, group, size]`.
+        """
+        flat = state.stoch.reshape(*state.stoch.shape[:-2], -1)
+        embeddings = jnp.concatenate(
+            [self.deter_in(state.deter), self.stoch_in(flat)], axis=-1
+        )
+        deter = self._grouped(state.deter)
+        mixed = blockwise(deter, kernels.from_deter) + self._grouped(
+            embeddings @ kernels.from_embeddings + action_term
+        )
+        mixed = jax.nn.silu(self._grouped_norm(mixed))
+        gates = blockwise(mixed, self.gates.weight)
+        gates = gates + self._group_vector(self.gates.bias, gates.ndim)
+        reset, candidate, update = jnp.split(gates, 3, axis=-1)
+        candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
+        update = jax.nn.sigmoid(update - 1.0)
+        deter = update * candidate + (1.0 - update) * deter
+        return jnp.moveaxis(deter, 0, -2).reshape(state.deter.shape)
+
+    def _grouped(self, x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(*x.shape[:-1], self.blocks, -1), -2, 0)
+
+    def _grouped_norm(self, x: Array) -> Array:
+        """`mix_norm` over the group and the last axis."""
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = jnp.mean(jnp.square(wide), axis=(0, -1), keepdims=True)
+        scale = self._group_vector(self.mix_norm.scale.astype(wide.dtype), x.ndim)
+        return (wide * jax.lax.rsqrt(mean + RMS_EPS) * scale).astype(x.dtype)
+
+    def _group_vector(self, vector: Array, ndim: int) -> Array:
+        return vector.reshape(self.blocks, *(1,) * (ndim - 2), -1)
+
+
+def blockwise(
+    x: Float[Array, "group *batch inputs"], weight: Float[Array, "group inputs outputs"]
+) -> Float[Array, "group *batch outputs"]:
+    """Every group multiplied by its own matrix."""
+    return jnp.einsum("g...i,gio->g...o", x, weight)
+
+
+class _CoreKernels(NamedTuple):
+    """The mixing layer's weight, cut once outside the scan into what it multiplies.
+
+    All blocks read the same three embeddings, so that their share of the
+    block-diagonal weight is one dense matrix.
+    """
+
+    from_deter: Float[Array, "groups group_deter group_out"]
+    from_embeddings: Float[Array, "embeddings deter"]
+    from_action: Float[Array, "hidden deter"]
+
+    @classmethod
+    def of(cls, rssm: RSSM) -> "_CoreKernels":
+        group = rssm.deter // rssm.blocks
+        weight = rssm.mix.weight
+        dense = weight[:, group:].transpose(1, 0, 2).reshape(-1, rssm.deter)
+        split = dense.shape[0] * 2 // 3
+        return cls(weight[:, :group], dense[:split], dense[split:])

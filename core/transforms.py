@@ -1,0 +1,60 @@
+"""Scalar transforms of DreamerV3: symlog, symexp, unimix and the two-hot bins."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def symlog(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """sign(x)·log(1 + |x|): compresses large magnitudes, identity near 0."""
+    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+
+
+def symexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """sign(x)·(exp(|x|) − 1), the inverse of `symlog`."""
+    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+
+
+def unimix(
+    logits: Float[Array, "*batch classes"], mix: float = 0.01
+) -> Float[Array, "*batch classes"]:
+    """Softmax probabilities mixed with the uniform distribution.
+
+    q = (1 − mix)·softmax(logits) + mix/C, which bounds every probability away from
+    zero and so keeps the KL terms finite.
+    """
+    probs = jax.nn.softmax(logits, axis=-1)
+    return (1.0 - mix) * probs + mix / logits.shape[-1]
+
+
+def symexp_bins(count: int = 255, low: float = -20.0) -> Float[Array, " count"]:
+    """Two-hot support: symexp of `count` equally spaced points on [low, −low].
+
+    The right half mirrors the left half exactly, so that a uniform distribution has
+    expectation exactly 0. `count` must be odd.
+
+    Raises:
+        ValueError: if `count` is even or smaller than 3.
+    """
+    if count < 3 or count % 2 == 0:
+        raise ValueError(f"count={count}: the number of bins must be odd and >= 3")
+    half = symexp(jnp.linspace(low, 0.0, count // 2 + 1, dtype=jnp.float32))
+    return jnp.concatenate([half, -half[:-1][::-1]])
+
+
+def twohot(
+    target: Float[Array, "*batch"], bins: Float[Array, " count"]
+) -> Float[Array, "*batch count"]:
+    """Weights on the two bins around `target` whose expectation is `target`.
+
+    Targets outside the support go to the outermost bin.
+    """
+    target = jnp.clip(target, bins[0], bins[-1])[..., None]
+    upper = jnp.sum(bins <= target, axis=-1, keepdims=True)
+    upper = jnp.clip(upper, 1, bins.size - 1)
+    low, high = bins[upper - 1], bins[upper]
+    weight = (target - low) / (high - low)
+    index = jnp.arange(bins.size).reshape((1,) * (target.ndim - 1) + (-1,))
+    return jnp.where(index == upper - 1, 1.0 - weight, 0.0) + jnp.where(
+        index == upper, weight, 0.0
+    )

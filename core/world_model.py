@@ -1,0 +1,123 @@
+"""World model: encoder, RSSM, decoder, reward and continue heads, and their losses."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from core.decoder import VectorDecoder
+from core.encoder import VectorEncoder
+from core.heads import ContinueHead, TwoHotHead
+from core.rssm import RSSM, Observed, State
+
+
+class Sequence(NamedTuple):
+    """A batch of replayed sequences, time first.
+
+    `action` is the one taken *before* the observation of the same row, and `reward`
+    the one received with it (the sum over the repeated control steps).
+    """
+
+    obs: Float[Array, "time *batch obs"]
+    action: Float[Array, "time *batch action"]
+    reward: Float[Array, "time *batch"]
+    is_first: Bool[Array, "time *batch"]
+    is_last: Bool[Array, "time *batch"]
+    is_terminal: Bool[Array, "time *batch"]
+
+
+class WorldModel(eqx.Module):
+    """Everything that predicts: e = encoder(o), RSSM, and heads on (h, z).
+
+    Args:
+        obs_size, action_size: lengths of the observation and action vectors.
+        units: width of encoder, decoder and heads.
+        deter, hidden, rows, classes, blocks, unimix: see `core.rssm.RSSM`.
+    """
+
+    encoder: VectorEncoder
+    rssm: RSSM
+    decoder: VectorDecoder
+    reward: TwoHotHead
+    cont: ContinueHead
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        key: PRNGKeyArray,
+        units: int = 64,
+        deter: int = 512,
+        hidden: int = 64,
+        rows: int = 32,
+        classes: int = 4,
+        blocks: int = 8,
+        unimix: float = 0.01,
+    ):
+        keys = jax.random.split(key, 5)
+        features = deter + rows * classes
+        self.encoder = VectorEncoder(obs_size, key=keys[0], units=units)
+        self.rssm = RSSM(
+            units,
+            action_size,
+            key=keys[1],
+            deter=deter,
+            hidden=hidden,
+            rows=rows,
+            classes=classes,
+            blocks=blocks,
+            unimix=unimix,
+        )
+        self.decoder = VectorDecoder(features, obs_size, key=keys[2], units=units)
+        self.reward = TwoHotHead(features, units, 1, key=keys[3])
+        self.cont = ContinueHead(features, units, 1, key=keys[4])
+
+
+class WorldModelOutput(NamedTuple):
+    """Unweighted losses `[time, *batch]` by name, and what later stages reuse."""
+
+    losses: dict[str, Float[Array, "time *batch"]]
+    observed: Observed
+    embeds: Float[Array, "time *batch embed"]
+    entropies: dict[str, Float[Array, ""]]
+
+
+def world_model_loss(
+    model: WorldModel,
+    initial: State,
+    batch: Sequence,
+    *,
+    key: PRNGKeyArray,
+    free_nats: float = 1.0,
+    discount_horizon: int = 333,
+) -> WorldModelOutput:
+    """DreamerV3's prediction, dynamics and representation losses.
+
+    rec: squared symlog error; rew: two-hot cross-entropy; con: cross-entropy against
+    (1 − terminal)·(1 − 1/horizon), so that the continue head carries the discount;
+    dyn = max(free, KL(sg q ‖ p)) and rep = max(free, KL(q ‖ sg p)).
+    """
+    rssm = model.rssm
+    embeds = model.encoder(batch.obs)
+    _, observed = rssm.observe(initial, embeds, batch.action, batch.is_first, key=key)
+    features = observed.states.features
+    # The prior needs no recurrence: one call for all steps, after the scan.
+    posterior = rssm.categoricals(observed.posterior)
+    prior = rssm.categoricals(rssm.prior_logits(observed.states.deter))
+    stop = jax.lax.stop_gradient
+    keep_going = (1.0 - batch.is_terminal) * (1.0 - 1.0 / discount_horizon)
+    losses = {
+        "rec": model.decoder.loss(features, batch.obs),
+        "rew": model.reward(features).loss(batch.reward),
+        "con": model.cont(features).loss(keep_going),
+        "dyn": jnp.maximum(free_nats, stop(posterior).kl(prior)),
+        "rep": jnp.maximum(free_nats, posterior.kl(stop(prior))),
+    }
+    entropies = {
+        "posterior": jnp.mean(posterior.entropy()),
+        "prior": jnp.mean(prior.entropy()),
+    }
+    return WorldModelOutput(losses, observed, embeds, entropies)

@@ -1,0 +1,16 @@
+"""Environments as pure JAX functions.
+
+>>> env = envs.make("walker-walk")
+>>> state, timestep = env.reset(jax.random.key(0))
+>>> state, timestep = env.step(state, action)
+"""
+
+from envs.base import Env as Env
+from envs.base import EnvSpec as EnvSpec
+from envs.base import State as State
+from envs.base import Timestep as Timestep
+from envs.registry import TASKS as TASKS
+from envs.registry import TOYS as TOYS
+from envs.registry import canonical_name as canonical_name
+from envs.registry import make as make
+from envs.vector import VectorEnv as VectorEnv

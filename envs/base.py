@@ -1,0 +1,213 @@
+"""What an environment is: a pure `reset` and `step` over one environment.
+
+Episodes follow dm_env: the row with `is_last` holds the true final observation, and
+the next `step` ignores its action and returns the first row of a freshly drawn
+episode. The caller adds a batch axis with `jax.vmap`, or with `envs.vector.VectorEnv`
+where resets should cost nothing in the steps that need none.
+"""
+
+import abc
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvSpec:
+    """Static facts about an environment.
+
+    Attributes:
+        name: canonical name, as listed in `envs.TASKS` or `envs.TOYS`.
+        obs_shape: shape of one observation.
+        obs_dtype: name of the observation's dtype, "float32".
+        action_dim: number of entries of one action.
+        action_low: lower bound of every action entry; actions are clipped to it.
+        action_high: upper bound of every action entry; actions are clipped to it.
+        action_repeat: control steps per decision (per call of `step`).
+        episode_steps: control steps per episode.
+        control_timestep: simulated seconds per control step.
+    """
+
+    name: str
+    obs_shape: tuple[int, ...]
+    obs_dtype: str = "float32"
+    action_dim: int
+    action_low: float = -1.0
+    action_high: float = 1.0
+    action_repeat: int
+    episode_steps: int
+    control_timestep: float
+
+    @property
+    def episode_decisions(self) -> int:
+        """Calls of `step` from the first row of an episode to its last row."""
+        return self.episode_steps // self.action_repeat
+
+
+class Timestep(eqx.Module):
+    """One row of experience, as `reset` and `step` return it, or a batch of rows.
+
+    Attributes:
+        obs: observation after the step, `(*batch, *spec.obs_shape)`.
+        reward: reward summed over the control steps of this decision; 0 on first rows.
+        is_first: the row begins an episode; its action was ignored.
+        is_last: the row ends an episode; the next `step` returns a first row.
+        is_terminal: the episode ended for good, so nothing may be bootstrapped from
+            its end. Never true where episodes end by time.
+        is_corrupt: the simulation left the finite numbers in this step. The row
+            repeats the previous observation and must not be learned from.
+    """
+
+    obs: Float[Array, "..."]
+    reward: Float[Array, "*batch"]
+    is_first: Bool[Array, "*batch"]
+    is_last: Bool[Array, "*batch"]
+    is_terminal: Bool[Array, "*batch"]
+    is_corrupt: Bool[Array, "*batch"]
+
+    @property
+    def final_obs(self) -> Array:
+        """The observation to bootstrap from where `is_last`.
+
+        It is `obs` itself: the reset comes one row later, so the obs of an is_last
+        row is the final one of its episode and has not been overwritten.
+        """
+        return self.obs
+
+
+class State(eqx.Module):
+    """What every environment's state holds; environments add their own fields.
+
+    Environments take and return one state; the axes of `*batch` come from `jax.vmap`.
+
+    Attributes:
+        key: PRNG key from which the next episode is drawn.
+        step_count: control steps since the first row of the episode.
+        needs_reset: the last row was `is_last`, so the next step begins an episode.
+        corrupt_count: corrupt steps since `Env.reset`, over all episodes.
+    """
+
+    key: eqx.AbstractVar[Key[Array, "*batch"]]
+    step_count: eqx.AbstractVar[Int[Array, "*batch"]]
+    needs_reset: eqx.AbstractVar[Bool[Array, "*batch"]]
+    corrupt_count: eqx.AbstractVar[Int[Array, "*batch"]]
+
+
+class Env[S: State](abc.ABC):
+    """One environment as pure functions over its state `S`.
+
+    Hashable by identity, so it can be closed over or passed to `jax.jit` as a static
+    argument. Make and use one under the same `jax.enable_x64` setting: it computes in
+    float64 there, in float32 by default. The observations and rewards in a `Timestep`
+    are float32 in either case.
+    """
+
+    spec: EnvSpec
+
+    @abc.abstractmethod
+    def reset(self, key: Key[Array, ""]) -> tuple[S, Timestep]:
+        """Starts the first episode; everything random later derives from `key`."""
+
+    @abc.abstractmethod
+    def restart(self, state: S) -> tuple[S, Timestep]:
+        """Draws a new episode from the state's own key.
+
+        What outlives an episode (physics parameters, `corrupt_count`) is kept.
+        """
+
+    @abc.abstractmethod
+    def advance(self, state: S, action: Num[Array, " action"]) -> tuple[S, Timestep]:
+        """One decision inside an episode, without the automatic reset."""
+
+    @abc.abstractmethod
+    def observe(self, state: S) -> Float[Array, "*obs"]:
+        """The observation of a state, in the environment's own precision."""
+
+    @abc.abstractmethod
+    def reward(self, state: S) -> Float[Array, ""]:
+        """The reward of one control step that ended in this state."""
+
+    def step(self, state: S, action: Num[Array, " action"]) -> tuple[S, Timestep]:
+        """One decision, or the first row of a new episode after an `is_last` row.
+
+        Args:
+            state: the state that `reset` or the previous `step` returned.
+            action: `(action_dim,)`, clipped to [action_low, action_high].
+
+        Returns:
+            The next state, and the row the decision led to.
+
+        Raises:
+            ValueError: the action's shape is not `(action_dim,)`.
+        """
+        return select(
+            state.needs_reset, self.restart(state), self.advance(state, action)
+        )
+
+    def _clipped(self, action: Array) -> Float[Array, " action"]:
+        if action.shape != (self.spec.action_dim,):
+            raise ValueError(
+                f"action has shape {action.shape}, but {self.spec.name} needs "
+                f"({self.spec.action_dim},): pass one environment's action, and "
+                "jax.vmap over a batch"
+            )
+        return jnp.clip(
+            jnp.asarray(action, float), self.spec.action_low, self.spec.action_high
+        )
+
+    def _end_decision(
+        self, state: S, *, reward: Float[Array, ""], corrupt: Bool[Array, ""]
+    ) -> tuple[S, Timestep]:
+        """Counts the decision that led to `state`'s coordinates, and makes its row."""
+        step_count = state.step_count + self.spec.action_repeat
+        is_last = corrupt | (step_count >= self.spec.episode_steps)
+        state = dataclasses.replace(
+            state,
+            step_count=step_count,
+            needs_reset=is_last,
+            corrupt_count=state.corrupt_count + corrupt,
+        )
+        no = jnp.asarray(False)
+        return state, Timestep(
+            obs=self.observe(state).astype(jnp.float32),
+            reward=jnp.where(corrupt, 0.0, reward).astype(jnp.float32),
+            is_first=no,
+            is_last=is_last,
+            is_terminal=no,
+            is_corrupt=corrupt,
+        )
+
+
+def check_action_repeat(action_repeat: int, episode_steps: int) -> None:
+    """Raises ValueError unless whole decisions make up an episode."""
+    if action_repeat < 1 or episode_steps % action_repeat:
+        divisors = [n for n in range(1, 11) if episode_steps % n == 0]
+        raise ValueError(
+            f"action_repeat={action_repeat} must be a positive divisor of the "
+            f"{episode_steps} control steps of an episode, such as {divisors}"
+        )
+
+
+def select[T: PyTree](pred: Bool[Array, "..."], on_true: T, on_false: T) -> T:
+    """`jnp.where` leaf by leaf; `pred` spans the leading axes of every leaf."""
+
+    def pick(a, b):
+        return jnp.where(jnp.expand_dims(pred, range(pred.ndim, a.ndim)), a, b)
+
+    return jax.tree.map(pick, on_true, on_false)
+
+
+def first_timestep(obs: Float[Array, "*obs"]) -> Timestep:
+    """The row that begins an episode: reward 0 and only `is_first` set."""
+    no = jnp.asarray(False)
+    return Timestep(
+        obs=obs.astype(jnp.float32),
+        reward=jnp.zeros((), jnp.float32),
+        is_first=jnp.asarray(True),
+        is_last=no,
+        is_terminal=no,
+        is_corrupt=no,
+    )

@@ -1,0 +1,1 @@
+"""Tasks of the DeepMind control suite, one file a domain."""

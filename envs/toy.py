@@ -1,0 +1,164 @@
+"""Tiny environments whose values are known in closed form, for fast tests."""
+
+import abc
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, Num
+
+from envs.base import Env, EnvSpec, State, Timestep, check_action_repeat, first_timestep
+
+
+class ToyState(State):
+    """State of a toy: one number, and what every state holds."""
+
+    position: Float[Array, "*batch"]
+    key: Key[Array, "*batch"]
+    step_count: Int[Array, "*batch"]
+    needs_reset: Bool[Array, "*batch"]
+    corrupt_count: Int[Array, "*batch"]
+
+
+class ToyEnv(Env[ToyState]):
+    """A one-dimensional environment that ends by time; subclasses give the rules.
+
+    The observation is `[position]`, `(1,)`; actions are `(1,)` in [-1, 1].
+    """
+
+    episode_steps: int
+
+    def __init__(self, *, name: str, action_repeat: int):
+        """Args: canonical name; control steps per decision, a divisor of the episode.
+
+        Raises:
+            ValueError: `action_repeat` does not divide the episode.
+        """
+        check_action_repeat(action_repeat, self.episode_steps)
+        self.spec = EnvSpec(
+            name=name,
+            obs_shape=(1,),
+            action_dim=1,
+            action_repeat=action_repeat,
+            episode_steps=self.episode_steps,
+            control_timestep=1.0,
+        )
+
+    @abc.abstractmethod
+    def initial(self, key: Key[Array, ""]) -> Float[Array, ""]:
+        """Draws the position in which an episode starts."""
+
+    @abc.abstractmethod
+    def move(
+        self, position: Float[Array, ""], action: Float[Array, ""]
+    ) -> Float[Array, ""]:
+        """The position one control step later."""
+
+    @abc.abstractmethod
+    def value(self, position: Float[Array, ""]) -> Float[Array, ""]:
+        """The reward of a control step that ended in `position`."""
+
+    def reset(self, key: Key[Array, ""]) -> tuple[ToyState, Timestep]:
+        zero = jnp.zeros((), jnp.int32)
+        state = ToyState(
+            position=jnp.zeros(()),
+            key=key,
+            step_count=zero,
+            needs_reset=jnp.asarray(False),
+            corrupt_count=zero,
+        )
+        return self.restart(state)
+
+    def restart(self, state: ToyState) -> tuple[ToyState, Timestep]:
+        next_key, draw_key = jax.random.split(state.key)
+        state = dataclasses.replace(
+            state,
+            position=self.initial(draw_key),
+            key=next_key,
+            step_count=jnp.zeros((), jnp.int32),
+            needs_reset=jnp.asarray(False),
+        )
+        return state, first_timestep(self.observe(state))
+
+    def advance(
+        self, state: ToyState, action: Num[Array, " action"]
+    ) -> tuple[ToyState, Timestep]:
+        clipped = self._clipped(action)[0]
+        position, reward = state.position, jnp.zeros_like(state.position)
+        for _ in range(self.spec.action_repeat):
+            position = self.move(position, clipped)
+            reward += self.value(position)
+        corrupt = ~jnp.isfinite(position)
+        fallback = jnp.where(jnp.isfinite(state.position), state.position, 0.0)
+        position = jnp.where(corrupt, fallback, position)
+        state = dataclasses.replace(state, position=position)
+        return self._end_decision(state, reward=reward, corrupt=corrupt)
+
+    def observe(self, state: ToyState) -> Float[Array, " obs"]:
+        return state.position[None]
+
+    def reward(self, state: ToyState) -> Float[Array, ""]:
+        return self.value(state.position)
+
+
+class Constant(ToyEnv):
+    """Reward 1 in every control step, whatever the action.
+
+    With discount γ per decision and repeat r, a state that has k decisions left is
+    worth r (1 - γ^k) / (1 - γ). The observation is the constant 0.
+    """
+
+    episode_steps = 20
+
+    def initial(self, key: Key[Array, ""]) -> Float[Array, ""]:
+        return jnp.zeros(())
+
+    def move(
+        self, position: Float[Array, ""], action: Float[Array, ""]
+    ) -> Float[Array, ""]:
+        return position
+
+    def value(self, position: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.ones_like(position)
+
+
+class Target(ToyEnv):
+    """A point on a line that must go to 0 and stay there.
+
+    It starts uniformly in [-1, 1] and moves by `STEP` · action in a control step; the
+    reward is 1 - |position|. The best action is `optimal_action`, and `optimal_return`
+    is the return it earns.
+    """
+
+    episode_steps = 40
+    STEP = 0.1
+
+    def initial(self, key: Key[Array, ""]) -> Float[Array, ""]:
+        return jax.random.uniform(key, (), minval=-1.0, maxval=1.0)
+
+    def move(
+        self, position: Float[Array, ""], action: Float[Array, ""]
+    ) -> Float[Array, ""]:
+        return position + self.STEP * action
+
+    def value(self, position: Float[Array, ""]) -> Float[Array, ""]:
+        return 1 - jnp.abs(position)
+
+    def optimal_action(self, obs: Float[Array, " obs"]) -> Float[Array, " action"]:
+        """The action of greatest return: the shortest way to 0, then rest.
+
+        With an action repeat the last decision before 0 spreads its motion over all of
+        its control steps, where overshooting could earn slightly more.
+        """
+        return jnp.clip(-obs / (self.STEP * self.spec.action_repeat), -1.0, 1.0)
+
+    def optimal_return(self, start: Float[Array, ""]) -> Float[Array, ""]:
+        """The undiscounted return of an episode from `start`, at action repeat 1.
+
+        That is Σ_t 1 - max(0, |start| - t·STEP) over the control steps t = 1, 2, ….
+        """
+        t = jnp.arange(1, self.episode_steps + 1)
+        return jnp.sum(1 - jnp.maximum(0.0, jnp.abs(start) - t * self.STEP))
+
+
+TOYS = {"toy-constant": Constant, "toy-target": Target}

@@ -1,0 +1,46 @@
+"""Many copies of one environment, advanced together."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key, Num
+
+from envs.base import Env, State, Timestep, select
+
+
+class VectorEnv[S: State]:
+    """`num_envs` copies of `env` over a leading batch axis.
+
+    The result is that of `jax.vmap(env.step)`, where every step would also draw and
+    observe a new episode for each copy. Here that work sits behind one `lax.cond`, and
+    runs only in steps where some copy begins an episode: with all copies in lockstep,
+    once an episode.
+    """
+
+    def __init__(self, env: Env[S], num_envs: int):
+        """Args: the environment to copy, and how many copies (at least 1).
+
+        Raises:
+            ValueError: `num_envs` is less than 1.
+        """
+        if num_envs < 1:
+            raise ValueError(f"num_envs={num_envs} must be at least 1")
+        self.env = env
+        self.num_envs = num_envs
+        self.spec = env.spec
+
+    def reset(self, key: Key[Array, ""]) -> tuple[S, Timestep]:
+        """Starts every copy, each with its own key derived from `key`."""
+        return jax.vmap(self.env.reset)(jax.random.split(key, self.num_envs))
+
+    def step(
+        self, state: S, action: Num[Array, "num_envs action"]
+    ) -> tuple[S, Timestep]:
+        """One decision of every copy; see `Env.step`."""
+        advanced = jax.vmap(self.env.advance)(state, action)
+
+        def with_restarts():
+            return select(
+                state.needs_reset, jax.vmap(self.env.restart)(state), advanced
+            )
+
+        return jax.lax.cond(jnp.any(state.needs_reset), with_restarts, lambda: advanced)

@@ -1,0 +1,30 @@
+"""The row-wise Jacobian penalty of GPLD as one differentiable operation.
+
+`jacobian_penalty` and `jacobian_penalty_mean` are the entry points;
+`row_probe_penalty` is the definition for any map.
+"""
+
+from kernels.api import (
+    IMPLEMENTATIONS,
+    Implementation,
+    jacobian_penalty,
+    jacobian_penalty_mean,
+)
+from kernels.head import RMS_EPS, Activation, CategoricalHead, head_probabilities
+from kernels.probes import PROBE_KINDS, ProbeKind, sample_probes
+from kernels.reference import row_probe_penalty
+
+__all__ = [
+    "IMPLEMENTATIONS",
+    "PROBE_KINDS",
+    "RMS_EPS",
+    "Activation",
+    "CategoricalHead",
+    "Implementation",
+    "ProbeKind",
+    "head_probabilities",
+    "jacobian_penalty",
+    "jacobian_penalty_mean",
+    "row_probe_penalty",
+    "sample_probes",
+]

@@ -1,0 +1,114 @@
+"""The definition of the penalty, written with `jax.vjp` alone: slow, and what counts.
+
+GPLD Algorithm 1: for every state and every row i of its [K, C] probability table, one
+backward pass gives ``g_i = J_iᵀ ε_i`` and the penalty is the mean over rows of
+``‖g_i‖²``. All other implementations must agree with this one, value and gradient.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from kernels.head import Activation, CategoricalHead, head_probabilities
+from kernels.probes import ProbeKind, sample_probes
+
+
+def row_probe_penalty(
+    fn: Callable[[Float[Array, " d"]], Float[Array, "k c"]],
+    u: Float[Array, "n d"],
+    key: PRNGKeyArray | None,
+    *,
+    rows: int,
+    classes: int,
+    probes: int | None = None,
+    probe_kind: ProbeKind = "rademacher",
+) -> Float[Array, " n"]:
+    """The penalty of *any* map from one state to a table of row probabilities.
+
+    For maps without a faster form (the prior with its two hidden layers). Differentiate
+    it as usual: nothing is stopped.
+
+    **Arguments:**
+
+    - `fn`: one state ``[d]`` to probabilities ``[rows, classes]``.
+    - `u`: states.
+    - `probes`, `probe_kind`: see `kernels.jacobian_penalty`.
+
+    **Returns:** for each state, ``(1/K) Σ_i ‖J_i(u)ᵀ ε_i‖²`` (GPLD eq. 5), averaged
+    over probes.
+
+    **Raises:** ValueError for probes out of range, or an `fn` whose result is not
+    ``[rows, classes]``.
+    """
+    shape = jax.eval_shape(fn, u[0]).shape
+    if shape != (rows, classes):
+        raise ValueError(
+            f"fn returns {shape}, but rows={rows} and classes={classes}: it must map "
+            "one state to probabilities [rows, classes]"
+        )
+    n = u.shape[0]
+    epsilon = sample_probes(
+        key,
+        kind=probe_kind,
+        probes=probes,
+        rows=rows,
+        n=n,
+        classes=classes,
+        dtype=u.dtype,
+    )
+    epsilon = jnp.broadcast_to(epsilon, (epsilon.shape[0], rows, n, classes))
+    return jax.vmap(lambda x, e: _one_state(fn, x, e), in_axes=(0, 2))(u, epsilon)
+
+
+def reference_penalty(
+    u: Float[Array, "n d"],
+    head: CategoricalHead,
+    epsilon: Float[Array, "m k_or_1 n_or_1 c"],
+    *,
+    unimix: float,
+    activation: Activation,
+    preactivation: Float[Array, "n h"] | None,
+) -> Float[Array, " n"]:
+    """`row_probe_penalty` of a `CategoricalHead`, in at least float32.
+
+    With `preactivation`, the Jacobian is that of a displacement of u around the given
+    ``a``: the value is the same, and the cotangents split as the caller expects.
+    """
+    dtype = jnp.promote_types(u.dtype, jnp.float32)
+    u, head, epsilon, preactivation = jax.tree.map(
+        lambda x: x.astype(dtype), (u, head, epsilon, preactivation)
+    )
+    m, *_, classes = epsilon.shape
+    rows = head.w_out.shape[1] // classes
+    epsilon = jnp.broadcast_to(epsilon, (m, rows, u.shape[0], classes))
+
+    def probabilities(a: Array) -> Array:
+        return head_probabilities(
+            a, head, classes=classes, unimix=unimix, activation=activation
+        )
+
+    def one_state(x: Array, a: Array | None, e: Array) -> Array:
+        if a is None:
+            return _one_state(lambda y: probabilities(y @ head.w_in + head.b_in), x, e)
+        return _one_state(
+            lambda dy: probabilities(a + dy @ head.w_in), jnp.zeros_like(x), e
+        )
+
+    return jax.vmap(one_state, in_axes=(0, 0, 2))(u, preactivation, epsilon)
+
+
+def _one_state(
+    fn: Callable[[Array], Array], u: Float[Array, " d"], epsilon: Float[Array, "m k c"]
+) -> Float[Array, ""]:
+    _, vjp = jax.vjp(fn, u)
+    k = epsilon.shape[1]
+
+    def one_row(i: Array, e: Float[Array, " c"]) -> Array:
+        table = jnp.zeros(epsilon.shape[1:], e.dtype).at[i].set(e)
+        (gradient,) = vjp(table)
+        return jnp.sum(gradient**2)
+
+    over_rows = jax.vmap(one_row)
+    return jnp.mean(jax.vmap(lambda e: over_rows(jnp.arange(k), e))(epsilon))

@@ -1,0 +1,46 @@
+"""Shared fixtures. Every public signature is checked at run time by jaxtyping."""
+
+import itertools
+import os
+import platform
+from pathlib import Path
+
+# Compiling is most of the time a test takes, so the programs are kept between runs. It
+# is an environment variable, set before jax is imported, for the tests' subprocesses to
+# see it too; one that is set already wins, and an empty one turns the cache off. The
+# folder is one per host: a program compiled for one CPU may not run on another.
+_CACHE_HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(_CACHE_HOME / "smooth-dreamer" / "jax-tests" / (platform.node() or "host")),
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# No window and no toolkit: figures are drawn in memory.
+os.environ.setdefault("MPLBACKEND", "agg")
+
+from jaxtyping import install_import_hook
+
+with install_import_hook(["core", "kernels", "envs", "train"], "beartype.beartype"):
+    import core  # noqa: F401
+    import envs  # noqa: F401
+    import kernels  # noqa: F401
+    import train  # noqa: F401
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def getkey():
+    """A function that returns a new PRNG key at every call."""
+    root = jax.random.key(0)
+    counter = itertools.count()
+    return lambda: jax.random.fold_in(root, next(counter))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a `gpu` test where there is no GPU; the reason shows up in the report."""
+    if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
+        pytest.skip(f"needs a GPU; jax runs on {jax.default_backend()} here")

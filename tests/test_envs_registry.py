@@ -1,0 +1,153 @@
+"""Names, specs, models and what importing brings along."""
+
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import envs
+from envs._mjx import mujoco
+from envs.assets import assets_folder, load_model
+from envs.dmc.randomize import random_joints
+from envs.mjx_env import MjxEnv
+
+OBS_SIZES = {"cartpole": 5, "pendulum": 3, "walker": 24, "toy": 1}
+ACTION_SIZES = {"cartpole": 1, "pendulum": 1, "walker": 6, "toy": 1}
+
+
+def test_tasks():
+    assert set(envs.TASKS) >= {
+        "cartpole-balance",
+        "cartpole-balance_sparse",
+        "cartpole-swingup",
+        "cartpole-swingup_sparse",
+        "pendulum-swingup",
+        "walker-run",
+        "walker-stand",
+        "walker-walk",
+    }
+    assert set(envs.TOYS) == {"toy-constant", "toy-target"}
+
+
+@pytest.mark.parametrize("name", envs.TASKS + envs.TOYS)
+def test_spec(name):
+    spec = envs.make(name).spec
+    domain = name.split("-")[0]
+    assert spec.name == name
+    assert spec.obs_shape == (OBS_SIZES[domain],)
+    assert spec.action_dim == ACTION_SIZES[domain]
+    assert (spec.action_low, spec.action_high) == (-1.0, 1.0)
+    assert spec.action_repeat == 2
+    assert spec.episode_decisions * 2 == spec.episode_steps
+    if name in envs.TASKS:
+        assert spec.episode_steps == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "canonical"),
+    [
+        ("walker", "walker-walk"),
+        ("walker-run", "walker-run"),
+        ("walker_run", "walker-run"),
+        ("dmc_walker_run", "walker-run"),
+        ("dmc-Walker-Run", "walker-run"),
+        ("cartpole-balance-sparse", "cartpole-balance_sparse"),
+        ("dmc_cartpole_swingup_sparse", "cartpole-swingup_sparse"),
+        ("pendulum", "pendulum-swingup"),
+        ("toy_target", "toy-target"),
+    ],
+)
+def test_names(name, canonical):
+    assert envs.canonical_name(name) == canonical
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("walker-wlak", "walker-walk"),
+        ("wlaker", "walker-walk"),
+        ("cartpole_balanc", "cartpole-balance"),
+        ("pendulm", "pendulum-swingup"),
+    ],
+)
+def test_unknown_names_get_the_nearest(name, nearest):
+    with pytest.raises(ValueError, match=f"env='{name}'.*'{nearest}'") as caught:
+        envs.make(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"obs": "pixels"}, "obs='pixels'.*later"),
+        ({"obs": "image"}, "obs='image' is unknown"),
+        ({"action_repeat": 0}, "action_repeat=0"),
+        ({"action_repeat": 3}, "action_repeat=3 must be a positive divisor.*1000"),
+    ],
+)
+def test_make_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        envs.make("pendulum", **arguments)
+
+
+def test_make_is_silent_and_does_not_import_dm_control():
+    # dm_control.suite opens a renderer; MJX prints a line about a package we never use.
+    code = (
+        "import sys, envs; envs.make('pendulum'); "
+        "sys.exit(any(name.startswith('dm_control') for name in sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    assert "warp" not in result.stderr
+
+
+def test_assets_folder_can_be_chosen(tmp_path, monkeypatch):
+    source = assets_folder()
+    shutil.copytree(source / "common", tmp_path / "common")
+    shutil.copy(source / "walker.xml", tmp_path)
+    monkeypatch.setenv("SMOOTH_DREAMER_ASSETS", str(tmp_path))
+    assert assets_folder() == tmp_path
+    assert load_model("walker.xml").nq == 9
+    with pytest.raises(FileNotFoundError, match=r"'cartpole\.xml' was not found"):
+        envs.make("cartpole")
+    monkeypatch.setenv("SMOOTH_DREAMER_ASSETS", str(tmp_path / "missing"))
+    with pytest.raises(FileNotFoundError, match=r"SMOOTH_DREAMER_ASSETS=.*missing"):
+        envs.make("walker")
+
+
+def test_models_are_solved_as_measured():
+    walker, cartpole = envs.make("walker"), envs.make("cartpole")
+    assert isinstance(walker, MjxEnv) and isinstance(cartpole, MjxEnv)
+    model = walker.model
+    assert (model.opt.iterations, model.opt.ls_iterations) == (8, 10)
+    damped = mujoco.mjtDisableBit.mjDSBL_EULERDAMP
+    assert not model.opt.disableflags & damped
+    assert model.opt.integrator == mujoco.mjtIntegrator.mjINT_EULER
+    assert cartpole.model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
+
+
+def test_random_joints_refuses_ball_joints(getkey):
+    xml = (
+        "<mujoco><worldbody><body><joint type='ball'/><geom size='.1'/></body>"
+        "</worldbody></mujoco>"
+    )
+    with pytest.raises(ValueError, match="only hinges"):
+        random_joints(mujoco.MjModel.from_xml_string(xml), getkey())
+
+
+def test_random_joints_within_ranges(getkey):
+    model = load_model("walker.xml")
+    keys = jax.random.split(getkey(), 200)
+    qpos = jax.vmap(lambda key: random_joints(model, key))(keys)
+    limited = model.jnt_limited.astype(bool)
+    qpos, bounds = np.asarray(qpos), model.jnt_range[limited].astype(np.float32)
+    assert np.all(
+        (qpos[:, limited] >= bounds[:, 0]) & (qpos[:, limited] <= bounds[:, 1])
+    )
+    assert np.all(qpos[:, :2] == 0) and np.all(np.abs(qpos[:, 2]) <= np.pi)

@@ -1,0 +1,281 @@
+"""The log: the record, what fails beside it, and what the console shows."""
+
+import io
+import json
+import os
+import pathlib
+import resource
+
+import numpy as np
+import pytest
+import rich.console
+
+from train import jsonl
+from train.console import Display, Speed, SpeedMeter, chosen
+from train.log import Logger, TensorBoard
+
+
+def lines(path: pathlib.Path) -> list[dict]:
+    return jsonl.read(path)
+
+
+def plain_console(width: int = 200) -> tuple[rich.console.Console, io.StringIO]:
+    text = io.StringIO()
+    return rich.console.Console(file=text, width=width, highlight=False), text
+
+
+def quiet(run: pathlib.Path, **options) -> Logger:
+    options = {"total_steps": 1000, "console": False, "sinks": ()} | options
+    return Logger(run, **options)
+
+
+def test_a_line_for_each_write_at_once(tmp_path):
+    log = quiet(tmp_path / "run")
+    log.write(10, {"train/loss/dyn": np.float32(0.1), "episode/count": np.int32(3)})
+    log.write(20, {"eval/return_mean": 5.5})
+    # Read before closing: nothing waits in a buffer.
+    assert lines(tmp_path / "run" / "metrics.jsonl") == [
+        {"step": 10, "train/loss/dyn": float(np.float32(0.1)), "episode/count": 3},
+        {"step": 20, "eval/return_mean": 5.5},
+    ]
+    log.close()
+
+
+def test_what_is_not_finite_becomes_null(tmp_path):
+    with quiet(tmp_path) as log:
+        log.write(1, {"a": np.nan, "b": np.float32(np.inf), "c": 0.0})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == {
+        "step": 1,
+        "a": None,
+        "b": None,
+        "c": 0.0,
+    }
+
+
+def test_a_resumed_log_equals_an_unbroken_one(tmp_path):
+    def run(log: Logger, steps: range) -> None:
+        for step in steps:
+            log.write(step, {"x": step / 7})
+            log.progress(step, step)
+        log.close()
+
+    run(quiet(tmp_path / "whole"), range(0, 60, 10))
+    run(quiet(tmp_path / "broken"), range(0, 50, 10))  # then killed, saved at 20
+    path = tmp_path / "broken" / "metrics.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"step": 15, "x"')  # cut short by the kill
+    run(quiet(tmp_path / "broken", restored_step=20), range(30, 60, 10))
+    assert path.read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert [f.name for f in tmp_path.rglob("*.tmp")] == []
+
+
+def test_a_new_run_starts_an_empty_record(tmp_path):
+    for _ in range(2):
+        with quiet(tmp_path) as log:
+            log.write(0, {"x": 1})
+    assert lines(tmp_path / "metrics.jsonl") == [{"step": 0, "x": 1}]
+
+
+def test_resuming_without_a_record_is_no_fault(tmp_path):
+    with quiet(tmp_path, restored_step=50) as log:
+        log.write(60, {"x": 1})
+    assert lines(tmp_path / "metrics.jsonl") == [{"step": 60, "x": 1}]
+
+
+def test_each_seed_has_its_own_log(tmp_path):
+    console, text = plain_console()
+    with Logger(
+        tmp_path, total_steps=100, seeds=3, console=console, sinks=[TensorBoard]
+    ) as log:
+        log.write(10, {"episode/return": np.array([1.0, 2.0, 6.0]), "shared": 4})
+        log.progress(10, 1)
+    for seed, value in enumerate([1.0, 2.0, 6.0]):
+        directory = tmp_path / f"seed_{seed}"
+        assert lines(directory / "metrics.jsonl") == [
+            {"step": 10, "episode/return": value, "shared": 4}
+        ]
+        assert len(list((directory / "tensorboard").iterdir())) == 1
+    assert not (tmp_path / "metrics.jsonl").exists()
+    assert "return 3" in text.getvalue()
+
+
+@pytest.mark.parametrize("value", [np.zeros(2), np.zeros((3, 1)), np.zeros(1)])
+def test_a_value_for_the_wrong_number_of_seeds_is_refused(tmp_path, value):
+    with quiet(tmp_path, seeds=3) as log, pytest.raises(ValueError, match="metric x"):
+        log.write(1, {"x": value})
+
+
+class Recorder:
+    """A sink that remembers, and fails on request."""
+
+    def __init__(self, directory: pathlib.Path, restored_step: int | None) -> None:
+        self.seen: list[tuple[int, dict[str, float]]] = []
+        self.closed = False
+        self.fail = False
+        RECORDERS.append(self)
+
+    def write(self, step, metrics) -> None:
+        if self.fail:
+            raise ConnectionError("no network")
+        self.seen.append((step, dict(metrics)))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Broken(Recorder):
+    """A sink that cannot even be made."""
+
+    def __init__(self, directory: pathlib.Path, restored_step: int | None) -> None:
+        raise ImportError("not installed")
+
+
+RECORDERS: list[Recorder] = []
+
+
+def test_a_failing_sink_is_named_once_and_left_out(tmp_path):
+    RECORDERS.clear()
+    console, text = plain_console()
+    log = Logger(
+        tmp_path, total_steps=100, console=console, sinks=[Recorder, Broken, Recorder]
+    )
+    assert "warning: Broken failed and is left out" in text.getvalue()
+    bad, good = RECORDERS
+    log.write(1, {"x": 1.0})
+    bad.fail = True
+    for step in (2, 3):
+        log.write(step, {"x": 1.0})
+    log.close()
+    assert [step for step, _ in bad.seen] == [1]
+    assert [step for step, _ in good.seen] == [1, 2, 3] and good.closed
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    assert text.getvalue().count("warning: Recorder failed") == 1
+    assert "ConnectionError: no network" in text.getvalue()
+
+
+def test_the_record_survives_a_full_disk(tmp_path):
+    console, text = plain_console()
+    log = Logger(tmp_path, total_steps=100, console=console, sinks=())
+    log.write(1, {"x": 1.0})
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
+    try:
+        log.write(2, {"x": 2.0})
+        log.write(3, {"x": 3.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "metrics.jsonl").stat().st_size == size  # no half line
+    assert text.getvalue().count("warning:") == 1
+    log.write(4, {"x": 4.0})
+    log.close()
+    steps = [line["step"] for line in lines(tmp_path / "metrics.jsonl")]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_tensorboard_holds_the_metrics(tmp_path):
+    with quiet(tmp_path, sinks=[TensorBoard]) as log:
+        log.write(10, {"train/loss/dyn": 0.5})
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert b"train/loss/dyn" in path.read_bytes()
+
+
+def test_speed_is_kept_apart_from_the_record(tmp_path, monkeypatch):
+    clock = iter([0.0, 100.0, 110.0, 120.0, 121.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    log = quiet(tmp_path)  # at 0
+    log.progress(0, 0)  # at 100: only starts the clock
+    log.progress(400, 50)  # at 110, and 120 for the seconds since the start
+    assert lines(tmp_path / "timing.jsonl") == [
+        {
+            "step": 400,
+            "time/seconds": 120.0,
+            "time/steps_per_second": 40.0,
+            "time/updates_per_second": 5.0,
+        }
+    ]
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_speed_meter_by_hand(monkeypatch):
+    times = iter([0.0, *range(100, 121)])
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    meter = SpeedMeter(total_steps=1000)
+    assert meter.mark(0, 0) is None
+    assert meter.mark(100, 10) == Speed(1.0, 0.1, 900.0)
+    # What came before, with its compilation, no longer counts.
+    assert meter.mark(110, 20) == Speed(10.0, 10.0, 89.0)
+    for step in range(120, 300, 10):
+        speed = meter.mark(step, step)
+    # The last eleven marks only: ten steps and ten updates a second.
+    assert speed == Speed(10.0, 10.0, 71.0)
+
+
+def test_plain_lines_off_a_terminal(tmp_path):
+    console, text = plain_console()
+    display = Display(200_000, console)
+    display.show(0, None, {})
+    display.show(
+        50_000,
+        Speed(1834.2, 13.14, 3725.0),
+        {
+            "episode/return": 212.43,
+            "eval/return_mean": 187.0,
+            "train/loss/dyn": 1.234567,
+            "train/penalty/posterior": 0.0123456,
+            "train/lambda/posterior": 0.25,
+            "train/entropy/prior": 9.0,
+        },
+    )
+    display.say("saved [bold]as is[/bold]")
+    display.close()
+    assert text.getvalue().splitlines() == [
+        "0%  0/200,000 steps  compiling",
+        "25%  50,000/200,000 steps  1,834 steps/s  13.1 updates/s  1:02:05 left  "
+        "return 212.4  eval 187.0  dyn 1.23  penalty 0.0123  lambda 0.25",
+        "saved [bold]as is[/bold]",
+    ]
+
+
+def test_plain_lines_are_not_wrapped():
+    console, text = plain_console(width=20)
+    display = Display(100, console)
+    display.show(1, Speed(1, 1, 1), {"episode/return": 1.0, "train/loss/dyn": 2.0})
+    assert text.getvalue().count("\n") == 1
+
+
+def test_two_penalties_are_told_apart():
+    metrics = {"train/penalty/prior": 1.0, "train/penalty/posterior": 2.0}
+    assert chosen(metrics) == [("penalty/prior", 1.0), ("penalty/posterior", 2.0)]
+
+
+def test_a_bar_on_a_terminal():
+    text = io.StringIO()
+    console = rich.console.Console(file=text, force_terminal=True, width=120)
+    display = Display(1000, console)
+    display.show(250, Speed(10.0, 2.0, 75.0), {"episode/return": 33.0})
+    display.say("a line above")
+    display.close()
+    shown = text.getvalue()
+    assert "25%" in shown and "250/1,000 steps" in shown and "return 33" in shown
+    assert "━" in shown and "0:01:15 left" in shown and "a line above" in shown
+
+
+def test_logger_without_a_console_is_silent(tmp_path, capsys):
+    with quiet(tmp_path, sinks=[Broken]) as log:
+        log.say("nothing")
+        log.write(1, {"x": 1})
+        log.progress(1, 1)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_record_is_appended_by_whole_lines(tmp_path):
+    """Readers that follow the file never see a part of a line."""
+    log = quiet(tmp_path)
+    reader = os.open(tmp_path / "metrics.jsonl", os.O_RDONLY)
+    for step in range(5):
+        log.write(step, {"x": step})
+        assert os.read(reader, 10_000).endswith(b"}\n")
+    os.close(reader)
+    log.close()

@@ -1,0 +1,261 @@
+"""Checkpoints of a run: arrays by Orbax, in directories that are whole or absent.
+
+    RUN/checkpoints/000000012000/
+        arrays/          the leaves of the tree (Orbax, uncompressed)
+        metadata.json    path, type and shape of every leaf; the caller's own values
+        manifest.json    sha256 of all of these
+
+A step is written under another name and renamed when it is complete, so a process
+killed at any moment leaves only whole steps. Nothing is forced to the disk: after a
+power cut the manifest finds what is torn, and the step before is taken.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from train import manifest
+from train.errors import UserError
+from train.leaves import (
+    array_leaves,
+    check_same,
+    empty_like,
+    is_key,
+    spec_of,
+    storable,
+    target_of,
+    tree_bytes,
+)
+from train.lock import RunLock as RunLock
+
+_SCRATCH = ".unfinished-"
+_ARRAYS = "arrays"
+_METADATA = "metadata.json"
+
+
+class Restored(NamedTuple):
+    """What `Checkpointer.restore` found."""
+
+    step: int
+    tree: PyTree
+    metadata: dict[str, Any]
+
+
+class Checkpointer:
+    """Saves and restores the state of one run directory.
+
+    The caller holds the directory's `RunLock` while saving; reading needs no lock.
+
+    Args:
+        run_dir: run directory.
+        keep: number of latest steps to keep.
+        warn: takes a line for the user; by default it goes to stderr.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | os.PathLike[str],
+        keep: int = 3,
+        *,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        if keep < 1:
+            raise ValueError(f"keep={keep}: keep at least 1 step")
+        self._directory = pathlib.Path(run_dir).absolute() / "checkpoints"
+        self._keep = keep
+        self._warn = warn or (lambda line: print(line, file=sys.stderr, flush=True))
+        self._orbax = ocp.Checkpointer(
+            # Uncompressed is three times faster here, and its size known beforehand.
+            ocp.PyTreeCheckpointHandler(
+                use_ocdbt=True, use_zarr3=True, use_compression=False
+            )
+        )
+
+    def steps(self) -> list[int]:
+        """Saved steps, ascending; damaged ones are found only on restoring."""
+        if not self._directory.is_dir():
+            return []
+        names = (path.name for path in self._directory.iterdir())
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def save(self, step: int, tree: PyTree, metadata: Mapping[str, Any]) -> bool:
+        """Save a step, then remove all but the latest `keep`.
+
+        Steps later than this one are removed as well: the run has gone back behind
+        them, because they could not be read. A step that exists is replaced.
+
+        Args:
+            step: environment step, the name of the checkpoint.
+            tree: any pytree of arrays, typed keys included. Leaves that are functions
+                are left out, and come from the template on restoring.
+            metadata: values JSON can hold, such as counters.
+
+        Returns:
+            Whether the step was saved. Where the disk is full the answer is False,
+            what was begun is removed, and older steps are as they were.
+
+        Raises:
+            TypeError: a leaf is neither an array nor a function.
+        """
+        leaves = array_leaves(tree)
+        specs = {path: spec_of(leaf) for path, leaf in leaves.items()}
+        arrays = {path: storable(leaf) for path, leaf in leaves.items()}
+        # Orbax stores no arrays of size zero; their shape says all.
+        arrays = {path: array for path, array in arrays.items() if array.size}
+        record = {"step": step, "leaves": specs, "metadata": dict(metadata)}
+        text = json.dumps(record, indent=1)
+
+        final = self._directory / f"{step:012d}"
+        scratch = self._directory / f"{_SCRATCH}{step}-{os.getpid()}"
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._remove_scratch()
+            scratch.mkdir()
+            _reserve(scratch, sum(a.nbytes for a in arrays.values()) + len(text))
+            (scratch / _METADATA).write_text(text)
+            self._orbax.save(scratch / _ARRAYS, arrays)
+            manifest.write(scratch)
+            if final.exists():
+                os.rename(final, self._directory / f"{_SCRATCH}replaced-{step}")
+            os.rename(scratch, final)
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # Orbax reports a full disk as the latter
+            self._remove_scratch()
+            reason = str(error).strip().splitlines()[0][:200]
+            self._warn(
+                f"warning: checkpoint {step} was not saved ({reason}); training goes "
+                "on and the next save will try again"
+            )
+            return False
+        self._prune(latest=step)
+        return True
+
+    def restore(self, template: PyTree, *, partial: bool = False) -> Restored | None:
+        """The latest step that can be read, or None where none was ever saved.
+
+        A damaged step is named in a warning, and the one before is tried.
+
+        Args:
+            template: a pytree like the saved one; arrays, or what `jax.eval_shape`
+                gives, which spares the memory of a second state. A sharding on a
+                leaf decides where it goes.
+            partial: read the template's leaves only, and ignore others in the file.
+
+        Raises:
+            CheckpointMismatch: the leaves differ in structure, shape or type.
+            UserError: there are steps, but none can be read.
+        """
+        steps = self.steps()
+        for position in range(len(steps) - 1, -1, -1):
+            step = steps[position]
+            directory = self._directory / f"{step:012d}"
+            try:
+                manifest.verify(directory)
+            except manifest.Damaged as damage:
+                earlier = f"; trying {steps[position - 1]}" if position else ""
+                self._warn(f"warning: checkpoint {step} is unusable: {damage}{earlier}")
+                continue
+            return self._load(directory, template, partial=partial)
+        if steps:
+            raise UserError(
+                f"{self._directory}: none of the checkpoints {steps} can be read; "
+                "restore the files, or train anew with another --logdir"
+            )
+        return None
+
+    def _load(
+        self, directory: pathlib.Path, template: PyTree, *, partial: bool
+    ) -> Restored:
+        record = json.loads((directory / _METADATA).read_text())
+        wanted = array_leaves(template)
+        specs = {path: spec_of(leaf) for path, leaf in wanted.items()}
+        check_same(directory, record["leaves"], specs, partial=partial)
+        targets = {path: target_of(leaf) for path, leaf in wanted.items() if leaf.size}
+        arrays: dict[str, Any] = {}
+        if targets:
+            arrays = self._orbax.restore(
+                directory / _ARRAYS,
+                args=ocp.args.PyTreeRestore(
+                    item=targets,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(targets),
+                    partial_restore=partial,
+                ),
+            )
+
+        def fill(path: jax.tree_util.KeyPath, leaf: Any) -> Any:
+            if callable(leaf):
+                return leaf
+            name = jax.tree_util.keystr(path)
+            if name not in arrays:
+                return empty_like(leaf)
+            if is_key(leaf):
+                impl = record["leaves"][name]["key"]
+                return jax.random.wrap_key_data(arrays[name], impl=impl)
+            return arrays[name]
+
+        tree = jax.tree_util.tree_map_with_path(fill, template)
+        return Restored(record["step"], tree, record["metadata"])
+
+    def _prune(self, *, latest: int) -> None:
+        steps = self.steps()
+        old = [step for step in steps if step <= latest][: -self._keep]
+        for step in old + [step for step in steps if step > latest]:
+            shutil.rmtree(self._directory / f"{step:012d}", ignore_errors=True)
+        self._remove_scratch()
+
+    def _remove_scratch(self) -> None:
+        """Remove what this or a killed process left; only the lock's holder saves."""
+        for path in self._directory.glob(_SCRATCH + "*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def check_disk(run_dir: str | os.PathLike[str], tree: PyTree, keep: int = 3) -> None:
+    """Refuse to start a run whose checkpoints do not fit on the disk.
+
+    Raises:
+        UserError: less is free than `keep` checkpoints and the one being written take,
+            those already there counted in.
+    """
+    run = pathlib.Path(run_dir)
+    held = sum(p.stat().st_size for p in run.glob("checkpoints/**/*") if p.is_file())
+    existing = next(p for p in (run, *run.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    needed = (keep + 1) * tree_bytes(tree) - held
+    if needed > free:
+        raise UserError(
+            f"--logdir {run_dir}: {keep + 1} checkpoints take {needed / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free; allowed: a disk with more room, or a "
+            "smaller --replay-size"
+        )
+
+
+def _reserve(directory: pathlib.Path, size: int) -> None:
+    """Find out before writing whether `size` bytes and some more fit.
+
+    Taking the space and giving it back also meets quotas and limits, which the free
+    space of the file system does not tell.
+
+    Raises:
+        OSError: they do not.
+    """
+    size += size // 50 + 2**16
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        if shutil.disk_usage(directory).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+        return
+    path = directory / "reserve"
+    with path.open("wb") as file, contextlib.ExitStack() as stack:
+        stack.callback(path.unlink)
+        os.posix_fallocate(file.fileno(), 0, size)

@@ -1,0 +1,159 @@
+"""The compiled programs of a run: prefill, and collect → replay → updates."""
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core.penalty import PenaltyOptions
+from envs import VectorEnv
+from train import replay
+from train.collect import Episodes, collect
+from train.config import Config
+from train.state import Learner, RunState
+from train.update import Metrics, update
+
+
+class Schedule(NamedTuple):
+    """How acting and learning alternate, in rows (one step of every environment).
+
+    A cycle is `rows` rows followed by `updates` updates; a chunk is `cycles` of them,
+    run as one program.
+    """
+
+    rows: int
+    updates: int
+    cycles: int
+    prefill_rows: int
+
+    @classmethod
+    def of(cls, config: Config) -> "Schedule":
+        """The schedule with the configured ratio of replayed steps to decisions.
+
+        The ratio is met to within 1 %; a chunk covers about `log_every` environment
+        steps.
+        """
+        per_row = Fraction(config.train_ratio).limit_denominator(10_000) * Fraction(
+            config.num_envs, config.batch_size * config.batch_length
+        )
+        exact = per_row
+        for limit in range(1, 101):
+            per_row = exact.limit_denominator(limit)
+            if per_row and abs(per_row - exact) <= exact / 100:
+                break
+        rows, updates = per_row.denominator, per_row.numerator
+        if not updates:  # fewer than one update in a hundred rows
+            rows, updates = round(1 / exact), 1
+        row_steps = config.num_envs * config.action_repeat
+        cycles = max(1, round(config.log_every / (rows * row_steps)))
+        prefill = math.ceil(config.learning_starts / config.num_envs)
+        return cls(rows, updates, cycles, prefill)
+
+
+class ChunkOutput(NamedTuple):
+    """What one chunk leaves for the log."""
+
+    metrics: Metrics
+    episodes: Episodes
+    decisions: Array
+    updates: Array
+    skipped: Array
+    skipped_in_row: Array
+
+
+def make_prefill(
+    config: Config, env: VectorEnv, schedule: Schedule
+) -> Callable[[RunState], tuple[RunState, Episodes]]:
+    """A function that fills the replay with the untrained policy's decisions."""
+
+    def prefill(run: RunState) -> tuple[RunState, Episodes]:
+        key, collect_key = jax.random.split(run.key)
+        collector, ring, episodes = collect(
+            config,
+            env,
+            run.learner.agent,
+            run.collector,
+            run.replay,
+            schedule.prefill_rows,
+            collect_key,
+        )
+        return RunState(run.learner, collector, ring, key), episodes
+
+    return prefill
+
+
+def make_chunk(
+    config: Config,
+    env: VectorEnv,
+    schedule: Schedule,
+    penalty: PenaltyOptions | None,
+    dtype: jnp.dtype,
+) -> Callable[[RunState], tuple[RunState, ChunkOutput]]:
+    """A function that runs `schedule.cycles` cycles of acting and learning."""
+    context = config.replay_context
+    classes = config.model.classes
+
+    def learn(carry: tuple[Learner, replay.Replay], key):
+        learner, ring = carry
+        sample_key, update_key = jax.random.split(key)
+        rows, window = replay.sample(
+            ring,
+            batch=config.batch_size,
+            length=config.batch_length + context,
+            key=sample_key,
+        )
+        if context:
+            assert rows.deter is not None and rows.stoch is not None
+            initial = replay.unpack_latent(rows.deter[0], rows.stoch[0], classes, dtype)
+        else:
+            initial = learner.agent.model.rssm.initial(config.batch_size)
+        batch = jax.tree.map(lambda x: x[context:], rows.sequence())
+        learner, states, metrics = update(
+            config,
+            learner,
+            initial,
+            batch,
+            key=update_key,
+            penalty=penalty,
+            dtype=dtype,
+        )
+        if context:
+            window = window._replace(time=window.time[context:])
+            ring = replay.write_latents(ring, window, states)
+        return (learner, ring), metrics
+
+    def cycle(run: RunState, _: None):
+        key, collect_key, learn_key = jax.random.split(run.key, 3)
+        collector, ring, episodes = collect(
+            config,
+            env,
+            run.learner.agent,
+            run.collector,
+            run.replay,
+            schedule.rows,
+            collect_key,
+        )
+        (learner, ring), metrics = jax.lax.scan(
+            learn, (run.learner, ring), jax.random.split(learn_key, schedule.updates)
+        )
+        metrics = jax.tree.map(jnp.mean, metrics)
+        return RunState(learner, collector, ring, key), (metrics, episodes)
+
+    def chunk(run: RunState) -> tuple[RunState, ChunkOutput]:
+        run, (metrics, episodes) = jax.lax.scan(
+            cycle, run, None, length=schedule.cycles
+        )
+        return run, ChunkOutput(
+            jax.tree.map(jnp.mean, metrics),
+            jax.tree.map(jnp.sum, episodes),
+            run.collector.decisions,
+            run.learner.updates,
+            run.learner.skipped,
+            run.learner.skipped_in_row,
+        )
+
+    return chunk

@@ -1,0 +1,80 @@
+"""Acting: the policy steps all environments and writes every row to the replay."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from core.agent import Agent
+from envs import VectorEnv
+from train import replay
+from train.config import Config
+from train.state import Collector, make_row
+
+
+class Episodes(NamedTuple):
+    """Episodes finished while collecting: sums, so that they can be added up."""
+
+    count: Int[Array, ""]
+    return_sum: Float[Array, ""]
+    corrupt: Int[Array, ""]
+
+
+def collect_step(
+    config: Config,
+    env: VectorEnv,
+    agent: Agent,
+    collector: Collector,
+    ring: replay.Replay,
+    key: PRNGKeyArray,
+) -> tuple[Collector, replay.Replay, Episodes]:
+    """Filter the current observation, store its row, and take one decision."""
+    timestep = collector.timestep
+    latent, action = agent.act(
+        collector.latent,
+        timestep.obs,
+        collector.last_action,
+        timestep.is_first,
+        key=key,
+    )
+    collector = collector._replace(latent=latent)
+    ring = replay.add(ring, make_row(config, collector))
+    env_state, following = env.step(collector.env_state, action)
+    running = collector.episode_return + following.reward
+    ended = following.is_last
+    episodes = Episodes(
+        jnp.sum(ended, dtype=jnp.int32),
+        jnp.sum(jnp.where(ended, running, 0.0)),
+        jnp.sum(following.is_corrupt, dtype=jnp.int32),
+    )
+    collector = Collector(
+        env_state,
+        following,
+        latent,
+        action,
+        jnp.where(ended, 0.0, running),
+        # The row that begins an episode answers no decision.
+        collector.decisions + jnp.sum(~following.is_first, dtype=jnp.int32),
+    )
+    return collector, ring, episodes
+
+
+def collect(
+    config: Config,
+    env: VectorEnv,
+    agent: Agent,
+    collector: Collector,
+    ring: replay.Replay,
+    steps: int,
+    key: PRNGKeyArray,
+) -> tuple[Collector, replay.Replay, Episodes]:
+    """`steps` rows of every environment, and the episodes that ended in them."""
+
+    def step(carry, key):
+        *carry, episodes = collect_step(config, env, agent, *carry, key)
+        return tuple(carry), episodes
+
+    keys = jax.random.split(key, steps)
+    (collector, ring), episodes = jax.lax.scan(step, (collector, ring), keys)
+    return collector, ring, jax.tree.map(jnp.sum, episodes)

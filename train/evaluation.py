@@ -1,0 +1,65 @@
+"""Playing whole episodes with the mode of the policy, apart from training."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from core.agent import Agent
+from envs import Timestep, VectorEnv
+
+Returns = Float[Array, " episodes"]
+
+
+def make_evaluate(
+    env: VectorEnv, *, random_actions: bool = False
+) -> Callable[[Agent, PRNGKeyArray], Returns]:
+    """A function that plays one episode in every environment of `env`.
+
+    Args:
+        random_actions: uniform random actions instead of the policy's mode: the
+            baseline every return should be compared with.
+
+    Returns:
+        `(agent, key) ↦ [episodes]` undiscounted returns, summed over control steps.
+        Environments start afresh at every call.
+    """
+
+    def evaluate(agent: Agent, key: PRNGKeyArray) -> Returns:
+        _, timesteps = play(env, agent, key, random_actions=random_actions)
+        return episode_returns(timesteps)
+
+    return evaluate
+
+
+def play(
+    env: VectorEnv, agent: Agent, key: PRNGKeyArray, *, random_actions: bool = False
+):
+    """Environment states and timesteps `[time, episodes]` of one episode each."""
+    reset_key, act_key = jax.random.split(key)
+    batch = env.num_envs
+    env_state, timestep = env.reset(reset_key)
+    latent = agent.model.rssm.initial(batch)
+    action = jnp.zeros((batch, env.spec.action_dim), jnp.float32)
+
+    def step(carry, key):
+        env_state, timestep, latent, action = carry
+        if random_actions:
+            action = jax.random.uniform(key, action.shape, minval=-1.0)
+        else:
+            latent, action = agent.act(
+                latent, timestep.obs, action, timestep.is_first, key=key, explore=False
+            )
+        env_state, timestep = env.step(env_state, action)
+        return (env_state, timestep, latent, action), (env_state, timestep)
+
+    keys = jax.random.split(act_key, env.spec.episode_decisions)
+    _, visited = jax.lax.scan(step, (env_state, timestep, latent, action), keys)
+    return visited
+
+
+def episode_returns(timesteps: Timestep) -> Returns:
+    """Sum of rewards up to and including each environment's first `is_last` row."""
+    ended = jnp.cumsum(timesteps.is_last, axis=0) - timesteps.is_last
+    return jnp.sum(jnp.where(ended > 0, 0.0, timesteps.reward), axis=0)

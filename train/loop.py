@@ -1,0 +1,238 @@
+"""The training loop: chunks, evaluations, checkpoints, and stopping in good order."""
+
+import signal
+import types
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs import VectorEnv
+from train import record
+from train.checkpoint import Checkpointer, check_disk
+from train.chunk import ChunkOutput, Schedule, make_chunk, make_prefill
+from train.config import Config
+from train.errors import UserError
+from train.evaluation import make_evaluate
+from train.log import Logger
+from train.start import Penalty
+from train.state import RunState, compute_dtype, init_run
+
+# After so many updates in a row without a finite loss and gradient, a run has diverged.
+MAX_SKIPPED_IN_ROW = 50
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Diverged(Exception):
+    """Losses or gradients stayed non-finite; nothing was saved since."""
+
+
+class StopRequest:
+    """Remembers the first stop signal; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in STOP_SIGNALS:
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: types.FrameType | None) -> None:
+        if self.number == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 143 after SIGTERM or SIGUSR1, 0 without a signal."""
+        if self.number is None:
+            return 0
+        return 130 if self.number == signal.SIGINT else 143
+
+
+class Programs:
+    """The compiled functions of one run; with several seeds each is vmapped."""
+
+    def __init__(self, config: Config, env: VectorEnv, penalty: Penalty) -> None:
+        self.config = config
+        schedule = Schedule.of(config)
+        dtype = compute_dtype(config, jax.default_backend())
+        evaluation = VectorEnv(env.env, config.eval_episodes)
+        self.init = self._compile(lambda key: init_run(config, env, key))
+        self.prefill = self._compile(make_prefill(config, env, schedule), donate=True)
+        self.chunk = self._compile(
+            make_chunk(config, env, schedule, penalty.options, dtype), donate=True
+        )
+        self.evaluate = self._compile(make_evaluate(evaluation))
+
+    def keys(self, salt: int) -> jax.Array:
+        """A key for each seed, from the seed and `salt` alone."""
+        key = lambda seed: jax.random.fold_in(jax.random.key(seed), salt)  # noqa: E731
+        first, count = self.config.seed, self.config.seeds
+        if count == 1:
+            return key(first)
+        return jnp.stack([key(seed) for seed in range(first, first + count)])
+
+    def _compile(self, function, donate: bool = False):
+        if self.config.seeds > 1:
+            function = jax.vmap(function)
+        return jax.jit(function, donate_argnums=(0,) if donate else ())
+
+
+def train(
+    config: Config, env: VectorEnv, run_dir: Path, penalty: Penalty
+) -> tuple[RunState, int]:
+    """Train to `config.steps` environment steps, or until a stop signal.
+
+    The caller holds the run directory's lock.
+
+    Returns:
+        The final state and the exit code: 0, or 128 + the signal's usual number.
+
+    Raises:
+        Diverged: too many updates in a row were not finite.
+        UserError: the directory's checkpoints do not fit this configuration.
+    """
+    programs = Programs(config, env, penalty)
+    template = jax.eval_shape(programs.init, programs.keys(0))
+    check_disk(run_dir, template)
+    checkpoints = Checkpointer(run_dir)
+    restored = checkpoints.restore(template) if config.resume != "never" else None
+    record.write(config, run_dir / "config.json")
+    with (
+        StopRequest() as stop,
+        Logger(
+            run_dir,
+            total_steps=config.steps,
+            seeds=config.seeds,
+            restored_step=restored.step if restored else None,
+        ) as logger,
+    ):
+        if restored:
+            logger.say(f"resuming at environment step {restored.step:,}")
+            run = restored.tree
+        else:
+            logger.say("filling the replay")
+            run, _ = programs.prefill(programs.init(programs.keys(0)))
+        run = _loop(config, programs, run, checkpoints, logger, stop)
+        step = env_steps(config, run)
+        if stop.number is not None:
+            name = signal.Signals(stop.number).name
+            logger.say(
+                f"stopped by {name} at environment step {step:,}; "
+                "the same command resumes"
+            )
+        else:
+            logger.say(f"finished at environment step {step:,}; run {run_dir}")
+    return run, stop.exit_code
+
+
+def _loop(
+    config: Config,
+    programs: Programs,
+    run: RunState,
+    checkpoints: Checkpointer,
+    logger: Logger,
+    stop: StopRequest,
+) -> RunState:
+    step = env_steps(config, run)
+    logger.progress(step, 0)
+    while step < config.steps and stop.number is None:
+        run, output = programs.chunk(run)
+        output = jax.tree.map(np.asarray, output)
+        before, step = step, env_steps(config, run)
+        updates = int(np.max(output.updates))
+        if int(np.max(output.skipped_in_row)) >= MAX_SKIPPED_IN_ROW:
+            raise Diverged(
+                f"{MAX_SKIPPED_IN_ROW} updates in a row had a loss or gradient that "
+                f"is not finite, before environment step {step:,}; "
+                f"last good checkpoint: {checkpoints.steps()[-1:] or 'none'}"
+            )
+        metrics = log_metrics(config, output)
+        final = step >= config.steps
+        if crossed(before, step, config.eval_every) or final:
+            metrics |= evaluate(programs, run, step)
+        logger.write(step, metrics)
+        logger.progress(step, updates)
+        due = crossed(before, step, config.save_every)
+        if due or final or stop.number is not None:
+            checkpoints.save(step, run, {"updates": updates})
+    return run
+
+
+def evaluate(programs: Programs, run: RunState, step: int) -> dict[str, Any]:
+    """Returns of separate episodes played with the mode of the policy."""
+    # The key depends on the step alone, so that a resumed run repeats it.
+    returns = np.asarray(programs.evaluate(run.learner.agent, programs.keys(1 + step)))
+    return {
+        "eval/return_mean": returns.mean(-1),
+        "eval/return_std": returns.std(-1),
+        "eval/return_min": returns.min(-1),
+    }
+
+
+def log_metrics(config: Config, output: ChunkOutput) -> dict[str, Any]:
+    """The log's names for what a chunk brought back."""
+    metrics: dict[str, Any] = {
+        f"train/{name}": value for name, value in output.metrics.items()
+    }
+    episodes = output.episodes
+    if np.all(episodes.count > 0):
+        metrics["episode/return"] = episodes.return_sum / episodes.count
+    metrics["episode/count"] = episodes.count
+    metrics["episode/corrupt_rows"] = episodes.corrupt
+    metrics["train/updates"] = output.updates
+    metrics["train/skipped_updates"] = output.skipped
+    metrics["decisions"] = output.decisions
+    return metrics
+
+
+def env_steps(config: Config, run: RunState) -> int:
+    """Environment (control) steps taken by one agent, all its environments together."""
+    return int(np.max(run.collector.decisions)) * config.action_repeat
+
+
+def crossed(before: int, after: int, interval: int) -> bool:
+    """Whether a multiple of `interval` lies in (before, after]."""
+    return after // interval > before // interval
+
+
+def check_resume(config: Config, run_dir: Path) -> list[str]:
+    """Compare the directory's configuration with this one.
+
+    Returns:
+        Lines for the user about changes that are allowed.
+
+    Raises:
+        UserError: `--resume must` without a checkpoint, `--resume never` with one, or
+            a change that would make it another run.
+    """
+    steps = Checkpointer(run_dir).steps()
+    if config.resume == "must" and not steps:
+        raise UserError(
+            f"--resume must: {run_dir} holds no checkpoint; allowed: --resume auto"
+        )
+    if config.resume == "never" and steps:
+        raise UserError(
+            f"--resume never: {run_dir} holds checkpoints up to step {steps[-1]}; "
+            "allowed: another --logdir, or --resume auto to go on"
+        )
+    stored = run_dir / "config.json"
+    if not stored.exists() or not steps:
+        return []
+    difference = record.diff(record.read(stored), config)
+    if difference.refused and not config.allow_changes:
+        raise UserError(
+            f"--logdir {run_dir} holds a run with another configuration "
+            f"({'; '.join(difference.refused)}); allowed: another --logdir, or "
+            "--allow-changes"
+        )
+    return difference.allowed + difference.refused

@@ -1,0 +1,150 @@
+"""A run's configuration on disk: written, read back, compared, and named after."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from train.config import Config
+from train.errors import UserError
+from train.fields import check_value, did_you_mean, flags
+
+# Settings that say how long, how often or where, and not what is trained.
+MAY_CHANGE = frozenset(
+    {
+        "--steps",
+        "--eval-every",
+        "--eval-episodes",
+        "--log-every",
+        "--save-every",
+        "--logdir",
+        "--resume",
+        "--allow-changes",
+        "--require-gpu",
+        "--preset",  # a name for values that are compared themselves
+    }
+)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as nested dictionaries that JSON can hold."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(record: Mapping[str, Any]) -> Config:
+    """The configuration written by `to_dict`.
+
+    A missing key takes its default, so that runs from before a setting existed can
+    still be read.
+
+    Raises:
+        UserError: an unknown key, or a value that is not allowed.
+    """
+    return _read(Config, record, prefix="")
+
+
+def _read[T](cls: type[T], record: Mapping[str, Any], *, prefix: str) -> T:
+    known = {field.name: field for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+    unknown = [key for key in record if key not in known]
+    if unknown:
+        names = ", ".join(prefix + key for key in unknown)
+        raise UserError(f"config: unknown key {names}{did_you_mean(unknown[0], known)}")
+    values: dict[str, Any] = {}
+    leaves = {f.path[0]: f for f in flags(cls) if len(f.path) == 1}
+    for key, value in record.items():
+        if key in leaves:
+            check_value(leaves[key], value)
+            whole = leaves[key].kind is float and isinstance(value, int)
+            values[key] = float(value) if whole else value
+        elif isinstance(value, Mapping):
+            part = type(known[key].default)
+            values[key] = _read(part, value, prefix=f"{prefix}{key}.")
+        else:
+            raise UserError(f"config: {prefix}{key} {value!r}: expected an object")
+    return cls(**values)
+
+
+def write(config: Config, path: pathlib.Path) -> None:
+    """Write the configuration as JSON; a reader sees the old file or the new one."""
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    os.replace(scratch, path)
+
+
+def read(path: pathlib.Path) -> Config:
+    """Read a configuration written by `write`.
+
+    Raises:
+        UserError: the file is missing, is not JSON, or holds what is not allowed.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    try:
+        return from_dict(record)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+class Difference(NamedTuple):
+    """Lines `--flag: old -> new`."""
+
+    allowed: list[str]
+    """Changes that a resumed run may take."""
+    refused: list[str]
+    """Changes that would make it another run."""
+
+
+def diff(old: Config, new: Config) -> Difference:
+    """What a resumed run would change.
+
+    The replay holds min(replay_size, decisions) rows: what counts is that number, so
+    a run may be prolonged when its replay keeps its size.
+    """
+    found = Difference([], [])
+    for flag in flags(Config):
+        before, after = _get(old, flag.path), _get(new, flag.path)
+        if before != after:
+            may = flag.name in MAY_CHANGE or flag.name == "--replay-size"
+            lines = found.allowed if may else found.refused
+            lines.append(f"{flag.name}: {before} -> {after}")
+    if old.replay_capacity != new.replay_capacity:
+        found.refused.append(
+            f"replay: {old.replay_capacity} -> {new.replay_capacity} decisions "
+            f"(add --replay-size {old.replay_capacity} to keep it)"
+        )
+    return found
+
+
+def run_dir(config: Config) -> pathlib.Path:
+    """The run directory: `logdir`, or a name under `runs/` made from the settings.
+
+    The name ends in a digest of every setting that must not change on resume, so the
+    same command comes back to the same directory and another one does not.
+    """
+    if config.logdir:
+        return pathlib.Path(config.logdir).expanduser()
+    fixed = [
+        f"{flag.name}={_get(config, flag.path)}"
+        for flag in flags(Config)
+        if flag.name not in MAY_CHANGE | {"--replay-size"}
+    ]
+    digest = hashlib.sha256(" ".join(fixed).encode()).hexdigest()[:6]
+    penalty = config.penalty.implementation
+    name = f"{config.env}-{config.preset}-{penalty}-seed{config.seed}-{digest}"
+    return pathlib.Path("runs") / name
+
+
+def _get(config: Config, path: tuple[str, ...]) -> Any:
+    value: Any = config
+    for name in path:
+        value = getattr(value, name)
+    return value

@@ -1,0 +1,174 @@
+"""One update of the agent. The only place where losses are weighted and summed."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from core.actor_critic import imagined_loss, replayed_value_loss
+from core.agent import Agent
+from core.imagination import imagine
+from core.nets import cast
+from core.penalty import PenaltyOptions, decayed_coefficient, dynamics_penalty
+from core.returns import ReturnScale
+from core.rssm import State
+from core.world_model import Sequence, world_model_loss
+from train.config import Config
+from train.optimizer import make_optimizer
+from train.state import Learner
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+def update(
+    config: Config,
+    learner: Learner,
+    initial: State,
+    batch: Sequence,
+    *,
+    key: PRNGKeyArray,
+    penalty: PenaltyOptions | None,
+    dtype: jnp.dtype,
+) -> tuple[Learner, State, Metrics]:
+    """One optimizer step on one batch of replayed sequences.
+
+    Args:
+        initial: latent state before the batch's first row.
+        batch: replayed rows, time first.
+        penalty: static choices of the Jacobian penalty; None leaves it out.
+        dtype: compute type of the networks.
+
+    Returns:
+        The learner, the latent states found for the batch (for the replay), metrics.
+        Where a loss or gradient is not finite the learner only counts the skip.
+    """
+    loss = lambda agent: total_loss(  # noqa: E731
+        config, agent, learner, initial, batch, key=key, penalty=penalty, dtype=dtype
+    )
+    gradient, (scale, states, metrics) = jax.grad(loss, has_aux=True)(learner.agent)
+    updates, optimizer = make_optimizer(config.optimizer).update(
+        gradient, learner.optimizer, learner.agent
+    )
+    agent = optax.apply_updates(learner.agent, updates)
+    rate = config.loss.slow_rate
+    slow_value = jax.tree.map(
+        lambda slow, new: (1.0 - rate) * slow + rate * new,
+        learner.slow_value,
+        agent.value,
+    )
+    norm = optax.global_norm(gradient)
+    finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss/total"])
+    following = Learner(
+        agent,
+        slow_value,
+        optimizer,
+        scale,
+        learner.updates + 1,
+        learner.skipped,
+        jnp.zeros_like(learner.skipped_in_row),
+    )
+    skipped = learner._replace(
+        skipped=learner.skipped + 1, skipped_in_row=learner.skipped_in_row + 1
+    )
+    learner = jax.tree.map(lambda a, b: jnp.where(finite, a, b), following, skipped)
+    return learner, states, metrics | {"gradient_norm": norm}
+
+
+def total_loss(
+    config: Config,
+    agent: Agent,
+    learner: Learner,
+    initial: State,
+    batch: Sequence,
+    *,
+    key: PRNGKeyArray,
+    penalty: PenaltyOptions | None,
+    dtype: jnp.dtype,
+) -> tuple[Float[Array, ""], tuple[ReturnScale, State, Metrics]]:
+    """The weighted sum of all losses; `agent` is what the gradient is taken of."""
+    weights = config.loss
+    observe_key, penalty_key, imagine_key = jax.random.split(key, 3)
+    agent, slow_value, initial = cast((agent, learner.slow_value, initial), dtype)
+    model = agent.model
+
+    # World model on the replayed sequences.
+    world = world_model_loss(
+        model,
+        initial,
+        batch,
+        key=observe_key,
+        free_nats=weights.free_nats,
+        discount_horizon=config.discount_horizon,
+    )
+    states = world.observed.states
+
+    # Actor and critic on rollouts imagined from every replayed state.
+    starts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), states)
+    imagined = imagine(
+        model, agent.policy, starts, config.imagination_length, key=imagine_key
+    )
+    actor_critic = imagined_loss(
+        agent.policy,
+        agent.value,
+        slow_value,
+        learner.return_scale,
+        imagined,
+        return_lambda=weights.return_lambda,
+        entropy_scale=weights.entropy,
+        slow_regularizer=weights.slow_regularizer,
+        scale_rate=weights.return_norm_rate,
+        scale_limit=weights.return_norm_limit,
+    )
+    replay_value = replayed_value_loss(
+        agent.value,
+        slow_value,
+        states.features,
+        batch,
+        actor_critic.returns.reshape(batch.reward.shape),
+        discount_horizon=config.discount_horizon,
+        return_lambda=weights.return_lambda,
+        slow_regularizer=weights.slow_regularizer,
+    )
+
+    losses = {name: jnp.mean(x) for name, x in world.losses.items()}
+    losses |= actor_critic.losses | {"repval": replay_value}
+    scales = {
+        "rec": weights.reconstruction_scale,
+        "rew": weights.reward_scale,
+        "con": weights.continue_scale,
+        "dyn": weights.dynamics_scale,
+        "rep": weights.representation_scale,
+        "policy": weights.policy_scale,
+        "value": weights.value_scale,
+        "repval": weights.replay_value_scale,
+    }
+    total = sum(scale * losses[name] for name, scale in scales.items())
+    metrics = {f"loss/{name}": x for name, x in losses.items()}
+    metrics |= {f"entropy/{name}": x for name, x in world.entropies.items()}
+    metrics |= actor_critic.metrics
+
+    # Jacobian penalty on the latent dynamics.
+    if penalty is not None:
+        terms = dynamics_penalty(
+            model.rssm, world.observed, world.embeds, key=penalty_key, options=penalty
+        )
+        for target, value in terms.items():
+            coefficient = penalty_coefficient(config, learner, target)
+            total = total + coefficient * value
+            metrics |= {f"penalty/{target}": value, f"lambda/{target}": coefficient}
+    metrics["loss/total"] = total
+    return total, (actor_critic.return_scale, states, metrics)
+
+
+def penalty_coefficient(config: Config, learner: Learner, target: str) -> Array:
+    """λ of one target after the learner's updates so far (GPLD Algorithm 2)."""
+    options = config.penalty
+    initial = options.lambda0
+    if target == "prior":
+        initial = options.resolved_lambda0_prior
+    return decayed_coefficient(
+        learner.updates,
+        initial=initial,
+        minimum=options.lambda_min,
+        decay_scale=options.decay_scale,
+    )
