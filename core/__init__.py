@@ -1,0 +1,1 @@
+"""World models as plain Equinox modules: RSSM, heads, losses, Jacobian penalty."""

@@ -146,9 +146,7 @@ class BoundedNormal(eqx.Module):
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
         return self.mean + self.stddev * noise
 
-    def log_prob(
-        self, action: Float[Array, "*batch action"]
-    ) -> Float[Array, "*batch"]:
+    def log_prob(self, action: Float[Array, "*batch action"]) -> Float[Array, "*batch"]:
         """Log density, summed over the action dimensions."""
         scaled = (action - self.mean) / self.stddev
         constant = 0.5 * jnp.log(2.0 * jnp.pi)

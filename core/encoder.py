@@ -22,9 +22,7 @@ class VectorEncoder(eqx.Module):
     ):
         self.mlp = MLP(obs_size, units, layers, key=key)
 
-    def __call__(
-        self, obs: Float[Array, "*batch obs"]
-    ) -> Float[Array, "*batch embed"]:
+    def __call__(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch embed"]:
         """Embedding of `units` numbers, in the module's own floating-point type."""
         dtype = self.mlp.layers[0].linear.weight.dtype
         return self.mlp(symlog(obs).astype(dtype))

@@ -47,7 +47,10 @@ def imagine(
     features = states.features
     return _stop(
         Imagined(
-            features, actions, model.reward(features).mean(), model.cont(features).mean()
+            features,
+            actions,
+            model.reward(features).mean(),
+            model.cont(features).mean(),
         )
     )
 

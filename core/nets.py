@@ -124,4 +124,3 @@ class MLP(eqx.Module):
 def lift(vector: Float[Array, " size"], ndim: int) -> Float[Array, "..."]:
     """The vector with leading axes of length one (rank promotion is an error)."""
     return vector.reshape((1,) * (ndim - 1) + vector.shape)
-

@@ -11,14 +11,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from core.rssm import RSSM, Observed
-from kernels import CategoricalHead, jacobian_penalty_mean, row_probe_penalty
+from kernels import (
+    CategoricalHead,
+    Implementation,
+    jacobian_penalty_mean,
+    row_probe_penalty,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class PenaltyOptions:
     """Static choices of the penalty; see `train.config.PenaltyConfig` for the flags."""
 
-    implementation: Literal["reference", "xla", "pallas"] = "xla"
+    implementation: Implementation = "xla"
     target: Literal["posterior", "prior", "both"] = "posterior"
     rho: float = 0.5
     normalization: Literal["sampled", "batch"] = "sampled"
@@ -37,9 +42,7 @@ def decayed_coefficient(
     return jnp.maximum(initial / jnp.sqrt(1.0 + updates / decay_scale), minimum)
 
 
-def sample_states(
-    key: PRNGKeyArray, total: int, rho: float
-) -> Int[Array, " sampled"]:
+def sample_states(key: PRNGKeyArray, total: int, rho: float) -> Int[Array, " sampled"]:
     """⌊ρ·total⌋ distinct indices (at least one); all of them in order for ρ = 1."""
     count = max(1, int(rho * total))
     if count == total:

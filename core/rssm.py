@@ -118,9 +118,7 @@ class RSSM(eqx.Module):
             jnp.zeros((*batch, self.rows, self.classes), dtype),
         )
 
-    def categoricals(
-        self, logits: Float[Array, "*batch rows classes"]
-    ) -> Categoricals:
+    def categoricals(self, logits: Float[Array, "*batch rows classes"]) -> Categoricals:
         """The distribution of z for posterior or prior logits."""
         return Categoricals(logits, self.unimix)
 
@@ -264,9 +262,7 @@ class RSSM(eqx.Module):
             self.mix.bias, action.ndim
         )
 
-    def _core(
-        self, kernels: "_CoreKernels", state: State, action_term: Array
-    ) -> Array:
+    def _core(self, kernels: "_CoreKernels", state: State, action_term: Array) -> Array:
         """Block GRU; `action_term` is the action's share of the mixing layer.
 
         Between the two block layers the group axis comes first, `[group, *batch,

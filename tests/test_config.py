@@ -114,7 +114,7 @@ def test_jacreg_is_the_papers_constant_core_penalty():
 
 @pytest.mark.parametrize(
     ("platform", "preset", "penalty"),
-    [("cpu", "laptop", "xla"), ("gpu", "gpld", "pallas"), ("tpu", "gpld", "xla")],
+    [("cpu", "laptop", "xla"), ("gpu", "gpld", "xla"), ("tpu", "gpld", "xla")],
 )
 def test_auto_suits_the_device(platform, preset, penalty):
     choice = resolve_preset("auto", platform=platform)

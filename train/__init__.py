@@ -1,0 +1,1 @@
+"""Training: configuration, replay, compiled programs, loop, logs, checkpoints."""

@@ -134,7 +134,7 @@ def parse(
     if callable(platform):
         platform = platform()
     defaults = preset_values(
-        words.values.get("--preset", "auto"), platform=platform, overrides=words.values
+        words.values.get("--preset", "auto"), platform=platform
     )
     _check_penalty_wanted(defaults, words.values)
     config = _build_by_tyro(build(defaults), words.values)
@@ -166,7 +166,7 @@ def _build_by_tyro(default: Config, values: Mapping[str, Any]) -> Config:
 
 
 def _print_help(preset: str) -> None:
-    defaults = preset_values(preset, platform="cpu", overrides={})
+    defaults = preset_values(preset, platform="cpu")
     _tyro(["--help"], Config() if preset == "auto" else build(defaults))
 
 

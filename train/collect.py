@@ -71,9 +71,9 @@ def collect(
 ) -> tuple[Collector, replay.Replay, Episodes]:
     """`steps` rows of every environment, and the episodes that ended in them."""
 
-    def step(carry, key):
-        *carry, episodes = collect_step(config, env, agent, *carry, key)
-        return tuple(carry), episodes
+    def step(carry: tuple[Collector, replay.Replay], key: PRNGKeyArray):
+        collector, ring, episodes = collect_step(config, env, agent, *carry, key)
+        return (collector, ring), episodes
 
     keys = jax.random.split(key, steps)
     (collector, ring), episodes = jax.lax.scan(step, (collector, ring), keys)

@@ -122,6 +122,9 @@ def train(
         else:
             logger.say("filling the replay")
             run, _ = programs.prefill(programs.init(programs.keys(0)))
+        logger.progress(
+            env_steps(config, run), restored.metadata["updates"] if restored else 0
+        )
         run = _loop(config, programs, run, checkpoints, logger, stop)
         step = env_steps(config, run)
         if stop.number is not None:
@@ -144,7 +147,6 @@ def _loop(
     stop: StopRequest,
 ) -> RunState:
     step = env_steps(config, run)
-    logger.progress(step, 0)
     while step < config.steps and stop.number is None:
         run, output = programs.chunk(run)
         output = jax.tree.map(np.asarray, output)

@@ -21,17 +21,15 @@ def adaptive_clip(ratio: float, floor: float = 1e-3) -> optax.GradientTransforma
         assert params is not None, "adaptive_clip needs the parameters"
         return jax.tree.map(clip, updates, params), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """The LaProp order: the momentum averages gradients already divided by their RMS."""
+    """The LaProp order: the momentum averages what the RMS scaling leaves."""
     warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
     rate = warmup if config.warmup else config.learning_rate
     return optax.chain(
-        adaptive_clip(config.agc, config.agc_floor)
-        if config.agc
-        else optax.identity(),
+        adaptive_clip(config.agc, config.agc_floor) if config.agc else optax.identity(),
         optax.scale_by_rms(
             config.beta2, config.eps, eps_in_sqrt=False, bias_correction=True
         ),

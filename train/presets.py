@@ -135,30 +135,18 @@ def resolve_preset(name: str, *, platform: str) -> PresetChoice:
 
 def preset_config(name: str, *, platform: str) -> Config:
     """The configuration of a preset, `auto` included, before any other flag."""
-    return build(preset_values(name, platform=platform, overrides={}))
+    return build(preset_values(name, platform=platform))
 
 
-def preset_values(
-    name: str, *, platform: str, overrides: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Flag values of a preset, with the ones that depend on the device filled in.
+def preset_values(name: str, *, platform: str) -> dict[str, Any]:
+    """Flag values of a preset.
 
     Args:
         name: a key of `PRESETS`, or `auto`.
         platform: `jax.default_backend()`.
-        overrides: the flags given beside the preset; they are not applied here, but
-            decide which penalty implementation is a sensible default.
     """
     chosen = resolve_preset(name, platform=platform).name
-    values = {"--preset": chosen, **PRESETS[chosen]}
-    if chosen == "gpld":
-        # The fused kernel exists for NVIDIA GPUs and for the two heads; elsewhere the
-        # XLA form is the fast one. Whether this very GPU can run the kernel is checked
-        # where the kernel is chosen.
-        on_gpu = platform in ("gpu", "cuda")
-        of_core = overrides.get("--penalty-target") == "core"
-        values["--penalty"] = "pallas" if on_gpu and not of_core else "xla"
-    return values
+    return {"--preset": chosen, **PRESETS[chosen]}
 
 
 def build(values: Mapping[str, Any]) -> Config:

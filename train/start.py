@@ -47,15 +47,16 @@ def choose_penalty(config: Config, platform: str) -> Penalty:
         raise UserError(
             "--penalty-target core: not available yet; allowed: posterior, prior, both"
         )
-    taken, why = asked.implementation, "asked for by --penalty"
-    if taken == "pallas" and platform == "cpu":
+    taken, why = asked.implementation, "as configured"
+    if taken == "pallas":
+        if platform != "cpu":
+            raise UserError(
+                "--penalty pallas: the fused GPU kernel is not available yet; "
+                "allowed: reference, xla; nearest valid: --penalty xla"
+            )
         taken = "xla"
-        why = "the Pallas kernel needs a GPU; same mathematics, same results on a CPU"
-    elif taken == "pallas":
-        raise UserError(
-            "--penalty pallas: the fused GPU kernel is not available yet; "
-            "allowed: reference, xla; nearest valid: --penalty xla"
-        )
+        why = "the Pallas kernel needs a GPU; xla is the same mathematics"
+    assert taken != "none"
     options = PenaltyOptions(
         taken,
         asked.target,
@@ -76,9 +77,7 @@ def make_env(config: Config) -> Env:
         UserError: its arguments do not fit this environment.
     """
     try:
-        return envs.make(
-            config.env, obs=config.obs, action_repeat=config.action_repeat
-        )
+        return envs.make(config.env, obs=config.obs, action_repeat=config.action_repeat)
     except ValueError as error:
         raise UserError(f"--env {config.env}: {error}") from None
 

@@ -1,6 +1,6 @@
 """Everything a run carries from one chunk to the next, as one pytree."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +85,7 @@ def init_learner(config: Config, env: VectorEnv, key: PRNGKeyArray) -> Learner:
         agent,
         # A copy: the run's state is donated, and one buffer cannot be given twice.
         jax.tree.map(jnp.copy, agent.value),
-        make_optimizer(config.optimizer).init(agent),
+        make_optimizer(config.optimizer).init(cast(Any, agent)),
         ReturnScale.initial(),
         zero,
         zero,

@@ -1,5 +1,9 @@
 """One update of the agent. The only place where losses are weighted and summed."""
 
+from typing import Any
+from typing import cast as cast_type
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -46,10 +50,12 @@ def update(
         config, agent, learner, initial, batch, key=key, penalty=penalty, dtype=dtype
     )
     gradient, (scale, states, metrics) = jax.grad(loss, has_aux=True)(learner.agent)
+    # optax's annotations know no Equinox modules: to it these are plain pytrees.
+    gradient, params = cast_type(Any, (gradient, learner.agent))
     updates, optimizer = make_optimizer(config.optimizer).update(
-        gradient, learner.optimizer, learner.agent
+        gradient, learner.optimizer, params
     )
-    agent = optax.apply_updates(learner.agent, updates)
+    agent: Agent = eqx.apply_updates(learner.agent, updates)
     rate = config.loss.slow_rate
     slow_value = jax.tree.map(
         lambda slow, new: (1.0 - rate) * slow + rate * new,
@@ -142,7 +148,7 @@ def total_loss(
         "value": weights.value_scale,
         "repval": weights.replay_value_scale,
     }
-    total = sum(scale * losses[name] for name, scale in scales.items())
+    total = sum((scale * losses[name] for name, scale in scales.items()), jnp.zeros(()))
     metrics = {f"loss/{name}": x for name, x in losses.items()}
     metrics |= {f"entropy/{name}": x for name, x in world.entropies.items()}
     metrics |= actor_critic.metrics
