@@ -14,6 +14,7 @@ from envs import VectorEnv
 from train import replay
 from train.collect import Episodes, collect
 from train.config import Config
+from train.errors import UserError
 from train.state import Learner, RunState
 from train.update import Metrics, update
 
@@ -36,20 +37,28 @@ class Schedule(NamedTuple):
 
         The ratio is met to within 1 %; a chunk covers about `log_every` environment
         steps.
+
+        Raises:
+            UserError: the run would end before its first update.
         """
-        per_row = Fraction(config.train_ratio).limit_denominator(10_000) * Fraction(
+        exact = Fraction(config.train_ratio) * Fraction(
             config.num_envs, config.batch_size * config.batch_length
         )
-        exact = per_row
+        row_steps = config.num_envs * config.action_repeat
         for limit in range(1, 101):
             per_row = exact.limit_denominator(limit)
-            if per_row and abs(per_row - exact) <= exact / 100:
+            if abs(per_row - exact) <= exact / 100:
+                rows, updates = per_row.denominator, per_row.numerator
                 break
-        rows, updates = per_row.denominator, per_row.numerator
-        if not updates:  # fewer than one update in a hundred rows
+        else:  # fewer than one update in a hundred rows
             rows, updates = round(1 / exact), 1
-        row_steps = config.num_envs * config.action_repeat
-        cycles = max(1, round(config.log_every / (rows * row_steps)))
+            if rows * row_steps > config.steps:
+                least = config.train_ratio * rows * row_steps / config.steps
+                raise UserError(
+                    f"--train-ratio {config.train_ratio:g}: less than one update in "
+                    f"--steps {config.steps}; allowed: at least {least:.2g}"
+                )
+        cycles = max(1, round(min(config.log_every, config.steps) / rows / row_steps))
         prefill = math.ceil(config.learning_starts / config.num_envs)
         return cls(rows, updates, cycles, prefill)
 

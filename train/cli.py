@@ -52,16 +52,20 @@ class Words(NamedTuple):
     help: bool
 
 
-def read_words(argv: Sequence[str]) -> Words:
+def read_words(argv: Sequence[str], options: type = Config) -> Words:
     """Read flags and values, checking each by itself.
 
     `--flag value` and `--flag=value` mean the same, as do `-` and `_` inside a name;
     of a flag given twice, the last counts.
 
+    Args:
+        argv: the words after the program's name.
+        options: the dataclass whose fields are the flags.
+
     Raises:
         UserError: an unknown flag, a missing value, or one that is not allowed.
     """
-    known = {flag.name: flag for flag in flags(Config)}
+    known = {flag.name: flag for flag in flags(options)}
     switches = {flag.name for flag in known.values() if flag.kind is bool}
     switches |= {"--no-" + name.removeprefix("--") for name in switches}
     values: dict[str, Any] = {}
@@ -103,7 +107,7 @@ def read_words(argv: Sequence[str]) -> Words:
 
 def _nearest_flag(name: str, known: Mapping[str, Flag]) -> str:
     plain = "--" + name.lstrip("-").lower()
-    if plain in _SYNONYMS:
+    if _SYNONYMS.get(plain) in known:
         return f"; nearest valid: {_SYNONYMS[plain]}"
     longer = [flag for flag in known if flag.startswith(plain)]
     close = difflib.get_close_matches(plain, longer or known, n=1, cutoff=0.0)

@@ -147,7 +147,8 @@ def _loop(
     stop: StopRequest,
 ) -> RunState:
     step = env_steps(config, run)
-    while step < config.steps and stop.number is None:
+    stopping = stop.number is not None
+    while step < config.steps and not stopping:
         run, output = programs.chunk(run)
         output = jax.tree.map(np.asarray, output)
         before, step = step, env_steps(config, run)
@@ -165,7 +166,9 @@ def _loop(
         logger.write(step, metrics)
         logger.progress(step, updates)
         due = crossed(before, step, config.save_every)
-        if due or final or stop.number is not None:
+        # Asked for once, so that no signal ends the loop without a checkpoint.
+        stopping = stop.number is not None
+        if due or final or stopping:
             checkpoints.save(step, run, {"updates": updates})
     return run
 

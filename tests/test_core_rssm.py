@@ -1,0 +1,440 @@
+"""Layers and RSSM, part by part, against an independent float64 computation in numpy.
+
+The reference loops over the blocks of the GRU one at a time, where the RSSM cuts and
+regroups its weights.
+"""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core.nets import MLP, BlockLinear, Dense, Linear, RMSNorm, truncated_normal
+from core.rssm import RSSM, State
+
+DETER, HIDDEN, ROWS, CLASSES, BLOCKS = 12, 5, 3, 4, 3
+EMBED, ACTION = 6, 2
+LENGTH, BATCH = 6, 4
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def randomized(tree, key, scale=0.5):
+    """The module with noise on every parameter, so that no bias is 0 and no norm 1."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [
+        x + scale * jax.random.normal(k, x.shape)
+        for x, k in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, noisy)
+
+
+@eqx.filter_jit
+def make_rssm(key, unimix=0.01):
+    init_key, noise_key = jax.random.split(key)
+    rssm = RSSM(
+        EMBED,
+        ACTION,
+        key=init_key,
+        deter=DETER,
+        hidden=HIDDEN,
+        rows=ROWS,
+        classes=CLASSES,
+        blocks=BLOCKS,
+        unimix=unimix,
+    )
+    return randomized(rssm, noise_key)
+
+
+@pytest.fixture(scope="module")
+def rssm():
+    return make_rssm(jax.random.key(2))
+
+
+def zero_rssm(**sizes):
+    """An RSSM whose every parameter is 0."""
+    build = functools.partial(RSSM, EMBED, ACTION, **sizes)
+    shapes = eqx.filter_eval_shape(build, key=jax.random.key(0))
+    return jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def make_state(key, batch=()):
+    deter_key, stoch_key = jax.random.split(key)
+    index = jax.random.randint(stoch_key, (*batch, ROWS), 0, CLASSES)
+    deter = jnp.tanh(jax.random.normal(deter_key, (*batch, DETER)))
+    return State(deter, jax.nn.one_hot(index, CLASSES))
+
+
+def make_sequence(getkey):
+    """Embeddings, actions (some beyond ±1) and starts of episodes."""
+    embeds = jax.random.normal(getkey(), (LENGTH, BATCH, EMBED))
+    actions = 1.5 * jax.random.normal(getkey(), (LENGTH, BATCH, ACTION))
+    is_first = np.zeros((LENGTH, BATCH), bool)
+    is_first[0, 0] = is_first[3, 1] = is_first[2, 2] = is_first[4, 2] = True
+    return embeds, actions, jnp.asarray(is_first)
+
+
+# The reference
+
+
+def wide(x):
+    return np.asarray(x, np.float64)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def silu(x):
+    return x * sigmoid(x)
+
+
+def linear(layer, x):
+    return wide(x) @ wide(layer.weight) + wide(layer.bias)
+
+
+def rms_norm(layer, x):
+    return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-4) * wide(layer.scale)
+
+
+def dense(layer, x):
+    return silu(rms_norm(layer.norm, linear(layer.linear, x)))
+
+
+def softmax(x):
+    x = np.exp(x - x.max(-1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
+
+
+def core(rssm, state, action):
+    deter = wide(state.deter)
+    stoch = wide(state.stoch).reshape(*deter.shape[:-1], ROWS * CLASSES)
+    embeddings = [
+        dense(rssm.deter_in, deter),
+        dense(rssm.stoch_in, stoch),
+        dense(rssm.action_in, np.clip(wide(action), -1, 1)),
+    ]
+    size = DETER // BLOCKS
+    blocks = [slice(g * size, (g + 1) * size) for g in range(BLOCKS)]
+    mixed = [
+        np.concatenate([deter[..., block], *embeddings], -1) @ wide(rssm.mix.weight[g])
+        for g, block in enumerate(blocks)
+    ]
+    mixed = np.concatenate(mixed, -1) + wide(rssm.mix.bias)
+    mixed = silu(rms_norm(rssm.mix_norm, mixed))
+    following = []
+    for g, block in enumerate(blocks):
+        bias = wide(rssm.gates.bias)[3 * size * g : 3 * size * (g + 1)]
+        gates = mixed[..., block] @ wide(rssm.gates.weight[g]) + bias
+        reset, candidate, update = np.split(gates, 3, -1)
+        candidate = np.tanh(sigmoid(reset) * candidate)
+        update = sigmoid(update - 1)
+        following.append(update * candidate + (1 - update) * deter[..., block])
+    return np.concatenate(following, -1)
+
+
+def as_rows(flat):
+    return flat.reshape(*flat.shape[:-1], ROWS, CLASSES)
+
+
+def posterior(rssm, deter, embed):
+    u = np.concatenate([wide(deter), wide(embed)], -1)
+    return as_rows(linear(rssm.posterior_out, dense(rssm.posterior_in, u)))
+
+
+def prior(rssm, deter):
+    hidden = dense(rssm.prior_in[1], dense(rssm.prior_in[0], deter))
+    return as_rows(linear(rssm.prior_out, hidden))
+
+
+def assert_close(got, wanted, tolerance=2e-5):
+    np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance)
+
+
+def assert_onehot(stoch):
+    np.testing.assert_allclose(np.sort(stoch, -1)[..., :-1], 0, atol=1e-6)
+    np.testing.assert_allclose(np.max(stoch, -1), 1, atol=1e-6)
+
+
+# Layers
+
+
+def test_layers_map_the_last_axis(getkey):
+    x = jax.random.normal(getkey(), (2, 3, 5))
+    layer = randomized(Linear(5, 4, key=getkey()), getkey())
+    assert_close(layer(x), linear(layer, x))
+    assert_close(layer(x[0, 0]), linear(layer, x[0, 0]))
+    mlp = randomized(MLP(5, 4, 2, key=getkey()), getkey())
+    first, second = mlp.layers
+    assert_close(mlp(x), dense(second, dense(first, x)))
+    assert_close(mlp(x[0, 0]), dense(second, dense(first, x[0, 0])))
+
+
+def test_rms_norm_by_hand():
+    norm = eqx.tree_at(lambda n: n.scale, RMSNorm(2), jnp.array([1.0, 2.0]))
+    # The mean square of (3, 4) is 12.5, that of (0.01, 0) is half of 1e-4.
+    root = np.sqrt(12.5 + 1e-4)
+    np.testing.assert_allclose(norm(jnp.array([3.0, 4.0])), [3 / root, 8 / root], 1e-6)
+    tiny = norm(jnp.array([0.01, 0.0]))
+    np.testing.assert_allclose(tiny, [0.01 / np.sqrt(1.5e-4), 0], rtol=1e-5)
+
+
+def test_rms_norm_computes_in_float32_and_keeps_the_type():
+    x = jnp.array([300.0, 301.0], jnp.float16)  # its square overflows float16
+    out = RMSNorm(2)(x)
+    assert out.dtype == jnp.float16
+    np.testing.assert_allclose(out, x / np.sqrt(np.mean(wide(x) ** 2)), rtol=1e-3)
+
+
+def test_initial_weights(getkey):
+    weight = np.asarray(truncated_normal(getkey(), (200, 300), 200))
+    count = weight.size
+    assert abs(weight.mean()) < 3 / np.sqrt(200 * count)
+    # The fourth moment of the cut normal makes this bound a generous one.
+    assert abs(weight.std() * np.sqrt(200) - 1) < 3 / np.sqrt(2 * count)
+    assert np.abs(weight).max() <= 2 * 1.1369 / np.sqrt(200)
+    halved = truncated_normal(jax.random.key(5), (4, 4), 200, scale=0.5)
+    whole = truncated_normal(jax.random.key(5), (4, 4), 200)
+    np.testing.assert_allclose(halved, 0.5 * whole, rtol=1e-6)
+    layer = Dense(3, 4, key=getkey())
+    np.testing.assert_array_equal(layer.linear.bias, np.zeros(4))
+    np.testing.assert_array_equal(layer.norm.scale, np.ones(4))
+    np.testing.assert_array_equal(Linear(3, 4, key=getkey(), scale=0.0).weight, 0)
+
+
+def test_block_linear_counts_the_inputs_of_all_blocks(getkey):
+    layer = BlockLinear(400, 600, 4, key=getkey())
+    assert layer.weight.shape == (4, 100, 150)
+    assert layer.bias.shape == (600,)
+    # As in DreamerV3: a fan-in of 400, though each output reads 100 inputs only.
+    error = np.std(layer.weight) * np.sqrt(400) - 1
+    assert abs(error) < 3 / np.sqrt(2 * layer.weight.size)
+
+
+def test_blocks_must_divide_the_sizes(getkey):
+    with pytest.raises(ValueError, match=r"groups=3.*inputs=7"):
+        BlockLinear(7, 6, 3, key=getkey())
+    with pytest.raises(ValueError, match=r"blocks=5.*deter=12"):
+        RSSM(EMBED, ACTION, key=getkey(), deter=12, blocks=5)
+
+
+# One step
+
+
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
+def test_core_equals_the_loop_over_blocks(rssm, batch, getkey):
+    state = make_state(getkey(), batch)
+    action = 1.5 * jax.random.normal(getkey(), (*batch, ACTION))
+    following = jax.jit(RSSM.core)(rssm, state, action)
+    assert_close(following, core(rssm, state, action))
+
+
+def test_gates_are_laid_out_block_by_block():
+    """All weights at 0: every gate is its bias, in the order documented here."""
+    rssm = zero_rssm(deter=4, hidden=2, rows=1, classes=2, blocks=2)
+    closed, opened = -60.0, 60.0
+    # Per block: two reset, two candidate, two update gates.
+    bias = jnp.array(
+        [closed, opened, 2.0, 3.0, opened, opened] + [0.0, 0.0, 1.0, -1.0, closed, 1.0]
+    )
+    rssm = eqx.tree_at(lambda r: r.gates.bias, rssm, bias)
+    state = State(jnp.array([0.1, 0.2, 0.3, 0.4]), jnp.zeros((1, 2)))
+    # The reset gate scales the candidate; sigmoid(1 − 1) = 1/2 of h 0.4 is kept.
+    wanted = [0, np.tanh(3), 0.3, 0.5 * np.tanh(-0.5) + 0.5 * 0.4]
+    np.testing.assert_allclose(rssm.core(state, jnp.zeros(ACTION)), wanted, atol=1e-6)
+
+
+def test_update_gate_starts_mostly_closed(getkey):
+    zeros = zero_rssm(
+        deter=DETER, hidden=HIDDEN, rows=ROWS, classes=CLASSES, blocks=BLOCKS
+    )
+    state = make_state(getkey(), (2,))
+    kept = np.exp(1) / (1 + np.exp(1))  # 1 − sigmoid(−1)
+    following = jax.jit(RSSM.core)(zeros, state, jnp.zeros((2, ACTION)))
+    assert_close(following, kept * wide(state.deter))
+
+
+def test_posterior_and_prior_logits(rssm, getkey):
+    state = make_state(getkey(), (2, 3))
+    embed = jax.random.normal(getkey(), (2, 3, EMBED))
+    logits = jax.jit(RSSM.posterior_logits)(rssm, state.deter, embed)
+    assert_close(logits, posterior(rssm, state.deter, embed))
+    prior_logits = jax.jit(RSSM.prior_logits)(rssm, state.deter)
+    assert_close(prior_logits, prior(rssm, wide(state.deter)))
+    dist = rssm.categoricals(logits)
+    assert_close(dist.probs, 0.99 * softmax(wide(logits)) + 0.01 / CLASSES)
+
+
+def test_features_are_deter_then_flat_stoch():
+    stoch = jnp.arange(6.0).reshape(1, 2, 3)
+    features = State(jnp.array([[-1.0, -2.0]]), stoch).features
+    np.testing.assert_array_equal(features, [[-1, -2, 0, 1, 2, 3, 4, 5]])
+
+
+def test_initial_state_is_zero(getkey):
+    state = make_rssm(getkey()).initial(2, 3)
+    assert state.deter.shape == (2, 3, DETER)
+    assert state.stoch.shape == (2, 3, ROWS, CLASSES)
+    assert not jnp.any(state.features)
+
+
+# Sequences
+
+
+def test_observe_step_by_step(rssm, getkey):
+    """Every step recomputed from the state the RSSM itself reports before it."""
+    initial = make_state(getkey(), (BATCH,))
+    embeds, actions, is_first = make_sequence(getkey)
+    last, observed = jax.jit(RSSM.observe)(
+        rssm, initial, embeds, actions, is_first, key=getkey()
+    )
+    deters, stochs = observed.states
+    assert_onehot(stochs)
+    deter, stoch = wide(initial.deter), wide(initial.stoch)
+    for t in range(LENGTH):
+        keep = ~np.asarray(is_first[t])
+        state = State(deter * keep[:, None], stoch * keep[:, None, None])
+        deter = core(rssm, state, wide(actions[t]) * keep[:, None])
+        stoch = wide(stochs[t])
+        assert_close(deters[t], deter)
+        assert_close(observed.posterior[t], posterior(rssm, deter, embeds[t]))
+        u = np.concatenate([deter, wide(embeds[t])], -1)
+        assert_close(observed.preactivation[t], linear(rssm.posterior_in.linear, u))
+    np.testing.assert_array_equal(last.deter, deters[-1])
+    np.testing.assert_array_equal(last.stoch, stochs[-1])
+
+
+def test_nothing_before_a_first_row_matters(rssm, getkey):
+    key = getkey()
+    embeds, actions, is_first = make_sequence(getkey)
+    # The action that led to row 3 of environment 1 belongs to the episode before.
+    other = actions.at[:4, 1].add(1.0), embeds.at[:3, 1].add(1.0)
+    observe = jax.jit(RSSM.observe)
+    _, one = observe(
+        rssm, make_state(getkey(), (BATCH,)), embeds, actions, is_first, key=key
+    )
+    _, two = observe(
+        rssm, make_state(getkey(), (BATCH,)), other[1], other[0], is_first, key=key
+    )
+    assert not np.allclose(one.posterior[:3, 1], two.posterior[:3, 1])
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(a[3:, 1], b[3:, 1])
+        np.testing.assert_array_equal(a[:, 0], b[:, 0])  # begins an episode itself
+
+
+def test_observe_equals_repeated_observe_step(getkey):
+    rssm = make_rssm(getkey(), unimix=0.0)
+
+    # Logits this far apart leave the sample no choice, whatever the random numbers.
+    def sharp(r):
+        return r.posterior_out.weight
+
+    rssm = eqx.tree_at(sharp, rssm, 1e6 * rssm.posterior_out.weight)
+    embeds, actions, is_first = make_sequence(getkey)
+    state = make_state(getkey(), (BATCH,))
+    _, observed = jax.jit(RSSM.observe)(
+        rssm, state, embeds, actions, is_first, key=getkey()
+    )
+    step = jax.jit(RSSM.observe_step)
+    for t in range(LENGTH):
+        state = step(rssm, state, embeds[t], actions[t], is_first[t], key=getkey())
+        assert_close(state.deter, observed.states.deter[t])
+        assert_close(state.stoch, observed.states.stoch[t])
+
+
+def test_posterior_samples_follow_the_posterior(rssm, getkey):
+    """Many copies of one sequence, each with its own sample."""
+    total = 4000
+
+    def repeat(x):
+        return jnp.broadcast_to(x, (1, total, *x.shape))
+
+    initial = jax.tree.map(lambda x: repeat(x)[0], make_state(getkey()))
+    embeds = repeat(jax.random.normal(getkey(), (EMBED,)))
+    actions = repeat(jax.random.normal(getkey(), (ACTION,)))
+    is_first = jnp.zeros((1, total), bool)
+    _, observed = jax.jit(RSSM.observe)(
+        rssm, initial, embeds, actions, is_first, key=getkey()
+    )
+    probs = 0.99 * softmax(wide(observed.posterior[0, 0])) + 0.01 / CLASSES
+    share = wide(observed.states.stoch[0]).mean(0)
+    assert (np.abs(share - probs) <= 3 * np.sqrt(probs * (1 - probs) / total)).all()
+
+
+def test_gradient_passes_through_the_samples(rssm, getkey):
+    """Of one observed step: that of the class probabilities in the sample's place."""
+    state = make_state(getkey(), (BATCH,))
+    embeds, actions, is_first = make_sequence(getkey)
+    weights = jax.random.normal(getkey(), (BATCH, ROWS, CLASSES))
+    first = embeds[0], actions[0], is_first[0]
+
+    def sampled(embed):
+        stoch = rssm.observe_step(state, embed, *first[1:], key=key).stoch
+        return jnp.sum(weights * stoch)
+
+    def mean(embed):
+        deter = rssm.observe_step(state, embed, *first[1:], key=key).deter
+        logits = rssm.posterior_logits(deter, embed)
+        return jnp.sum(weights * rssm.categoricals(logits).probs)
+
+    key = getkey()
+    gradients = jax.jit(lambda embed: (jax.grad(sampled)(embed), jax.grad(mean)(embed)))
+    got, wanted = gradients(first[0])
+    assert jnp.any(wanted != 0)
+    assert_close(got, wanted)
+
+
+# Imagination
+
+
+def policy(state, key):
+    noise = jax.random.normal(key, (*state.deter.shape[:-1], ACTION))
+    return 2 * state.deter[..., :ACTION] + noise
+
+
+def test_imagine_follows_core_and_policy(rssm, getkey):
+    start = make_state(getkey(), (BATCH,))
+    length = 5
+    states, actions = jax.jit(
+        functools.partial(RSSM.imagine, policy=policy, length=length)
+    )(rssm, start, key=getkey())
+    assert states.deter.shape == (length + 1, BATCH, DETER)
+    assert states.stoch.shape == (length + 1, BATCH, ROWS, CLASSES)
+    assert actions.shape == (length + 1, BATCH, ACTION)
+    np.testing.assert_array_equal(states.deter[0], start.deter)
+    np.testing.assert_array_equal(states.stoch[0], start.stoch)
+    assert_onehot(states.stoch)
+    for t in range(length):
+        now = State(states.deter[t], states.stoch[t])
+        assert_close(states.deter[t + 1], core(rssm, now, actions[t]))
+    # Also the last action answers its own state, with noise of its own.
+    noise = wide(actions) - 2 * wide(states.deter[..., :ACTION])
+    assert noise.std() > 0.5
+    assert len(np.unique(noise.round(4))) == noise.size
+
+
+def test_imagined_samples_follow_the_prior(rssm, getkey):
+    total = 4000
+    start = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (total, *x.shape)), make_state(getkey())
+    )
+
+    def still(state, key):
+        return jnp.zeros((total, ACTION))
+
+    states, _ = jax.jit(functools.partial(RSSM.imagine, policy=still, length=1))(
+        rssm, start, key=getkey()
+    )
+    logits = prior(rssm, wide(states.deter[1, 0]))
+    probs = 0.99 * softmax(logits) + 0.01 / CLASSES
+    share = wide(states.stoch[1]).mean(0)
+    assert (np.abs(share - probs) <= 3 * np.sqrt(probs * (1 - probs) / total)).all()

@@ -1,0 +1,208 @@
+"""Score a trained agent: `python -m train.evaluate --run DIR --episodes 20`."""
+
+import dataclasses
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from train import record
+from train.cli import read_words
+from train.config import MAX_COUNT, Config, Count
+from train.errors import UserError
+from train.fields import Range, did_you_mean
+
+PROGRAM = "python -m train.evaluate"
+DESCRIPTION = f"""Play episodes with the newest checkpoint of a run.
+
+  {PROGRAM} --run runs/my-run --episodes 20 --random
+  {PROGRAM} --run runs/my-run --video out.gif
+
+Actions are the mode of the policy. A return is the sum of the rewards of all control
+steps of an episode; the standard deviation is over the episodes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The flags of this program."""
+
+    run: str
+    """Run directory, as train.main printed it."""
+    episodes: Count = 20
+    """Episodes to play, each from its own start."""
+    seed: Annotated[int, Range(0, MAX_COUNT)] = 0
+    """Seed of the episodes; has nothing to do with the seed of the training."""
+    agent: Annotated[int, Range(0, MAX_COUNT)] | None = None
+    """Which agent of a run with --seeds, counted from 0; none is all of them."""
+    random: bool = False
+    """Play the same starts with uniform random actions as well."""
+    video: str | None = None
+    """Write an episode of the agent, or of the first one, to this GIF file."""
+    video_size: Annotated[int, Range(64, 240)] = 160
+    """Width and height of the video in pixels."""
+    json: str | None = None
+    """Write all returns and their summary to this file."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, or 2 for a mistake in it."""
+    try:
+        run(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(argv: Sequence[str]) -> None:
+    """Parse, load the agents, play, report."""
+    from train.origin import check_origin
+
+    check_origin()
+    options = read_options(argv)
+    run_dir = Path(options.run).expanduser()
+    config = read_config(run_dir)
+    chosen = choose_agents(options.agent, config.seeds)
+    check_output("--video", options.video, suffix=".gif")
+    check_output("--json", options.json)
+
+    # Imported only now: a mistyped flag is answered before JAX and MuJoCo load.
+    load_mujoco()
+    from train import scoring, start
+    from train.video import Film
+
+    start.enable_compilation_cache()
+    env = start.make_env(config)
+    step, agents = scoring.load_agents(run_dir, config, env)
+    film = Film(env, options.video_size) if options.video else None
+    print(f"run          {run_dir}")
+    print(f"environment  {env.spec.name}, action repeat {env.spec.action_repeat}")
+    print(f"checkpoint   environment step {step:,}", flush=True)
+
+    report: dict[str, Any] = {"run": str(run_dir), "env": env.spec.name, "step": step}
+    report |= {"episodes": options.episodes, "seed": options.seed, "agents": []}
+    play = scoring.make_player(env, options.episodes, options.seed)
+    for index in chosen:
+        score = play(agents[index])
+        label = f"agent {index}" if config.seeds > 1 else "policy"
+        print(f"{label:<12} {score}", flush=True)
+        report["agents"].append({"agent": index, **score.record()})
+    if options.random:
+        play = scoring.make_player(
+            env, options.episodes, options.seed, random_actions=True
+        )
+        score = play(agents[chosen[0]])
+        print(f"{'random':<12} {score}", flush=True)
+        report["random"] = score.record()
+    if options.json:
+        write_text("--json", options.json, json.dumps(report, indent=1) + "\n")
+    if film is not None and options.video:
+        line = film.write(agents[chosen[0]], options.seed, Path(options.video))
+        print(f"video        {line}")
+        film.close()
+
+
+def read_options(argv: Sequence[str]) -> Options:
+    """The options that a command line asks for.
+
+    Raises:
+        UserError: the command line is not understood or not allowed.
+        SystemExit: with code 0, after printing the help that was asked for.
+    """
+    words = read_words(argv, Options)
+    if words.help:
+        tyro.cli(Options, prog=PROGRAM, description=DESCRIPTION, args=["--help"])
+    if "--run" not in words.values:
+        raise UserError("--run: not given; allowed: the directory of a run")
+    values = {name[2:].replace("-", "_"): x for name, x in words.values.items()}
+    return Options(**values)
+
+
+def read_config(run_dir: Path) -> Config:
+    """The configuration that a run was trained with.
+
+    Raises:
+        UserError: the directory does not exist or is not one of a run.
+    """
+    path = run_dir / "config.json"
+    if path.exists():
+        return record.read(path)
+    beside = run_dir.absolute().parent
+    runs = [str(run_dir.parent / p.parent.name) for p in beside.glob("*/config.json")]
+    near = did_you_mean(str(run_dir), runs)
+    reason = "holds no config.json" if run_dir.is_dir() else "no such directory"
+    raise UserError(f"--run {run_dir}: {reason}; allowed: the directory of a run{near}")
+
+
+def load_mujoco() -> None:
+    """Import MuJoCo, which fails where MUJOCO_GL names what is not installed.
+
+    Raises:
+        UserError: it does.
+    """
+    try:
+        importlib.import_module("envs._mjx")
+    except Exception as error:
+        library = os.environ.get("MUJOCO_GL")
+        if not library:
+            raise
+        raise UserError(
+            f"MUJOCO_GL={library}: MuJoCo cannot use it here ({error}); allowed: egl "
+            "or osmesa where their libraries are installed (libegl1, libosmesa6), or "
+            "nothing at all without --video"
+        ) from None
+
+
+def choose_agents(asked: int | None, count: int) -> list[int]:
+    """Indices of the agents to report, of `count` that were trained side by side.
+
+    Raises:
+        UserError: there is no such agent.
+    """
+    if asked is not None and asked >= count:
+        raise UserError(
+            f"--agent {asked}: the run has {count} of them; allowed: an integer in "
+            f"[0, {count - 1}]; nearest valid: {count - 1}"
+        )
+    return list(range(count)) if asked is None else [asked]
+
+
+def check_output(flag: str, path: str | None, suffix: str = "") -> None:
+    """Refuse a file that could not be written, before any episode is played.
+
+    Raises:
+        UserError: its folder is missing, it is a folder itself, or its name ends in
+            something else than `suffix`.
+    """
+    if path is None:
+        return
+    if not path.lower().endswith(suffix):
+        raise UserError(
+            f"{flag} {path}: allowed: a name that ends in {suffix}; nearest valid: "
+            f"{Path(path).with_suffix(suffix)}"
+        )
+    if Path(path).is_dir() or not Path(path).parent.is_dir():
+        raise UserError(
+            f"{flag} {path}: cannot be written; allowed: a file in a folder that exists"
+        )
+
+
+def write_text(flag: str, path: str, text: str) -> None:
+    """Write a file that a flag named.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        Path(path).write_text(text)
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot be written ({error.strerror})") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
