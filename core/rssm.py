@@ -127,7 +127,8 @@ class RSSM(eqx.Module):
     ) -> Float[Array, "*batch deter"]:
         """The recurrent map h' = f(h, z, a)."""
         kernels = _CoreKernels.of(self)
-        return self._core(kernels, state, self._action_term(kernels, action))
+        term = self._action_term(kernels, action)
+        return self._core(kernels, self._carry(state), term)[0]
 
     def prior_logits(
         self, deter: Float[Array, "*batch deter"]
@@ -197,22 +198,20 @@ class RSSM(eqx.Module):
         )
         uniforms = jax.random.uniform(key, (*is_first.shape, self.rows))
 
-        def step(carry: State, inputs: tuple[Array, ...]):
+        def step(carry: _Carry, inputs: tuple[Array, ...]):
             action_term, embed_term, uniform, keep = inputs
-            carry = State(
-                jnp.where(keep[..., None], carry.deter, 0.0),
-                jnp.where(keep[..., None, None], carry.stoch, 0.0),
-            )
-            deter = self._core(kernels, carry, action_term)
+            carry = carry.masked(keep)
+            deter, grouped = self._core(kernels, carry, action_term)
             preactivation = deter @ weight[: self.deter] + embed_term
             logits = self._rows(
                 self.posterior_out(self.posterior_in.activate(preactivation))
             )
-            stoch = self._sample(logits, uniform)
-            carry = State(deter, stoch)
-            return carry, Observed(carry, logits, preactivation)
+            state = State(deter, self._sample(logits, uniform))
+            return _Carry(state, grouped), Observed(state, logits, preactivation)
 
-        return jax.lax.scan(step, state, (action_terms, embed_terms, uniforms, keep))
+        inputs = (action_terms, embed_terms, uniforms, keep)
+        last, observed = jax.lax.scan(step, self._carry(state), inputs)
+        return last.state, observed
 
     def imagine(
         self,
@@ -234,18 +233,22 @@ class RSSM(eqx.Module):
         batch = state.deter.shape[:-1]
         uniforms = jax.random.uniform(prior_key, (length, *batch, self.rows))
 
-        def step(carry: State, inputs: tuple[Array, Array]):
+        def step(carry: _Carry, inputs: tuple[Array, Array]):
             step_key, uniform = inputs
-            action = policy(carry, step_key)
-            term = self._action_term(kernels, action.astype(carry.deter.dtype))
-            deter = self._core(kernels, carry, term)
-            stoch = self._sample(self.prior_logits(deter), uniform)
-            return State(deter, stoch), (carry, action)
+            action = policy(carry.state, step_key)
+            dtype = carry.state.deter.dtype
+            term = self._action_term(kernels, action.astype(dtype))
+            deter, grouped = self._core(kernels, carry, term)
+            state = State(deter, self._sample(self.prior_logits(deter), uniform))
+            return _Carry(state, grouped), (carry.state, action)
 
         keys = jax.random.split(policy_key, length + 1)
-        last, (states, actions) = jax.lax.scan(step, state, (keys[:-1], uniforms))
+        last, (states, actions) = jax.lax.scan(
+            step, self._carry(state), (keys[:-1], uniforms)
+        )
         join = lambda xs, x: jnp.concatenate([xs, x[None]])  # noqa: E731
-        return jax.tree.map(join, states, last), join(actions, policy(last, keys[-1]))
+        final_action = policy(last.state, keys[-1])
+        return jax.tree.map(join, states, last.state), join(actions, final_action)
 
     def _sample(self, logits: Array, uniform: Array) -> Array:
         dist = self.categoricals(logits)
@@ -262,19 +265,26 @@ class RSSM(eqx.Module):
             self.mix.bias, action.ndim
         )
 
-    def _core(self, kernels: "_CoreKernels", state: State, action_term: Array) -> Array:
+    def _core(
+        self, kernels: "_CoreKernels", carry: "_Carry", action_term: Array
+    ) -> tuple[Array, Array]:
         """Block GRU; `action_term` is the action's share of the mixing layer.
 
         Between the two block layers the group axis comes first, `[group, *batch,
         size]`: the batched matrix products then read and write contiguous memory,
         which on a CPU makes this map 2 to 4 times faster than `[*batch, group, size]`.
+
+        Returns:
+            The new h as `[*batch, deter]` and as `[group, *batch, size]`. The caller
+            carries both: were the second made from the first, XLA would compute the
+            gates inside the transposition, one number at a time.
         """
+        state = carry.state
         flat = state.stoch.reshape(*state.stoch.shape[:-2], -1)
         embeddings = jnp.concatenate(
             [self.deter_in(state.deter), self.stoch_in(flat)], axis=-1
         )
-        deter = self._grouped(state.deter)
-        mixed = blockwise(deter, kernels.from_deter) + self._grouped(
+        mixed = blockwise(carry.grouped, kernels.from_deter) + self._grouped(
             embeddings @ kernels.from_embeddings + action_term
         )
         mixed = jax.nn.silu(self._grouped_norm(mixed))
@@ -283,8 +293,12 @@ class RSSM(eqx.Module):
         reset, candidate, update = jnp.split(gates, 3, axis=-1)
         candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
         update = jax.nn.sigmoid(update - 1.0)
-        deter = update * candidate + (1.0 - update) * deter
-        return jnp.moveaxis(deter, 0, -2).reshape(state.deter.shape)
+        grouped = update * candidate + (1.0 - update) * carry.grouped
+        deter = jnp.moveaxis(grouped, 0, -2).reshape(state.deter.shape)
+        return deter, grouped
+
+    def _carry(self, state: State) -> "_Carry":
+        return _Carry(state, self._grouped(state.deter))
 
     def _grouped(self, x: Array) -> Array:
         return jnp.moveaxis(x.reshape(*x.shape[:-1], self.blocks, -1), -2, 0)
@@ -305,6 +319,21 @@ def blockwise(
 ) -> Float[Array, "group *batch outputs"]:
     """Every group multiplied by its own matrix."""
     return jnp.einsum("g...i,gio->g...o", x, weight)
+
+
+class _Carry(NamedTuple):
+    """A state, and its h once more as `[group, *batch, size]`."""
+
+    state: State
+    grouped: Float[Array, "group *batch size"]
+
+    def masked(self, keep: Bool[Array, "*batch"]) -> "_Carry":
+        """Zero wherever `keep` is false."""
+        state = State(
+            jnp.where(keep[..., None], self.state.deter, 0.0),
+            jnp.where(keep[..., None, None], self.state.stoch, 0.0),
+        )
+        return _Carry(state, jnp.where(keep[None, ..., None], self.grouped, 0.0))
 
 
 class _CoreKernels(NamedTuple):

@@ -6,12 +6,13 @@ from typing import Any, Literal, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from kernels.gram import Settings, Weights, gram_penalty, gram_penalty_mean
+from kernels.forward import Settings, Weights
+from kernels.gram import gram_penalty, gram_penalty_mean
 from kernels.head import ACTIVATION_NAMES, Activation, CategoricalHead
 from kernels.probes import PROBE_KINDS, ProbeKind, sample_probes
 from kernels.reference import reference_penalty
 
-Implementation = Literal["xla", "reference"]
+Implementation = Literal["xla", "pallas", "reference"]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
 
@@ -27,6 +28,7 @@ def jacobian_penalty(
     probe_kind: ProbeKind = "rademacher",
     implementation: Implementation = "xla",
     preactivation: Float[Array, "n h"] | None = None,
+    interpret: bool = False,
 ) -> Float[Array, " n"]:
     """Row-wise Jacobian penalty of a categorical head, one value for each state.
 
@@ -49,21 +51,25 @@ def jacobian_penalty(
     - `probe_kind`: ``"rademacher"`` (the paper), ``"hadamard"`` (1 to C - 1 distinct
         vectors of an orthonormal basis: less noise at the same cost) or ``"exact"``
         (all C - 1: no noise).
-    - `implementation`: ``"xla"`` (Gram form with a hand-written gradient) or
-        ``"reference"`` (plain VJPs: the definition, slow).
+    - `implementation`: ``"xla"`` (Gram form with a hand-written gradient, for every
+        platform), ``"pallas"`` (the same with a fused kernel for NVIDIA Hopper, for
+        bfloat16 `u`) or ``"reference"`` (plain VJPs: the definition, slow).
     - `preactivation`: ``u @ w_in + b_in`` where the caller already has it. It is then
         not computed again, and its cotangent flows back through it: the caller's own
         backward pass carries it on to `u`, `b_in` and `w_in`. `w_in` also receives here
         the gradient of the Jacobian's first factor; `u` and `b_in` receive none.
+    - `interpret`: run the "pallas" kernel in Pallas' interpreter: for tests, on any
+        platform, slow, and it needs as many cores as the kernel has warpgroups (2).
 
     **Returns:** nonnegative values, dimensionless, float32 or float64.
 
     **Raises:** TypeError for inputs that are not floating point; ValueError for shapes
-    that do not fit, probes out of range, or an unknown name.
+    that do not fit, probes out of range, an unknown name, or "pallas" where the kernel
+    cannot run.
     """
     settings, epsilon = _prepare(
         u, head, key, classes, unimix, activation, probes, probe_kind,
-        implementation, preactivation,
+        implementation, preactivation, interpret,
     )  # fmt: skip
     if implementation == "reference":
         return reference_penalty(
@@ -89,6 +95,7 @@ def jacobian_penalty_mean(
     probe_kind: ProbeKind = "rademacher",
     implementation: Implementation = "xla",
     preactivation: Float[Array, "n h"] | None = None,
+    interpret: bool = False,
 ) -> Float[Array, ""]:
     """Mean of `jacobian_penalty` over the states: the form to train with.
 
@@ -98,7 +105,7 @@ def jacobian_penalty_mean(
     """
     settings, epsilon = _prepare(
         u, head, key, classes, unimix, activation, probes, probe_kind,
-        implementation, preactivation,
+        implementation, preactivation, interpret,
     )  # fmt: skip
     if implementation == "reference":
         return jnp.mean(
@@ -132,6 +139,7 @@ def _prepare(
     probe_kind: ProbeKind,
     implementation: Implementation,
     preactivation: Array | None,
+    interpret: bool,
 ) -> tuple[Settings, Array]:
     """Checks the arguments eagerly; returns the static settings and the probes."""
     _check_name("activation", activation, ACTIVATION_NAMES)
@@ -140,8 +148,20 @@ def _prepare(
     _check_shapes(u, head, classes, preactivation)
     if not 0.0 <= unimix < 1.0:
         raise ValueError(f"unimix={unimix}: must be at least 0 and below 1")
+    if interpret and implementation != "pallas":
+        raise ValueError(
+            f"interpret=True with implementation={implementation!r}: only 'pallas' has "
+            "an interpreter; leave interpret out"
+        )
+    if implementation == "pallas":
+        _check_kernel(u, head, classes, interpret)
     settings = Settings(
-        classes=classes, unimix=unimix, activation=activation, operand=u.dtype
+        classes=classes,
+        unimix=unimix,
+        activation=activation,
+        operand=u.dtype,
+        kernel=implementation == "pallas",
+        interpret=interpret,
     )
     epsilon = sample_probes(
         key,
@@ -161,6 +181,19 @@ def _check_name(argument: str, value: Any, names: tuple[str, ...]) -> None:
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{argument}={value!r}: must be one of {', '.join(names)}{hint}")
+
+
+def _check_kernel(u: Array, head: CategoricalHead, classes: int, interpret: bool):
+    if u.dtype != jnp.bfloat16:
+        raise ValueError(
+            f"implementation='pallas' with u of dtype {u.dtype}: the kernel's operands "
+            "are bfloat16; cast u, or take implementation='xla'"
+        )
+    from kernels import pallas_gpu  # see kernels.rows
+
+    pallas_gpu.check_sizes(head.w_in.shape[1], classes)
+    if not interpret:
+        pallas_gpu.require_hopper()
 
 
 def _check_shapes(

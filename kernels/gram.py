@@ -12,223 +12,23 @@ formed. With ``r`` the inverse RMS of ``a``, ``n = s⊙a·r``, ``D = s·r⊙φ'(
 
 Only v, y and x have H entries a row. The inner products that RMSNorm asks for are taken
 in the C-dimensional space of δ, where they are cheap: <D⊙a, v_i> = <δ_i, W_iᵀ(D⊙a)>,
-and f_i = <a, x_i> likewise from G a. So one loop over rows (`_row_products`) holds all
+and f_i = <a, x_i> likewise from G a. So one loop over rows (`kernels.rows`) holds all
 the large products, and everything else costs as much as one ordinary layer.
 
 `docs/penalty.md` derives the backward pass.
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.head import ACTIVATIONS, RMS_EPS, Activation
-
-CPU_STEP_ENTRIES = 2**18
-"""Entries of each array [rows, n, H] in one step of the loop on a CPU: 1 MiB."""
+from kernels.forward import Forward, Settings, Weights, forward
+from kernels.rows import RowProducts, row_products, sum_xv
 
 
-class Settings(NamedTuple):
-    """What is static in the penalty's program."""
-
-    classes: int
-    unimix: float
-    activation: Activation
-    operand: jnp.dtype
-    """Matrix products round their operands to this and accumulate in `wide`."""
-
-    @property
-    def wide(self) -> jnp.dtype:
-        return jnp.promote_types(self.operand, jnp.float32)
-
-    def dot(self, spec: str, x: Array, y: Array) -> Array:
-        x, y = x.astype(self.operand), y.astype(self.operand)
-        if self.operand == self.wide:
-            return jnp.einsum(spec, x, y)
-        # XLA has no mixed product on a CPU; wide products of the same numbers are it.
-        return jax.lax.platform_dependent(
-            x,
-            y,
-            cpu=lambda x, y: jnp.einsum(spec, x.astype(self.wide), y.astype(self.wide)),
-            default=lambda x, y: jnp.einsum(
-                spec, x, y, preferred_element_type=self.wide
-            ),
-        )
-
-
-class Weights(NamedTuple):
-    """The differentiable inputs: the pre-activation and the head without its bias."""
-
-    a: Float[Array, "n h"]
-    w_in: Float[Array, "d h"]
-    scale: Float[Array, " h"]
-    w_out: Float[Array, "h kc"]
-    b_out: Float[Array, " kc"]
-
-
-class _Forward(NamedTuple):
-    """What the forward pass makes of the weights: all of it small."""
-
-    a: Float[Array, "n h"]
-    r: Float[Array, "n 1"]
-    s: Float[Array, "1 h"]
-    z: Float[Array, "n h"]
-    slope: Float[Array, "n h"]
-    curvature: Float[Array, "n h"]
-    w: Float[Array, "k c h"]
-    p: Float[Array, "1 k n c"]
-    centred: Float[Array, "m k n c"]
-    delta: Float[Array, "m k n c"]
-    gram: Float[Array, "h h"]
-    wa: Float[Array, "1 k n c"]
-    k: Float[Array, "m k n 1"]
-    f: Float[Array, "m k n 1"]
-
-    @property
-    def gate(self) -> Array:
-        return self.s * self.r * self.slope
-
-    @property
-    def b(self) -> Array:
-        return self.r**2 / self.a.shape[-1]
-
-
-class _RowProducts(NamedTuple):
-    """Sums over rows and probes of what has H entries a row."""
-
-    xv: Float[Array, "n h"]
-    """Σ x⊙v."""
-    yy: Float[Array, "h h"]
-    """Σ weight · y yᵀ."""
-    w_bar: Float[Array, "k c h"]
-    """Σ weight · δ (D⊙x)ᵀ."""
-    back: Float[Array, "m k n c"]
-    """W_iᵀ(D⊙x_i)."""
-
-
-def _forward(settings: Settings, weights: Weights, epsilon: Array) -> _Forward:
-    wide, dot = settings.wide, settings.dot
-    kappa = 1.0 - settings.unimix
-    a = weights.a.astype(wide)
-    s = weights.scale.astype(wide)[None]
-    h = a.shape[-1]
-    r = jax.lax.rsqrt(jnp.mean(a * a, axis=-1, keepdims=True) + RMS_EPS)
-    z, slope, curvature = _derivatives(ACTIVATIONS[settings.activation], s * a * r)
-    gate = s * r * slope
-    b = r**2 / h
-
-    w = weights.w_out.astype(settings.operand).T.reshape(-1, settings.classes, h)
-    bias = weights.b_out.astype(wide).reshape(-1, 1, settings.classes)
-    p = jax.nn.softmax(dot("nh,kch->knc", z, w) + bias)[None]
-    centred = epsilon - jnp.sum(p * epsilon, axis=-1, keepdims=True)
-    delta = kappa * p * centred
-
-    gram = dot("dh,dg->hg", weights.w_in, weights.w_in)
-    ga = dot("nh,hg->ng", a, gram)
-    wa = dot("nh,kch->knc", gate * a, w)[None]
-    wga = dot("nh,kch->knc", gate * ga, w)[None]
-    k = b[None, None] * jnp.sum(delta * wa, axis=-1, keepdims=True)
-    aga = jnp.sum(a * ga, axis=-1, keepdims=True)[None, None]
-    f = jnp.sum(delta * wga, axis=-1, keepdims=True) - k * aga
-    return _Forward(a, r, s, z, slope, curvature, w, p, centred, delta, gram, wa, k, f)
-
-
-def _derivatives(phi, x: Array) -> tuple[Array, Array, Array]:
-    """φ, φ' and φ'' at x, elementwise."""
-    one = jnp.ones_like(x)
-
-    def first(y: Array) -> tuple[Array, Array]:
-        return jax.jvp(phi, (y,), (one,))
-
-    (value, slope), (_, curvature) = jax.jvp(first, (x,), (one,))
-    return value, slope, curvature
-
-
-def _row_block(rows: int, n: int, h: int) -> int:
-    """Rows taken together in the loop over rows: a divisor of their number.
-
-    A CPU wants the arrays of one step to stay in its cache; an accelerator wants all
-    rows in one launch. This is a matter of speed alone: the result is the same sum.
-    """
-    if jax.default_backend() != "cpu":
-        return rows
-    fitting = max(1, CPU_STEP_ENTRIES // (n * h))
-    return max(
-        block for block in range(1, rows + 1) if rows % block == 0 and block <= fitting
-    )
-
-
-def _loop(body, carry, xs):
-    """`lax.scan`, without the loop when there is one step."""
-    if jax.tree.leaves(xs)[0].shape[0] > 1:
-        return jax.lax.scan(body, carry, xs)
-    carry, ys = body(carry, jax.tree.map(lambda x: x[0], xs))
-    return carry, jax.tree.map(lambda y: y[None], ys)
-
-
-def _xv(settings: Settings, fwd: _Forward) -> Float[Array, "n h"]:
-    """Σ x⊙v over rows and probes: all that the value needs."""
-
-    def probe(total, xs):
-        def block(total, xs):
-            _, _, v, x = _rows(settings, fwd, *xs)
-            return total + jnp.sum(x * v, axis=0), None
-
-        return _loop(block, total, _blocks(fwd, *xs))[0], None
-
-    return _loop(probe, jnp.zeros_like(fwd.a), (fwd.delta, fwd.k))[0]
-
-
-def _row_products(
-    settings: Settings, fwd: _Forward, weight: Float[Array, "n 1"] | None
-) -> _RowProducts:
-    """The large products of value and gradient; `weight` None is 1 for all states."""
-    dot, gate = settings.dot, fwd.gate[None]
-
-    def probe(carry, xs):
-        def block(carry, xs):
-            xv, yy = carry
-            delta, w = xs[0], xs[2]
-            _, y, v, x = _rows(settings, fwd, *xs)
-            wy = y if weight is None else y * weight[None]
-            wdelta = delta if weight is None else delta * weight[None]
-            gx = gate * x
-            carry = xv + jnp.sum(x * v, axis=0), yy + dot("knh,kng->hg", wy, y)
-            return carry, (
-                dot("knc,knh->kch", wdelta, gx),
-                dot("knh,kch->knc", gx, w),
-            )
-
-        *sums, w_bar = carry
-        sums, (w_part, back) = _loop(block, tuple(sums), _blocks(fwd, *xs))
-        w_bar = w_bar + w_part.reshape(w_bar.shape)
-        return (*sums, w_bar), back.reshape(xs[0].shape)
-
-    zeros = (
-        jnp.zeros_like(fwd.a),
-        jnp.zeros_like(fwd.gram),
-        jnp.zeros(fwd.w.shape, settings.wide),
-    )
-    (xv, yy, w_bar), back = _loop(probe, zeros, (fwd.delta, fwd.k))
-    return _RowProducts(xv, yy, w_bar, back)
-
-
-def _blocks(fwd: _Forward, delta: Array, k: Array) -> tuple[Array, Array, Array]:
-    block = _row_block(fwd.w.shape[0], *fwd.a.shape)
-    return jax.tree.map(lambda x: x.reshape(-1, block, *x.shape[1:]), (delta, k, fwd.w))
-
-
-def _rows(settings: Settings, fwd: _Forward, delta: Array, k: Array, w: Array):
-    v = settings.dot("knc,kch->knh", delta, w)
-    y = fwd.gate[None] * v - k * fwd.a[None]
-    x = settings.dot("knh,hg->kng", y, fwd.gram)
-    return delta, y, v, x
-
-
-def _value(fwd: _Forward, xv: Array) -> Float[Array, " n"]:
+def _value(fwd: Forward, xv: Array) -> Float[Array, " n"]:
     """Mean over rows and probes of <y, x> = <D⊙v, x> − k f."""
     total = jnp.sum(fwd.gate * xv, axis=-1) - jnp.sum(fwd.k * fwd.f, axis=(0, 1, 3))
     return total / (fwd.delta.shape[0] * fwd.delta.shape[1])
@@ -236,8 +36,8 @@ def _value(fwd: _Forward, xv: Array) -> Float[Array, " n"]:
 
 def _cotangents(
     settings: Settings,
-    fwd: _Forward,
-    products: _RowProducts,
+    fwd: Forward,
+    products: RowProducts,
     epsilon: Array,
     weight: Float[Array, "n 1"] | None,
 ) -> tuple[Array, Array, Array, Array, Array]:
@@ -306,8 +106,8 @@ def gram_penalty(
     The backward pass computes the large products again rather than keeping arrays with
     H entries for every row.
     """
-    fwd = _forward(settings, weights, epsilon)
-    return _value(fwd, _xv(settings, fwd))
+    fwd = forward(settings, weights, epsilon)
+    return _value(fwd, sum_xv(settings, fwd))
 
 
 def _gram_penalty_fwd(settings: Settings, weights: Weights, epsilon: Array):
@@ -316,9 +116,9 @@ def _gram_penalty_fwd(settings: Settings, weights: Weights, epsilon: Array):
 
 def _gram_penalty_bwd(settings: Settings, residuals, cotangent: Array):
     weights, epsilon = residuals
-    fwd = _forward(settings, weights, epsilon)
+    fwd = forward(settings, weights, epsilon)
     weight = cotangent[:, None] / (fwd.delta.shape[0] * fwd.delta.shape[1])
-    products = _row_products(settings, fwd, weight)
+    products = row_products(settings, fwd, weight)
     bars = _cotangents(settings, fwd, products, epsilon, weight)
     a, yy, s, w, b = _finish(weights, bars, 1.0)
     w_in = _through_gram(settings, weights.w_in, yy)
@@ -338,13 +138,13 @@ def gram_penalty_mean(
     starts: so value and gradient share the large products and nothing with H entries
     for every row outlives them.
     """
-    fwd = _forward(settings, weights, epsilon)
-    return jnp.mean(_value(fwd, _xv(settings, fwd)))
+    fwd = forward(settings, weights, epsilon)
+    return jnp.mean(_value(fwd, sum_xv(settings, fwd)))
 
 
 def _gram_penalty_mean_fwd(settings: Settings, weights: Weights, epsilon: Array):
-    fwd = _forward(settings, weights, epsilon)
-    products = _row_products(settings, fwd, None)
+    fwd = forward(settings, weights, epsilon)
+    products = row_products(settings, fwd, None)
     value = jnp.mean(_value(fwd, products.xv))
     bars = _cotangents(settings, fwd, products, epsilon, None)
     terms = fwd.delta.shape[0] * fwd.delta.shape[1] * fwd.delta.shape[2]

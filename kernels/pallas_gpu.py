@@ -1,8 +1,9 @@
 """The row products of the penalty as one fused kernel for NVIDIA Hopper GPUs.
 
-`kernels.gram` needs, for every row i of every state, ``v = W_i δ_i``, ``y = D⊙v − k a``,
-``x = G y`` and from them y, D⊙x and Σ_i x⊙v. XLA makes four passes over arrays with H
-entries a row; here v and x live in registers and nothing but the results is written.
+`kernels.rows` needs, for every row i of every state, ``v = W_i δ_i``,
+``y = D⊙v − k a``, ``x = G y`` and from them y, D⊙x and Σ_i x⊙v. XLA makes four passes
+over arrays with H entries a row; here v and x live in registers and nothing but the
+results is written.
 
 One thread block takes 64 states and some of the rows. It keeps G and the states' D in
 shared memory, so the first layer's Gram matrix is read once for all its rows. A
@@ -15,14 +16,16 @@ Operands are bfloat16, sums float32.
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jaxtyping import Array, BFloat16, Float
+from jaxtyping import Array, Float
+
+from kernels.sharding import pad
 
 KERNEL_NAME = "jacobian_penalty_rows"
 STATES = 64
@@ -33,16 +36,6 @@ SHARED_BYTES = 232_448 - 2_048
 
 TARGET_BLOCKS = 132
 """Multiprocessors of an H100 or H200: with as many blocks, none is idle."""
-
-
-class RowArrays(NamedTuple):
-    """What the kernel makes of one probe for every row."""
-
-    y: BFloat16[Array, "k n h"]
-    gx: BFloat16[Array, "k n h"]
-    """D⊙x."""
-    xv: Float[Array, "n h"]
-    """Σ_i x_i⊙v_i."""
 
 
 def shared_bytes(h: int, classes: int) -> int:
@@ -66,7 +59,28 @@ def check_sizes(h: int, classes: int) -> None:
         )
 
 
-def row_products(
+def require_hopper() -> None:
+    """Raises ValueError unless JAX's default device can run the kernel.
+
+    Its matrix instructions are Hopper's own: Blackwell does not have them either.
+    """
+    device = jax.devices()[0]
+    if device.platform == "gpu":
+        capability = str(getattr(device, "compute_capability", "unknown"))
+        if capability.startswith("9."):
+            return
+        found = f"a GPU of compute capability {capability}"
+    else:
+        found = f"the platform {device.platform!r}"
+    raise ValueError(
+        "implementation='pallas' is compiled for NVIDIA Hopper (compute capability "
+        f"9.x), and JAX's default device is {found}: take implementation='xla', which "
+        "computes the same, or interpret=True to run the kernel slowly in Pallas' "
+        "interpreter"
+    )
+
+
+def row_arrays(
     delta: Float[Array, "k n c"],
     k: Float[Array, "k n"],
     w: Float[Array, "k c h"],
@@ -75,13 +89,15 @@ def row_products(
     gram: Float[Array, "h h"],
     *,
     interpret: Any = False,
-) -> RowArrays:
-    """Runs the kernel; any number of states, padded here to whole blocks.
+) -> tuple[Float[Array, "k n h"], Float[Array, "k n h"], Float[Array, "n h"]]:
+    """Runs the kernel; states and classes are padded here to whole blocks.
 
     **Arguments:**
 
-    - `interpret`: False, or `plgpu.InterpretGPUParams` to run in Pallas' GPU
-        interpreter on a CPU.
+    - `interpret`: False, True for Pallas' GPU interpreter on a CPU, or its parameters
+        (`plgpu.InterpretGPUParams`).
+
+    **Returns:** y and D⊙x in bfloat16, and Σ_i x_i⊙v_i.
     """
     rows, n, classes = delta.shape
     h = gate.shape[-1]
@@ -89,9 +105,8 @@ def row_products(
     n_padded, c_padded = _padded(n, STATES), _padded(classes, 16)
     tiles, warpgroups = n_padded // STATES, h // _width(h)
     rows_each = _rows_each(rows, tiles)
-
-    def pad(x: Array, *shape: int) -> Array:
-        return jnp.pad(x, [(0, new - old) for new, old in zip(shape, x.shape)])
+    if interpret is True:
+        interpret = plgpu.InterpretGPUParams()
 
     run = plgpu.kernel(
         partial(_kernel, rows_each=rows_each),
@@ -119,14 +134,14 @@ def row_products(
         interpret=interpret,
     )
     y, gx, xv = run(
-        pad(delta.astype(jnp.bfloat16), rows, n_padded, c_padded),
-        pad(k.astype(jnp.float32), rows, n_padded),
-        pad(w.astype(jnp.bfloat16), rows, c_padded, h),
-        pad(gate.astype(jnp.bfloat16), n_padded, h),
-        pad(a.astype(jnp.float32), n_padded, h),
+        pad(pad(delta.astype(jnp.bfloat16), 1, n_padded), 2, c_padded),
+        pad(k.astype(jnp.float32), 1, n_padded),
+        pad(w.astype(jnp.bfloat16), 1, c_padded),
+        pad(gate.astype(jnp.bfloat16), 0, n_padded),
+        pad(a.astype(jnp.float32), 0, n_padded),
         gram.astype(jnp.bfloat16),
     )
-    return RowArrays(y[:, :n], gx[:, :n], jnp.sum(xv, axis=0)[:n])
+    return y[:, :n], gx[:, :n], jnp.sum(xv, axis=0)[:n]
 
 
 def _kernel(
@@ -176,7 +191,9 @@ def _kernel(
                 plgpu.wgmma(accumulator, left, right)
             return accumulator[...]
 
-        return pl.run_scoped(body, plgpu.ACC((STATES, width), jnp.float32))
+        return pl.run_scoped(
+            body, plgpu.WGMMAAccumulatorRef((STATES, width), jnp.float32)
+        )
 
     def send(value, destination):
         """Writes this warpgroup's columns to the buffer and starts copying them out."""
@@ -226,7 +243,7 @@ def _kernel(
 
 
 def _width(h: int) -> int:
-    """Columns of one warpgroup: its accumulators v, x and Σ x⊙v must fit in registers."""
+    """Columns of one warpgroup: it holds v, x and Σ x⊙v of them in registers."""
     return min(h, 128)
 
 
@@ -250,7 +267,7 @@ def _shared(*shape: int, entries: int = 0):
         shape,
         jnp.bfloat16,
         transforms=(
-            plgpu.TilingTransform((8, entries)),
-            plgpu.SwizzleTransform(2 * entries),
+            plgpu.TilingTransform((8, entries)),  # pyright: ignore[reportAbstractUsage]
+            plgpu.SwizzleTransform(2 * entries),  # pyright: ignore[reportAbstractUsage]
         ),
     )

@@ -122,6 +122,9 @@ def train(
         else:
             logger.say("filling the replay")
             run, _ = programs.prefill(programs.init(programs.keys(0)))
+        # Restored arrays are committed to a device, new ones are not, and each kind
+        # would compile a chunk of its own: a resumed run could not use the cache.
+        run = jax.device_put(run, jax.devices()[0])
         logger.progress(
             env_steps(config, run), restored.metadata["updates"] if restored else 0
         )

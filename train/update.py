@@ -62,7 +62,7 @@ def update(
         learner.slow_value,
         agent.value,
     )
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss/total"])
     following = Learner(
         agent,
