@@ -1,6 +1,7 @@
 """Which latent map is kept smooth, on which states, and how strongly (GPLD, 4.1-4.2).
 
 The posterior penalty is Algorithm 1: R(u) = 1/K Σ_i ‖J_{q_i}(u)ᵀ ε_i‖², u = [h, e].
+The recurrent core has the penalty of the Jacobian-regularization paper: λ‖J_f‖_F.
 """
 
 import dataclasses
@@ -10,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from core.rssm import RSSM, Observed
+from core.rssm import RSSM, Observed, State
+from core.world_model import Sequence
 from kernels import (
     CategoricalHead,
     Implementation,
@@ -24,11 +26,12 @@ class PenaltyOptions:
     """Static choices of the penalty; see `train.config.PenaltyConfig` for the flags."""
 
     implementation: Implementation = "xla"
-    target: Literal["posterior", "prior", "both"] = "posterior"
+    target: Literal["posterior", "prior", "both", "core"] = "posterior"
     rho: float = 0.5
     normalization: Literal["sampled", "batch"] = "sampled"
     probe_kind: Literal["rademacher", "hadamard", "exact"] = "rademacher"
     probes: int | None = None
+    core_carry: bool = True
 
 
 def decayed_coefficient(
@@ -54,6 +57,7 @@ def dynamics_penalty(
     rssm: RSSM,
     observed: Observed,
     embeds: Float[Array, "time *batch embed"],
+    batch: Sequence,
     *,
     key: PRNGKeyArray,
     options: PenaltyOptions,
@@ -65,6 +69,8 @@ def dynamics_penalty(
     (Algorithm 1); with "batch" their sum is divided by the number of all states, as in
     the authors' released code, which makes the effective coefficient λ·ρ.
     """
+    if options.target == "core":
+        return {"core": _sampled_core(rssm, observed, batch, key=key, options=options)}
     state_key, posterior_key, prior_key = jax.random.split(key, 3)
     deter = _flatten(observed.states.deter)
     index = sample_states(state_key, deter.shape[0], options.rho)
@@ -130,6 +136,74 @@ def prior_penalty(
         probe_kind=options.probe_kind,
     )
     return jnp.mean(per_state)
+
+
+def core_penalty(
+    rssm: RSSM,
+    states: State,
+    actions: Float[Array, "n action"],
+    *,
+    key: PRNGKeyArray,
+    probes: int = 1,
+    carry: bool = True,
+) -> Float[Array, " n"]:
+    """‖J‖_F of the recurrent core at each of n states, by random projection.
+
+    J is the Jacobian of h' = f(h, z, a) with respect to (h, z); each of `probes`
+    Rademacher vectors v gives ‖Jᵀv‖², whose mean is ‖J‖_F². The result is the root of
+    that mean: the norm, not its square (and so, with few probes, biased low).
+
+    Args:
+        carry: whether the gate's direct path (1 − u)⊙h counts. In an untrained core
+            it makes most of ‖J‖_F², so that the penalty mostly punishes memory.
+    """
+    wide = jnp.promote_types(states.deter.dtype, jnp.float32)
+
+    def one(state: State, action: Array, signs: Array) -> Array:
+        kept = None if carry else state.deter
+        _, pull = jax.vjp(lambda state: rssm.core(state, action, kept=kept), state)
+        square = lambda x: jnp.sum(jnp.square(x.astype(wide)))  # noqa: E731
+        squares = jax.vmap(lambda v: sum(map(square, pull(v)[0])))(signs)
+        # At J = 0 the root has no derivative; the smallest number stands in for it.
+        return jnp.sqrt(jnp.mean(squares) + jnp.finfo(wide).tiny)
+
+    shape = (actions.shape[0], probes, rssm.deter)
+    signs = jax.random.rademacher(key, shape, states.deter.dtype)
+    return jax.vmap(one)(states, actions, signs)
+
+
+def _sampled_core(
+    rssm: RSSM,
+    observed: Observed,
+    batch: Sequence,
+    *,
+    key: PRNGKeyArray,
+    options: PenaltyOptions,
+) -> Float[Array, ""]:
+    """Mean core penalty over sampled transitions that stay within an episode."""
+    state_key, probe_key = jax.random.split(key)
+    states, actions, inside = jax.tree.map(
+        lambda x: x.reshape(-1, *x.shape[batch.reward.ndim :]),
+        (
+            jax.tree.map(lambda x: x[:-1], observed.states),
+            batch.action[1:],
+            ~batch.is_first[1:],
+        ),
+    )
+    index = sample_states(state_key, inside.size, options.rho)
+    states, actions, inside = jax.tree.map(
+        lambda x: x[index], (states, actions, inside)
+    )
+    norms = core_penalty(
+        rssm,
+        states,
+        actions.astype(states.deter.dtype),
+        key=probe_key,
+        probes=options.probes or 1,
+        carry=options.core_carry,
+    )
+    mean = jnp.sum(norms * inside) / jnp.maximum(jnp.sum(inside), 1)
+    return mean * options.rho if options.normalization == "batch" else mean
 
 
 def _flatten(x: Array) -> Array:

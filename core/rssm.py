@@ -123,12 +123,23 @@ class RSSM(eqx.Module):
         return Categoricals(logits, self.unimix)
 
     def core(
-        self, state: State, action: Float[Array, "*batch action"]
+        self,
+        state: State,
+        action: Float[Array, "*batch action"],
+        *,
+        kept: Float[Array, "*batch deter"] | None = None,
     ) -> Float[Array, "*batch deter"]:
-        """The recurrent map h' = f(h, z, a)."""
+        """The recurrent map h' = f(h, z, a) = u⊙c + (1 − u)⊙h.
+
+        Args:
+            kept: what the gate u keeps in place of h, `state.deter` by default. Passing
+                the same numbers as a constant leaves the direct path from h to h' out
+                of a Jacobian with respect to `state`.
+        """
         kernels = _CoreKernels.of(self)
         term = self._action_term(kernels, action)
-        return self._core(kernels, self._carry(state), term)[0]
+        kept = state.deter if kept is None else kept
+        return self._core(kernels, self._carry(state), term, self._grouped(kept))[0]
 
     def prior_logits(
         self, deter: Float[Array, "*batch deter"]
@@ -266,7 +277,11 @@ class RSSM(eqx.Module):
         )
 
     def _core(
-        self, kernels: "_CoreKernels", carry: "_Carry", action_term: Array
+        self,
+        kernels: "_CoreKernels",
+        carry: "_Carry",
+        action_term: Array,
+        kept: Array | None = None,
     ) -> tuple[Array, Array]:
         """Block GRU; `action_term` is the action's share of the mixing layer.
 
@@ -293,7 +308,8 @@ class RSSM(eqx.Module):
         reset, candidate, update = jnp.split(gates, 3, axis=-1)
         candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
         update = jax.nn.sigmoid(update - 1.0)
-        grouped = update * candidate + (1.0 - update) * carry.grouped
+        kept = carry.grouped if kept is None else kept
+        grouped = update * candidate + (1.0 - update) * kept
         deter = jnp.moveaxis(grouped, 0, -2).reshape(state.deter.shape)
         return deter, grouped
 

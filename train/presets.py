@@ -70,19 +70,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "--lambda-min": 0.01,
         "--rho": 1.0,
     },
-    # Learns something worth seeing on two CPU cores.
+    # Learns something worth seeing on two CPU cores. Small batches and a high rate:
+    # on cartpole-balance, 8 x 16 at 1e-3 reached 900 in a third of the time that
+    # 8 x 32 took. Environments are cheap here, so the train ratio is low.
     "laptop": {
         "--size": "1m",
         "--action-repeat": 2,
-        "--steps": 200_000,
-        "--num-envs": 8,
-        "--train-ratio": 128.0,
+        "--steps": 500_000,
+        "--num-envs": 16,
+        "--train-ratio": 32.0,
         "--batch-size": 8,
-        "--batch-length": 32,
+        "--batch-length": 16,
         "--imagination-length": 15,
-        "--learning-rate": 4e-4,
+        "--learning-rate": 1e-3,
         "--warmup": 200,
         "--eval-every": 10_000,
+        "--save-every": 50_000,
     },
     # Runs every part of the program once; learns nothing.
     "smoke": {

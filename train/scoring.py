@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float, PRNGKeyArray
 
 from core.agent import Agent
 from envs import Env, VectorEnv
 from train.checkpoint import Checkpointer
 from train.config import Config
 from train.errors import UserError
-from train.evaluation import make_evaluate
+from train.evaluation import episode_returns, play
 from train.state import init_agent
 
 # Episodes played at once: more would not be faster on a CPU, and take memory.
@@ -62,9 +63,12 @@ def load_agents(run_dir: Path, config: Config, env: Env) -> tuple[int, list[Agen
 
 
 class Score(NamedTuple):
-    """Undiscounted returns of separate episodes; `str` sums them up in a line."""
+    """What separate episodes earned; `str` sums it up in a line."""
 
-    returns: np.ndarray
+    returns: Float[np.ndarray, " episodes"]
+    """Undiscounted."""
+    poses: Float[np.ndarray, "decisions nq"] | None
+    """The body's generalized positions in the first episode, where asked for."""
 
     def __str__(self) -> str:
         s = self.record()
@@ -86,22 +90,39 @@ class Score(NamedTuple):
 
 
 def make_player(
-    env: Env, episodes: int, seed: int, *, random_actions: bool = False
+    env: Env,
+    episodes: int,
+    seed: int,
+    *,
+    random_actions: bool = False,
+    poses: bool = False,
 ) -> Callable[[Agent], Score]:
     """A function that plays `episodes` episodes with the mode of an agent's policy.
 
     The starts depend on `episodes` and `seed` alone, so that agents, and the random
     policy, can be compared start by start.
+
+    Args:
+        random_actions: uniform random actions instead of the policy's mode.
+        poses: keep the first episode's positions; only for environments of MuJoCo.
     """
     batches = math.ceil(episodes / BATCH)
-    size = math.ceil(episodes / batches)
-    evaluate = jax.jit(
-        make_evaluate(VectorEnv(env, size), random_actions=random_actions)
-    )
+    vector = VectorEnv(env, math.ceil(episodes / batches))
 
-    def play(agent: Agent) -> Score:
+    @jax.jit
+    def play_batch(agent: Agent, key: PRNGKeyArray):
+        states, steps = play(vector, agent, key, random_actions=random_actions)
+        first = (states.qpos[:, 0], steps.is_last[:, 0]) if poses else None
+        return episode_returns(steps), first
+
+    def play_all(agent: Agent) -> Score:
         keys = jax.random.split(jax.random.key(seed), batches)
-        returns = [np.asarray(evaluate(agent, key)) for key in keys]
-        return Score(np.concatenate(returns)[:episodes])
+        played = [jax.device_get(play_batch(agent, key)) for key in keys]
+        returns = np.concatenate([returns for returns, _ in played])[:episodes]
+        if not poses:
+            return Score(returns, None)
+        qpos, is_last = played[0][1]
+        # A corrupt simulation ends an episode early, and the next one begins.
+        return Score(returns, qpos[: int(np.argmax(is_last)) + 1])
 
-    return play
+    return play_all

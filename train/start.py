@@ -43,10 +43,6 @@ def choose_penalty(config: Config, platform: str) -> Penalty:
     asked = config.penalty
     if not asked.active:
         return Penalty(None, "none: plain DreamerV3")
-    if asked.target == "core":
-        raise UserError(
-            "--penalty-target core: not available yet; allowed: posterior, prior, both"
-        )
     taken, why = asked.implementation, "as configured"
     if taken == "pallas":
         if platform != "cpu":
@@ -64,6 +60,7 @@ def choose_penalty(config: Config, platform: str) -> Penalty:
         asked.normalization,
         asked.probe_kind,
         asked.probes,
+        asked.core_carry,
     )
     probes = "all" if asked.probe_kind == "exact" else asked.probes or 1
     what = f"{taken} on the {asked.target}, rho {asked.rho:g}, {probes} "

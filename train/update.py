@@ -156,7 +156,12 @@ def total_loss(
     # Jacobian penalty on the latent dynamics.
     if penalty is not None:
         terms = dynamics_penalty(
-            model.rssm, world.observed, world.embeds, key=penalty_key, options=penalty
+            model.rssm,
+            world.observed,
+            world.embeds,
+            batch,
+            key=penalty_key,
+            options=penalty,
         )
         for target, value in terms.items():
             coefficient = penalty_coefficient(config, learner, target)

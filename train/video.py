@@ -2,19 +2,15 @@
 
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from core.agent import Agent
-from envs import Env, VectorEnv
+from envs import Env
 from envs._mjx import mujoco
 from envs.mjx_env import MjxEnv
 from train.errors import UserError
-from train.evaluation import episode_returns, play
 
 FRAMES_PER_SECOND = 25
 
@@ -23,14 +19,6 @@ GL_REMEDY = (
     "set MUJOCO_GL=egl (needs a GPU's driver or Mesa's libegl1) or MUJOCO_GL=osmesa "
     "(needs libosmesa6)"
 )
-
-
-class Episode(NamedTuple):
-    """The decisions of one episode."""
-
-    qpos: Float[np.ndarray, "decisions nq"]
-    total: float
-    """Its return."""
 
 
 class Film:
@@ -60,8 +48,11 @@ class Film:
                 f"--video: MuJoCo finds no OpenGL to draw with; {GL_REMEDY}"
             ) from None
 
-    def write(self, agent: Agent, seed: int, path: Path) -> str:
-        """Play an episode and write it to `path`, in real time.
+    def write(self, poses: Float[np.ndarray, "decisions nq"], path: Path) -> str:
+        """Write an episode to a GIF file that plays in real time.
+
+        Args:
+            poses: generalized positions of the body after each decision.
 
         Returns:
             What was written, in words.
@@ -69,11 +60,10 @@ class Film:
         Raises:
             UserError: the file cannot be written.
         """
-        episode = play_episode(self._env, agent, seed)
         spec = self._env.spec
         decision = spec.control_timestep * spec.action_repeat
         stride = max(1, round(1 / (FRAMES_PER_SECOND * decision)))
-        frames = self.draw(episode.qpos[::stride])
+        frames = self.draw(poses[::stride])
         try:
             # GIF counts time in hundredths of a second.
             save_gif(frames, path, milliseconds=10 * round(100 * stride * decision))
@@ -81,7 +71,7 @@ class Film:
             raise UserError(
                 f"--video {path}: cannot be written ({error.strerror})"
             ) from None
-        return f"{path} ({len(frames)} frames, return {episode.total:.1f})"
+        return f"{path} ({len(frames)} frames, {len(poses) * decision:g} s)"
 
     def draw(
         self, qpos: Float[np.ndarray, "frames nq"]
@@ -101,19 +91,6 @@ class Film:
     def close(self) -> None:
         """Give the OpenGL context back."""
         self._renderer.close()
-
-
-def play_episode(env: MjxEnv, agent: Agent, seed: int) -> Episode:
-    """Play one episode with the mode of the policy."""
-
-    @jax.jit
-    def visit(agent: Agent):
-        states, timesteps = play(VectorEnv(env, 1), agent, jax.random.key(seed))
-        return states.qpos[:, 0], timesteps.is_last[:, 0], episode_returns(timesteps)[0]
-
-    qpos, is_last, total = jax.device_get(visit(agent))
-    # A corrupt simulation ends an episode early, and the next one begins.
-    return Episode(qpos[: int(np.argmax(is_last)) + 1], float(total))
 
 
 def save_gif(

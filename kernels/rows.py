@@ -1,0 +1,129 @@
+"""The loop over rows: the only products of the penalty with H entries a row."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kernels.forward import Forward, Settings
+from kernels.sharding import over_states
+
+CPU_STEP_ENTRIES = 2**18
+"""Entries of each array [rows, n, H] in one step of the loop on a CPU: 1 MiB."""
+
+
+class RowProducts(NamedTuple):
+    """Sums over rows and probes of what has H entries a row."""
+
+    xv: Float[Array, "n h"]
+    """Σ x⊙v."""
+    yy: Float[Array, "h h"]
+    """Σ weight · y yᵀ."""
+    w_bar: Float[Array, "k c h"]
+    """Σ weight · δ (D⊙x)ᵀ."""
+    back: Float[Array, "m k n c"]
+    """W_iᵀ(D⊙x_i)."""
+
+
+class RowArrays(NamedTuple):
+    """One step of the loop."""
+
+    y: Float[Array, "k n h"]
+    gx: Float[Array, "k n h"]
+    """D⊙x."""
+    xv: Float[Array, "n h"]
+    """Σ_i x_i⊙v_i."""
+
+
+def _row_block(rows: int, n: int, h: int) -> int:
+    """Rows taken together in the loop over rows: a divisor of their number.
+
+    A CPU wants the arrays of one step to stay in its cache; an accelerator wants all
+    rows in one launch. This is a matter of speed alone: the result is the same sum.
+    """
+    if jax.default_backend() != "cpu":
+        return rows
+    fitting = max(1, CPU_STEP_ENTRIES // (n * h))
+    return max(
+        block for block in range(1, rows + 1) if rows % block == 0 and block <= fitting
+    )
+
+
+def _loop(body, carry, xs):
+    """`lax.scan`, without the loop when there is one step."""
+    if jax.tree.leaves(xs)[0].shape[0] > 1:
+        return jax.lax.scan(body, carry, xs)
+    carry, ys = body(carry, jax.tree.map(lambda x: x[0], xs))
+    return carry, jax.tree.map(lambda y: y[None], ys)
+
+
+def sum_xv(settings: Settings, fwd: Forward) -> Float[Array, "n h"]:
+    """Σ x⊙v over rows and probes: all that the value needs."""
+
+    def probe(total, xs):
+        def block(total, xs):
+            return total + _rows(settings, fwd, *xs).xv, None
+
+        return _loop(block, total, _blocks(settings, fwd, *xs))[0], None
+
+    return _loop(probe, jnp.zeros_like(fwd.a), (fwd.delta, fwd.k))[0]
+
+
+def row_products(
+    settings: Settings, fwd: Forward, weight: Float[Array, "n 1"] | None
+) -> RowProducts:
+    """The large products of value and gradient; `weight` None is 1 for all states."""
+    dot = settings.dot
+
+    def probe(carry, xs):
+        def block(carry, xs):
+            xv, yy = carry
+            delta, _, w = xs
+            rows = _rows(settings, fwd, *xs)
+            wy = rows.y if weight is None else rows.y * weight[None]
+            wdelta = delta if weight is None else delta * weight[None]
+            carry = xv + rows.xv, yy + dot("knh,kng->hg", wy, rows.y)
+            return carry, (
+                dot("knc,knh->kch", wdelta, rows.gx),
+                dot("knh,kch->knc", rows.gx, w),
+            )
+
+        *sums, w_bar = carry
+        sums, (w_part, back) = _loop(block, tuple(sums), _blocks(settings, fwd, *xs))
+        w_bar = w_bar + w_part.reshape(w_bar.shape)
+        return (*sums, w_bar), back.reshape(xs[0].shape)
+
+    zeros = (
+        jnp.zeros_like(fwd.a),
+        jnp.zeros_like(fwd.gram),
+        jnp.zeros(fwd.w.shape, settings.wide),
+    )
+    (xv, yy, w_bar), back = _loop(probe, zeros, (fwd.delta, fwd.k))
+    return RowProducts(xv, yy, w_bar, back)
+
+
+def _rows(
+    settings: Settings, fwd: Forward, delta: Array, k: Array, w: Array
+) -> RowArrays:
+    if settings.kernel:
+        from kernels import pallas_gpu  # a second to import, and not built everywhere
+
+        run = partial(pallas_gpu.row_arrays, interpret=settings.interpret)
+        return RowArrays(
+            *over_states(run, delta, k[..., 0], w, fwd.gate, fwd.a, fwd.gram)
+        )
+    gate = fwd.gate[None]
+    v = settings.dot("knc,kch->knh", delta, w)
+    y = gate * v - k * fwd.a[None]
+    x = settings.dot("knh,hg->kng", y, fwd.gram)
+    return RowArrays(y, gate * x, jnp.sum(x * v, axis=0))
+
+
+def _blocks(
+    settings: Settings, fwd: Forward, delta: Array, k: Array
+) -> tuple[Array, Array, Array]:
+    rows = fwd.w.shape[0]
+    block = rows if settings.kernel else _row_block(rows, *fwd.a.shape)
+    return jax.tree.map(lambda x: x.reshape(-1, block, *x.shape[1:]), (delta, k, fwd.w))

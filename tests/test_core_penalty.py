@@ -1,0 +1,257 @@
+"""The penalty on the RSSM against full Jacobians, its state sampling, its schedule."""
+
+import functools
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core.nets import cast
+from core.penalty import (
+    PenaltyOptions,
+    decayed_coefficient,
+    dynamics_penalty,
+    sample_states,
+)
+from core.rssm import RSSM
+
+DETER, HIDDEN, ROWS, CLASSES, EMBED, ACTION = 6, 5, 2, 4, 3, 2
+TIME, BATCH = 3, 2
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def rssm():
+    """Random parameters everywhere: at the start biases are 0 and norms 1."""
+    build = functools.partial(
+        RSSM,
+        EMBED,
+        ACTION,
+        deter=DETER,
+        hidden=HIDDEN,
+        rows=ROWS,
+        classes=CLASSES,
+        blocks=2,
+    )
+    rng = np.random.default_rng(0)
+
+    def fill(path, x):
+        noise = rng.normal(size=x.shape)
+        x = 1 + 0.3 * noise if path[-1].name == "scale" else 0.6 * noise
+        return jnp.asarray(x, jnp.float32)
+
+    shapes = eqx.filter_eval_shape(build, key=jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    """Embeddings, actions, firsts of a replayed batch."""
+    rng = np.random.default_rng(1)
+    embeds = jnp.asarray(rng.normal(size=(TIME, BATCH, EMBED)), jnp.float32)
+    actions = jnp.asarray(rng.normal(size=(TIME, BATCH, ACTION)), jnp.float32)
+    return embeds, actions, jnp.zeros((TIME, BATCH), bool)
+
+
+@jax.jit
+def observe(rssm, inputs):
+    _, observed = rssm.observe(rssm.initial(BATCH), *inputs, key=jax.random.key(3))
+    return observed
+
+
+@pytest.fixture(scope="module")
+def observed(rssm, inputs):
+    return observe(rssm, inputs)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def penalize(rssm, observed, embeds, key, options):
+    return dynamics_penalty(rssm, observed, embeds, key=key, options=options)
+
+
+@jax.jit
+def norms_by_definition(rssm, observed, embeds):
+    """1/K · ‖J‖_F² of every state, by the full Jacobian of the probability maps."""
+    deter = observed.states.deter.reshape(-1, DETER)
+    u = jnp.concatenate([deter, embeds.reshape(-1, EMBED)], axis=-1)
+
+    def posterior(u):
+        logits = rssm.posterior_logits(u[:DETER], u[DETER:])
+        return 0.99 * jax.nn.softmax(logits) + 0.01 / CLASSES
+
+    def prior(deter):
+        return 0.99 * jax.nn.softmax(rssm.prior_logits(deter)) + 0.01 / CLASSES
+
+    def norms(fn, x):
+        return jnp.sum(jax.vmap(jax.jacrev(fn))(x) ** 2, axis=(1, 2, 3)) / ROWS
+
+    return {"posterior": norms(posterior, u), "prior": norms(prior, deter)}
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def terms_and_gradients(rssm, inputs, terms_of):
+    """The terms, and the gradient of their weighted sum in the RSSM and e."""
+
+    def loss(rssm, embeds):
+        observed = observe(rssm, (embeds, *inputs[1:]))
+        terms = terms_of(rssm, observed, embeds)
+        return terms["posterior"] + 2 * terms["prior"], terms
+
+    gradients, terms = jax.grad(loss, argnums=(0, 1), has_aux=True)(rssm, inputs[0])
+    return terms, gradients
+
+
+@pytest.fixture(scope="module")
+def definition(rssm, inputs):
+    def means(*arguments):
+        return jax.tree.map(jnp.mean, norms_by_definition(*arguments))
+
+    return terms_and_gradients(rssm, inputs, means)
+
+
+def assert_trees_close(got, wanted, tolerance):
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(x, y, atol=tolerance * max(1e-3, np.abs(y).max()))
+
+
+def test_exact_probes_give_the_squared_norm_of_the_jacobian(rssm, inputs, definition):
+    """Value and gradient: through u it also trains the encoder and the core."""
+    options = PenaltyOptions(target="both", rho=1.0, probe_kind="exact")
+
+    def penalty(rssm, observed, embeds):
+        return penalize(rssm, observed, embeds, jax.random.key(0), options)
+
+    terms, gradients = terms_and_gradients(rssm, inputs, penalty)
+    wanted_terms, wanted_gradients = definition
+    assert terms.keys() == wanted_terms.keys()
+    for name, value in wanted_terms.items():
+        assert value > 1e-3
+        np.testing.assert_allclose(terms[name], value, rtol=1e-4)
+    assert_trees_close(gradients, wanted_gradients, 1e-3)
+    of_rssm, of_embeds = gradients
+    for part in (of_embeds, of_rssm.gates.weight, of_rssm.deter_in.linear.weight):
+        assert jnp.any(part != 0)
+
+
+def test_the_reference_implementation_gives_the_same(
+    rssm, observed, inputs, definition
+):
+    options = PenaltyOptions("reference", target="both", rho=1.0, probe_kind="exact")
+    terms = penalize(rssm, observed, inputs[0], jax.random.key(0), options)
+    for name, value in definition[0].items():
+        np.testing.assert_allclose(terms[name], value, rtol=1e-4)
+
+
+def test_targets_are_the_same_alone_and_together(rssm, observed, inputs):
+    arguments = rssm, observed, inputs[0], jax.random.key(4)
+    both = penalize(*arguments, PenaltyOptions(target="both"))
+    for target in ("posterior", "prior"):
+        alone = penalize(*arguments, PenaltyOptions(target=target))
+        assert alone.keys() == {target}
+        np.testing.assert_allclose(alone[target], both[target], rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["posterior", "prior"])
+def test_the_penalty_is_the_mean_over_a_random_subset(target, rssm, observed, inputs):
+    """Exact probes leave one thing random: which half of the six states was drawn."""
+    options = PenaltyOptions(target=target, rho=0.5, probe_kind="exact")
+    norms = np.asarray(norms_by_definition(rssm, observed, inputs[0])[target])
+    subsets = list(itertools.combinations(range(TIME * BATCH), 3))
+    means = np.array([norms[list(subset)].mean() for subset in subsets])
+    drawn = set()
+    for seed in range(30):
+        key = jax.random.key(seed)
+        value = penalize(rssm, observed, inputs[0], key, options)[target]
+        nearest = np.abs(means / value - 1).argmin()
+        np.testing.assert_allclose(value, means[nearest], rtol=1e-4)
+        drawn.add(subsets[nearest])
+    # 30 draws of 20 subsets: fewer than 9 different ones is next to impossible.
+    assert len(drawn) >= 9
+
+
+def test_batch_normalization_divides_by_all_states(rssm, observed, inputs):
+    """2 of 6 states are drawn: ⌊0.4·6⌋."""
+    arguments = rssm, observed, inputs[0], jax.random.key(5)
+    options = PenaltyOptions(target="both", rho=0.4)
+    sampled = penalize(*arguments, options)
+    options = PenaltyOptions(target="both", rho=0.4, normalization="batch")
+    batch = penalize(*arguments, options)
+    for name in ("posterior", "prior"):
+        np.testing.assert_allclose(batch[name], sampled[name] * 2 / 6, rtol=1e-5)
+
+
+def test_rademacher_probes_estimate_the_exact_value(rssm, observed, inputs, definition):
+    """The mean over many keys within three standard errors."""
+    options = PenaltyOptions(target="both", rho=1.0)
+    keys = jax.random.split(jax.random.key(6), 400)
+    draw = jax.vmap(lambda key: penalize(rssm, observed, inputs[0], key, options))
+    for name, values in jax.jit(draw)(keys).items():
+        values = np.asarray(values)
+        error = values.std() / len(keys) ** 0.5
+        assert abs(values.mean() - definition[0][name]) < 3 * error
+        assert error < 0.1 * definition[0][name]
+
+
+def test_bfloat16(rssm, observed, inputs):
+    """The networks' compute type on an accelerator: near float32 on the same states."""
+    wanted = norms_by_definition(rssm, observed, inputs[0])
+    half = cast((rssm, observed, inputs[0]), jnp.bfloat16)
+    options = PenaltyOptions(target="both", rho=1.0, probe_kind="exact")
+    terms = penalize(*half, jax.random.key(0), options)
+    for name, norms in wanted.items():
+        assert terms[name].dtype == jnp.float32
+        np.testing.assert_allclose(terms[name], norms.mean(), rtol=0.05)
+
+
+# Sampling of states
+
+
+@pytest.mark.parametrize(
+    ("total", "rho", "count"),
+    [(10, 0.3, 3), (10, 0.39, 3), (1024, 0.5, 512), (7, 0.01, 1), (1, 0.5, 1)],
+)
+def test_sampled_states_are_distinct(total, rho, count, getkey):
+    index = np.asarray(sample_states(getkey(), total, rho))
+    assert index.shape == (count,)
+    assert len(set(index.tolist())) == count
+    assert index.min() >= 0
+    assert index.max() < total
+
+
+def test_all_states_come_in_order(getkey):
+    np.testing.assert_array_equal(sample_states(getkey(), 6, 1.0), np.arange(6))
+
+
+def test_every_state_is_sampled_equally_often():
+    keys = jax.random.split(jax.random.key(7), 3000)
+    index = jax.jit(jax.vmap(lambda key: sample_states(key, 8, 0.25)))(keys)
+    counts = np.bincount(np.asarray(index).ravel(), minlength=8)
+    allowed = 3 * np.sqrt(3000 * 0.25 * 0.75)
+    assert (np.abs(counts - 3000 * 0.25) < allowed).all()
+
+
+# Algorithm 2
+
+
+@pytest.mark.parametrize(
+    ("updates", "options", "wanted"),
+    [
+        (0, {}, 0.5),
+        (1000, {}, 0.5 / 2**0.5),
+        (3000, {}, 0.25),
+        (10**9, {}, 0.001),  # 0.0005 without the floor
+        (3, {"initial": 0.8, "minimum": 0.0, "decay_scale": 1.0}, 0.4),
+        (15, {"initial": 0.8, "minimum": 0.3, "decay_scale": 1.0}, 0.3),
+    ],
+)
+def test_coefficient_by_hand(updates, options, wanted):
+    coefficient = decayed_coefficient(jnp.asarray(updates), **options)
+    np.testing.assert_allclose(coefficient, wanted, rtol=1e-6)
