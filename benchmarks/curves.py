@@ -2,9 +2,9 @@
 
     python -m benchmarks.curves RUN_DIR [RUN_DIR ...] --png OUT --json OUT
 
-The curves are read from each run's `metrics.jsonl`, which may still be growing. Steps
-are environment steps (control steps of the simulator), times are minutes since the run
-began. The thick line is the mean return of the evaluation episodes, the faint one the
+The curves are read from each run's `metrics.jsonl` and `timing.jsonl`, which may still
+be growing. Steps are environment steps (control steps of the simulator), times are
+minutes since the run began. The thick line is the mean return of the evaluation episodes, the faint one the
 return of the training episodes.
 """
 
@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -25,6 +26,7 @@ from train.errors import UserError
 
 EVALUATION_KEY = "eval/return_mean"
 EPISODE_KEY = "episode/return"
+TIME_KEY = "time/seconds"
 _QUICK_POINTS = 200
 
 
@@ -49,15 +51,18 @@ class Curve:
 def read_curve(run_dir: Path) -> Curve:
     """Read a run directory: `metrics.jsonl`, and `config.json` for the label.
 
+    Of a run with several seeds, give one agent's folder, `RUN_DIR/seed_0`.
+
     Raises `UserError` if a file is missing or broken, or holds no return at all.
     """
     if not run_dir.is_dir():
         raise UserError(f"RUN_DIR {run_dir}: no such directory; give that of a run")
     records = _read_records(run_dir / "metrics.jsonl")
+    timing = _read_records(_beside(run_dir, "timing.jsonl"))
     curve = Curve(
         label=_label(run_dir),
-        evaluation=_series(records, EVALUATION_KEY),
-        episodes=_series(records, EPISODE_KEY),
+        evaluation=_series(records, EVALUATION_KEY, timing),
+        episodes=_series(records, EPISODE_KEY, timing),
     )
     if not curve.evaluation.steps and not curve.episodes.steps:
         raise UserError(
@@ -191,28 +196,39 @@ def _without_replaced(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]
     return kept
 
 
-def _series(records: Iterable[dict[str, Any]], key: str) -> Series:
+def _series(
+    records: Iterable[dict[str, Any]], key: str, timing: Sequence[dict[str, Any]]
+) -> Series:
     rows = [record for record in records if record.get(key) is not None]
-    for row in rows:
-        missing = [name for name in ("step", "time") if name not in row]
-        if missing:
-            raise UserError(
-                f"metrics.jsonl: the record {row} has {key!r} but no {missing[0]!r}"
-            )
+    if any("step" not in row for row in rows):
+        raise UserError(f"metrics.jsonl: a record has {key!r} but no 'step'")
+    clock = [(row["step"], row[TIME_KEY] / 60) for row in timing if TIME_KEY in row]
+    steps = [int(row["step"]) for row in rows]
+    # The log's first line comes before the clock's: it takes the clock's first time.
+    minutes = np.interp(steps, *zip(*clock, strict=True)) if clock and steps else steps
     return Series(
-        steps=[int(row["step"]) for row in rows],
-        minutes=[float(row["time"]) / 60 for row in rows],
+        steps=steps,
+        minutes=[float(minute) for minute in minutes],
         values=[float(row[key]) for row in rows],
     )
 
 
+def _beside(run_dir: Path, name: str) -> Path:
+    """A file of the run: here, or one above the folder of one of several agents."""
+    here = run_dir / name
+    return here if here.is_file() else run_dir.resolve().parent / name
+
+
 def _label(run_dir: Path) -> str:
-    path = run_dir / "config.json"
+    path = _beside(run_dir, "config.json")
     if not path.is_file():
         raise UserError(f"{path}: no such file; is this the directory of a run?")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        return f"{config['env']}, seed {config['seed']}"
+        seed = config["seed"]
+        if path.parent != run_dir and run_dir.name.startswith("seed_"):
+            seed += int(run_dir.name.removeprefix("seed_"))
+        return f"{config['env']}, seed {seed}"
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no 'env' and 'seed' to be read there") from error
 

@@ -147,29 +147,47 @@ def core_penalty(
     probes: int = 1,
     carry: bool = True,
 ) -> Float[Array, " n"]:
-    """‖J‖_F of the recurrent core at each of n states, by random projection.
+    """`core_norm` at each of n states, with `probes` random Rademacher vectors each."""
+    shape = (actions.shape[0], probes, rssm.deter)
+    signs = jax.random.rademacher(key, shape, states.deter.dtype)
+    norm = lambda state, action, v: core_norm(  # noqa: E731
+        rssm, state, action, v, carry=carry
+    )
+    return jax.vmap(norm)(states, actions, signs)
 
-    J is the Jacobian of h' = f(h, z, a) with respect to (h, z); each of `probes`
-    Rademacher vectors v gives ‖Jᵀv‖², whose mean is ‖J‖_F². The result is the root of
-    that mean: the norm, not its square (and so, with few probes, biased low).
+
+def core_norm(
+    rssm: RSSM,
+    state: State,
+    action: Float[Array, " action"],
+    signs: Float[Array, "probes deter"],
+    *,
+    carry: bool = True,
+) -> Float[Array, ""]:
+    """‖J‖_F of the recurrent core at one state, by projection.
+
+    J is the Jacobian of h' = f(h, z, a) with respect to (h, z). Each row v of `signs`
+    gives ‖Jᵀv‖², whose mean over random signs is ‖J‖_F². The result is the root of
+    the mean over the given rows: the norm, not its square, as in the
+    Jacobian-regularization paper (and so, with few probes, biased low).
 
     Args:
         carry: whether the gate's direct path (1 − u)⊙h counts. In an untrained core
             it makes most of ‖J‖_F², so that the penalty mostly punishes memory.
     """
-    wide = jnp.promote_types(states.deter.dtype, jnp.float32)
+    wide = jnp.promote_types(state.deter.dtype, jnp.float32)
+    kept = None if carry else state.deter
+    _, pull = jax.vjp(lambda state: rssm.core(state, action, kept=kept), state)
 
-    def one(state: State, action: Array, signs: Array) -> Array:
-        kept = None if carry else state.deter
-        _, pull = jax.vjp(lambda state: rssm.core(state, action, kept=kept), state)
-        square = lambda x: jnp.sum(jnp.square(x.astype(wide)))  # noqa: E731
-        squares = jax.vmap(lambda v: sum(map(square, pull(v)[0])))(signs)
-        # At J = 0 the root has no derivative; the smallest number stands in for it.
-        return jnp.sqrt(jnp.mean(squares) + jnp.finfo(wide).tiny)
+    def square(v: Array) -> Array:
+        (cotangent,) = pull(v)
+        return sum(
+            (jnp.sum(jnp.square(x.astype(wide))) for x in cotangent),
+            jnp.zeros((), wide),
+        )
 
-    shape = (actions.shape[0], probes, rssm.deter)
-    signs = jax.random.rademacher(key, shape, states.deter.dtype)
-    return jax.vmap(one)(states, actions, signs)
+    # At J = 0 the root has no derivative; the smallest number stands in for it.
+    return jnp.sqrt(jnp.mean(jax.vmap(square)(signs)) + jnp.finfo(wide).tiny)
 
 
 def _sampled_core(

@@ -123,6 +123,8 @@ def test_every_flag_reaches_its_field(flag):
     words = ["--preset", "smoke", flag.name]
     if flag.kind is not bool:
         words.append(str(value))
+    elif not value:
+        words[-1] = "--no-" + flag.name.removeprefix("--")
     if flag.name == "--lambda0-prior":
         words += ["--penalty-target", "both"]
     assert value_of(parse(words, "cpu"), flag) == value
@@ -230,7 +232,7 @@ def test_help_documents_every_flag(capsys):
 def test_help_shows_the_values_of_the_preset(capsys):
     with pytest.raises(SystemExit):
         parsed("--preset laptop --help")
-    assert "0.0004" in capsys.readouterr().out
+    assert "32.0" in capsys.readouterr().out  # the train ratio; 512 by default
 
 
 def test_every_field_is_documented():

@@ -14,8 +14,14 @@ from train.errors import UserError
 def make_run(path: Path, records: list[dict], seed: int = 3) -> Path:
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps({"env": "walker-walk", "seed": seed}))
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    (path / "metrics.jsonl").write_text(lines)
+    timing = [
+        {"step": row["step"], "time/seconds": row["time"]}
+        for row in records
+        if "step" in row and "time" in row
+    ]
+    for name, rows in (("metrics.jsonl", records), ("timing.jsonl", timing)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (path / name).write_text(lines)
     return path
 
 

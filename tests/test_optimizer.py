@@ -203,9 +203,7 @@ def step(learner):
     """One compiled update, starting from the zero state."""
 
     # Compiling is nearly all of the time, so it is told not to optimize.
-    @functools.partial(
-        jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-    )
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def run(learner, batch):
         return update(
             TINY,

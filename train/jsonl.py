@@ -30,7 +30,8 @@ class JsonLines:
         self._path, self._warn = path, warn
         self._waiting: list[bytes] = []
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._cut(restored_step)
+        self.last = self._cut(restored_step)
+        """The object of the last line that was kept, or None."""
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(self, record: Mapping[str, object]) -> None:
@@ -61,7 +62,7 @@ class JsonLines:
             return
         self._waiting.clear()
 
-    def _cut(self, restored_step: int | None) -> None:
+    def _cut(self, restored_step: int | None) -> dict[str, float | None] | None:
         lines = (
             self._path.read_bytes().splitlines(keepends=True)
             if (restored_step is not None and self._path.exists())
@@ -71,6 +72,7 @@ class JsonLines:
         scratch = self._path.with_name(self._path.name + ".tmp")
         scratch.write_bytes(b"".join(kept))
         os.replace(scratch, self._path)
+        return json.loads(kept[-1]) if kept else None
 
 
 def read(path: pathlib.Path) -> list[dict[str, float | None]]:

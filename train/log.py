@@ -103,7 +103,6 @@ class Logger:
             self._display = Display(total_steps, None if console is True else console)
         self._meter = SpeedMeter(total_steps)
         self._latest: dict[str, float] = {}
-        self._born = time.monotonic()
         directories = [run / f"seed_{i}" for i in range(seeds)] if seeds > 1 else [run]
         self._agents = [
             _AgentLog(directory, restored_step, sinks, self.say)
@@ -112,6 +111,9 @@ class Logger:
         self._timing = JsonLines(
             run / "timing.jsonl", restored_step=restored_step, warn=self.say
         )
+        # The seconds go on from where the interrupted run was.
+        spent = (self._timing.last or {}).get("time/seconds") or 0.0
+        self._born = time.monotonic() - spent
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Log the metrics of one step.

@@ -70,9 +70,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "--lambda-min": 0.01,
         "--rho": 1.0,
     },
-    # Learns something worth seeing on two CPU cores. Small batches and a high rate:
-    # on cartpole-balance, 8 x 16 at 1e-3 reached 900 in a third of the time that
-    # 8 x 32 took. Environments are cheap here, so the train ratio is low.
+    # Learns something worth seeing on two CPU cores: many small updates at a high
+    # rate. Environments are cheap here, so the train ratio is low.
     "laptop": {
         "--size": "1m",
         "--action-repeat": 2,
