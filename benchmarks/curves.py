@@ -4,8 +4,8 @@
 
 The curves are read from each run's `metrics.jsonl` and `timing.jsonl`, which may still
 be growing. Steps are environment steps (control steps of the simulator), times are
-minutes since the run began. The thick line is the mean return of the evaluation episodes, the faint one the
-return of the training episodes.
+minutes since the run began. The thick line is the mean return of the evaluation
+episodes, the faint one the return of the training episodes.
 """
 
 import argparse

@@ -32,6 +32,7 @@ class PenaltyOptions:
     probe_kind: Literal["rademacher", "hadamard", "exact"] = "rademacher"
     probes: int | None = None
     core_carry: bool = True
+    interpret: bool = False
 
 
 def decayed_coefficient(
@@ -115,6 +116,7 @@ def posterior_penalty(
         probe_kind=options.probe_kind,
         implementation=options.implementation,
         preactivation=preactivation,
+        interpret=options.interpret,
     )
 
 

@@ -9,6 +9,7 @@ from kernels.api import (
     Implementation,
     jacobian_penalty,
     jacobian_penalty_mean,
+    kernel_obstacle,
 )
 from kernels.head import RMS_EPS, Activation, CategoricalHead, head_probabilities
 from kernels.probes import PROBE_KINDS, ProbeKind, sample_probes
@@ -25,6 +26,7 @@ __all__ = [
     "head_probabilities",
     "jacobian_penalty",
     "jacobian_penalty_mean",
+    "kernel_obstacle",
     "row_probe_penalty",
     "sample_probes",
 ]

@@ -4,7 +4,7 @@ import difflib
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from kernels.forward import Settings, Weights
 from kernels.gram import gram_penalty, gram_penalty_mean
@@ -183,17 +183,40 @@ def _check_name(argument: str, value: Any, names: tuple[str, ...]) -> None:
     raise ValueError(f"{argument}={value!r}: must be one of {', '.join(names)}{hint}")
 
 
-def _check_kernel(u: Array, head: CategoricalHead, classes: int, interpret: bool):
-    if u.dtype != jnp.bfloat16:
-        raise ValueError(
-            f"implementation='pallas' with u of dtype {u.dtype}: the kernel's operands "
-            "are bfloat16; cast u, or take implementation='xla'"
+def kernel_obstacle(
+    *, hidden: int, classes: int, dtype: DTypeLike, interpret: bool = False
+) -> str | None:
+    """Why ``implementation="pallas"`` would be refused here, or None if it would run.
+
+    **Arguments:**
+
+    - `hidden`: H, the width of the head's hidden layer.
+    - `classes`: C.
+    - `dtype`: the dtype of the states u.
+    - `interpret`: whether Pallas' interpreter, rather than a GPU, would run it.
+    """
+    if jnp.dtype(dtype) != jnp.bfloat16:
+        return (
+            f"u of dtype {jnp.dtype(dtype).name}: the kernel's operands are bfloat16; "
+            "cast u, or take implementation='xla'"
         )
     from kernels import pallas_gpu  # see kernels.rows
 
-    pallas_gpu.check_sizes(head.w_in.shape[1], classes)
-    if not interpret:
-        pallas_gpu.require_hopper()
+    try:
+        pallas_gpu.check_sizes(hidden, classes)
+        if not interpret:
+            pallas_gpu.require_hopper()
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _check_kernel(u: Array, head: CategoricalHead, classes: int, interpret: bool):
+    obstacle = kernel_obstacle(
+        hidden=head.w_in.shape[1], classes=classes, dtype=u.dtype, interpret=interpret
+    )
+    if obstacle is not None:
+        raise ValueError(f"implementation='pallas': {obstacle}")
 
 
 def _check_shapes(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import envs
 from core.penalty import PenaltyOptions
 from envs import Env, EnvSpec, VectorEnv
+from kernels import kernel_obstacle
 from train.config import Config, replay_bytes
 from train.errors import UserError
 from train.state import compute_dtype, init_agent
@@ -45,13 +46,15 @@ def choose_penalty(config: Config, platform: str) -> Penalty:
         return Penalty(None, "none: plain DreamerV3")
     taken, why = asked.implementation, "as configured"
     if taken == "pallas":
-        if platform != "cpu":
-            raise UserError(
-                "--penalty pallas: the fused GPU kernel is not available yet; "
-                "allowed: reference, xla; nearest valid: --penalty xla"
-            )
-        taken = "xla"
-        why = "the Pallas kernel needs a GPU; xla is the same mathematics"
+        obstacle = kernel_obstacle(
+            hidden=config.model.hidden,
+            classes=config.model.classes,
+            dtype=compute_dtype(config, platform),
+        )
+        if platform == "cpu":
+            obstacle = "the Pallas kernel needs a GPU"
+        if obstacle:
+            taken, why = "xla", f"{obstacle}; xla is the same mathematics"
     assert taken != "none"
     options = PenaltyOptions(
         taken,

@@ -1,0 +1,54 @@
+"""Timing programs against each other: interleaved rounds, ratios within a round.
+
+The machines this runs on are shared and noisy. Programs are run in turn, round after
+round, and compared within each round, so that a slow minute hits all of them.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+
+class Spread(NamedTuple):
+    """Median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        """Of at least one value; quartiles of one value are the value."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
+
+
+def interleave(
+    programs: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, list[float]]:
+    """Seconds of every program in every round, after one round that does not count.
+
+    Args:
+        programs: functions that return when their work is done.
+        progress: called with the number of rounds finished.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(rounds + 1):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            program()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+        progress(number)
+    return seconds
+
+
+def ratios(seconds: list[float], baseline: list[float]) -> Spread:
+    """The ratio to the baseline of the same round."""
+    return Spread.of([a / b for a, b in zip(seconds, baseline, strict=True)])
