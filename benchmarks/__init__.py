@@ -5,5 +5,8 @@
 
 BENCHMARKS = {
     "curves": "learning curves of finished or running runs, as a picture and as JSON",
+    "gpu": "the fused kernel on an NVIDIA GPU: correct, tuned, timed against its floors",
+    "op": "the penalty op alone: seconds and memory of each implementation",
+    "overhead": "the whole train step with the penalty and without it",
 }
 """What each module measures. A benchmark is a file here and its line above."""

@@ -202,10 +202,12 @@ def _series(
     rows = [record for record in records if record.get(key) is not None]
     if any("step" not in row for row in rows):
         raise UserError(f"metrics.jsonl: a record has {key!r} but no 'step'")
-    clock = [(row["step"], row[TIME_KEY] / 60) for row in timing if TIME_KEY in row]
+    ticks = [row for row in timing if TIME_KEY in row]
+    at = [row["step"] for row in ticks]
+    clock = [row[TIME_KEY] / 60 for row in ticks]
     steps = [int(row["step"]) for row in rows]
     # The log's first line comes before the clock's: it takes the clock's first time.
-    minutes = np.interp(steps, *zip(*clock, strict=True)) if clock and steps else steps
+    minutes = np.interp(steps, at, clock) if ticks and steps else steps
     return Series(
         steps=steps,
         minutes=[float(minute) for minute in minutes],

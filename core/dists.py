@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from core.transforms import symexp_bins, twohot, unimix
+from core.transforms import lift, symexp_bins, twohot, unimix
 
 
 class Categoricals(eqx.Module):
@@ -84,9 +84,9 @@ class TwoHot(eqx.Module):
         """
         probs = jax.nn.softmax(self.logits, axis=-1)
         half = probs.shape[-1] // 2
-        bins = symexp_bins(probs.shape[-1])
-        left = (probs[..., :half] * bins[:half])[..., ::-1]
-        right = probs[..., half + 1 :] * bins[half + 1 :]
+        bins = lift(symexp_bins(probs.shape[-1]), probs.ndim)
+        left = (probs[..., :half] * bins[..., :half])[..., ::-1]
+        right = probs[..., half + 1 :] * bins[..., half + 1 :]
         return jnp.sum(left + right, axis=-1)
 
     def loss(self, target: Float[Array, "*batch"]) -> Float[Array, "*batch"]:

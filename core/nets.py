@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
+from core.transforms import lift
+
 RMS_EPS = 1e-4
 
 
@@ -119,8 +121,3 @@ class MLP(eqx.Module):
         for layer in self.layers:
             x = layer(x)
         return x
-
-
-def lift(vector: Float[Array, " size"], ndim: int) -> Float[Array, "..."]:
-    """The vector with leading axes of length one (rank promotion is an error)."""
-    return vector.reshape((1,) * (ndim - 1) + vector.shape)

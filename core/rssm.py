@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from core.dists import Categoricals, onehot_from_uniform
-from core.nets import RMS_EPS, BlockLinear, Dense, Linear, RMSNorm, lift
+from core.nets import RMS_EPS, BlockLinear, Dense, Linear, RMSNorm
+from core.transforms import lift
 
 
 class State(NamedTuple):

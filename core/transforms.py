@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 
 def symlog(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -50,11 +50,16 @@ def twohot(
     Targets outside the support go to the outermost bin.
     """
     target = jnp.clip(target, bins[0], bins[-1])[..., None]
-    upper = jnp.sum(bins <= target, axis=-1, keepdims=True)
+    upper = jnp.sum(lift(bins, target.ndim) <= target, axis=-1, keepdims=True)
     upper = jnp.clip(upper, 1, bins.size - 1)
     low, high = bins[upper - 1], bins[upper]
     weight = (target - low) / (high - low)
-    index = jnp.arange(bins.size).reshape((1,) * (target.ndim - 1) + (-1,))
+    index = lift(jnp.arange(bins.size), target.ndim)
     return jnp.where(index == upper - 1, 1.0 - weight, 0.0) + jnp.where(
         index == upper, weight, 0.0
     )
+
+
+def lift(vector: Shaped[Array, " size"], ndim: int) -> Shaped[Array, "..."]:
+    """The vector with leading axes of length one (rank promotion is an error)."""
+    return vector.reshape((1,) * (ndim - 1) + vector.shape)

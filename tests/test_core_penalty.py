@@ -17,6 +17,7 @@ from core.penalty import (
     sample_states,
 )
 from core.rssm import RSSM
+from core.world_model import Sequence
 
 DETER, HIDDEN, ROWS, CLASSES, EMBED, ACTION = 6, 5, 2, 4, 3, 2
 TIME, BATCH = 3, 2
@@ -73,7 +74,12 @@ def observed(rssm, inputs):
 
 
 def penalize(rssm, observed, embeds, key, options):
-    return dynamics_penalty(rssm, observed, embeds, key=key, options=options)
+    # What the two heads need of the batch is in `observed`.
+    rows = embeds.shape[:-1]
+    no = jnp.zeros(rows, bool)
+    action = jnp.zeros((*rows, ACTION))
+    batch = Sequence(embeds, action, jnp.zeros(rows), no, no, no)
+    return dynamics_penalty(rssm, observed, embeds, batch, key=key, options=options)
 
 
 @functools.partial(jax.jit, static_argnums=4)
