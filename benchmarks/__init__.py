@@ -5,7 +5,7 @@
 
 BENCHMARKS = {
     "curves": "learning curves of finished or running runs, as a picture and as JSON",
-    "gpu": "the fused kernel on an NVIDIA GPU: correct, tuned, timed against its floors",
+    "gpu": "the fused kernel on an NVIDIA GPU: checked, tuned, timed against floors",
     "op": "the penalty op alone: seconds and memory of each implementation",
     "overhead": "the whole train step with the penalty and without it",
 }

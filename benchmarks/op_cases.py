@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from kernels import CategoricalHead, Implementation, ProbeKind, jacobian_penalty_mean
@@ -52,6 +51,21 @@ def probe_families(classes: int) -> tuple[Probes, ...]:
         Probes("hadamard", min(4, classes - 1)),
         Probes("exact", None),
     )
+
+
+class Case(NamedTuple):
+    """One program: see `penalty_program`."""
+
+    implementation: Implementation
+    probes: Probes
+    gradient: bool
+    reuse: bool
+
+    @property
+    def label(self) -> str:
+        """What tells the lines of one pass apart."""
+        reuse = ", a given" if self.reuse else ""
+        return f"{self.implementation}{reuse}, {self.probes.label}"
 
 
 def random_inputs(

@@ -6,7 +6,7 @@ round, and compared within each round, so that a slow minute hits all of them.
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple
 
 
@@ -26,19 +26,19 @@ class Spread(NamedTuple):
         return cls(median, low, high)
 
 
-def interleave(
-    programs: Mapping[str, Callable[[], object]],
+def interleave[Name: Hashable](
+    programs: Mapping[Name, Callable[[], object]],
     *,
     rounds: int,
     progress: Callable[[int], None] = lambda _: None,
-) -> dict[str, list[float]]:
+) -> dict[Name, list[float]]:
     """Seconds of every program in every round, after one round that does not count.
 
     Args:
         programs: functions that return when their work is done.
         progress: called with the number of rounds finished.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    seconds: dict[Name, list[float]] = {name: [] for name in programs}
     for number in range(rounds + 1):
         for name, program in programs.items():
             start = time.perf_counter()

@@ -16,7 +16,7 @@ Operands are bfloat16, sums float32.
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,22 @@ SHARED_BYTES = 232_448 - 2_048
 
 TARGET_BLOCKS = 132
 """Multiprocessors of an H100 or H200: with as many blocks, none is idle."""
+
+
+class Tiling(NamedTuple):
+    """How the work is cut; a matter of speed alone, results agree to rounding."""
+
+    columns: int
+    """Columns of H that one warpgroup owns: 64 or 128, a divisor of H."""
+    rows: int
+    """Rows that one thread block takes in turn: a divisor of their number."""
+
+
+def default_tiling(rows: int, n: int, h: int) -> Tiling:
+    """The tiling that `row_arrays` takes unless it is told another."""
+    return Tiling(
+        columns=_width(h), rows=_rows_each(rows, _padded(n, STATES) // STATES)
+    )
 
 
 def shared_bytes(h: int, classes: int) -> int:
@@ -88,23 +104,32 @@ def row_arrays(
     a: Float[Array, "n h"],
     gram: Float[Array, "h h"],
     *,
+    tiling: Tiling | None = None,
     interpret: Any = False,
 ) -> tuple[Float[Array, "k n h"], Float[Array, "k n h"], Float[Array, "n h"]]:
     """Runs the kernel; states and classes are padded here to whole blocks.
 
     **Arguments:**
 
+    - `tiling`: None for `default_tiling`; `benchmarks.gpu` times the others.
     - `interpret`: False, True for Pallas' GPU interpreter on a CPU, or its parameters
         (`plgpu.InterpretGPUParams`).
 
     **Returns:** y and D⊙x in bfloat16, and Σ_i x_i⊙v_i.
+
+    **Raises:** ValueError for sizes or a tiling that the kernel does not have.
     """
     rows, n, classes = delta.shape
     h = gate.shape[-1]
     check_sizes(h, classes)
     n_padded, c_padded = _padded(n, STATES), _padded(classes, 16)
-    tiles, warpgroups = n_padded // STATES, h // _width(h)
-    rows_each = _rows_each(rows, tiles)
+    columns, rows_each = tiling or default_tiling(rows, n, h)
+    if columns not in (64, 128) or h % columns or rows_each < 1 or rows % rows_each:
+        raise ValueError(
+            f"tiling={tiling} with H={h} and {rows} rows: columns must be 64 or 128 "
+            "and divide H, rows must divide their number; leave tiling out"
+        )
+    tiles, warpgroups = n_padded // STATES, h // columns
     if interpret is True:
         interpret = plgpu.InterpretGPUParams()
 
