@@ -1,6 +1,7 @@
 """The training loop: chunks, evaluations, checkpoints, and stopping in good order."""
 
 import signal
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,19 @@ class Programs:
 
 
 def train(
-    config: Config, env: VectorEnv, run_dir: Path, penalty: Penalty
+    config: Config,
+    env: VectorEnv,
+    run_dir: Path,
+    penalty: Penalty,
+    *,
+    began: float | None = None,
 ) -> tuple[RunState, int]:
     """Train to `config.steps` environment steps, or until a stop signal.
 
     The caller holds the run directory's lock.
+
+    Args:
+        began: when the program was started, by `time.monotonic()`; now by default.
 
     Returns:
         The final state and the exit code: 0, or 128 + the signal's usual number.
@@ -101,6 +110,7 @@ def train(
         Diverged: too many updates in a row were not finite.
         UserError: the directory's checkpoints do not fit this configuration.
     """
+    began = time.monotonic() if began is None else began
     programs = Programs(config, env, penalty)
     template = jax.eval_shape(programs.init, programs.keys(0))
     check_disk(run_dir, template)
@@ -128,7 +138,7 @@ def train(
         logger.progress(
             env_steps(config, run), restored.metadata["updates"] if restored else 0
         )
-        run = _loop(config, programs, run, checkpoints, logger, stop)
+        run = _loop(config, programs, run, checkpoints, logger, stop, began)
         step = env_steps(config, run)
         if stop.number is not None:
             name = signal.Signals(stop.number).name
@@ -148,12 +158,19 @@ def _loop(
     checkpoints: Checkpointer,
     logger: Logger,
     stop: StopRequest,
+    began: float,
 ) -> RunState:
     step = env_steps(config, run)
+    first = True
     stopping = stop.number is not None
     while step < config.steps and not stopping:
         run, output = programs.chunk(run)
         output = jax.tree.map(np.asarray, output)
+        if first:
+            logger.say(
+                f"first updates done {time.monotonic() - began:.0f} s after the start"
+            )
+            first = False
         before, step = step, env_steps(config, run)
         updates = int(np.max(output.updates))
         if int(np.max(output.skipped_in_row)) >= MAX_SKIPPED_IN_ROW:

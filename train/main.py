@@ -1,6 +1,7 @@
 """Train a world-model agent: `python -m train.main --env walker --penalty pallas`."""
 
 import sys
+import time
 from collections.abc import Sequence
 
 from train.errors import UserError
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Parse, say what will happen, train."""
+    began = time.monotonic()
     from train.cli import parse, preset_choice
     from train.origin import check_origin
 
@@ -54,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
         for line in changes:
             print(f"changed      {line}")
         try:
-            _, code = loop.train(config, env, run_dir, penalty)
+            _, code = loop.train(config, env, run_dir, penalty, began=began)
         except loop.Diverged as error:
             print(f"diverged: {error}", file=sys.stderr)
             return 1

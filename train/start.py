@@ -79,7 +79,10 @@ def make_env(config: Config) -> Env:
     try:
         return envs.make(config.env, obs=config.obs, action_repeat=config.action_repeat)
     except ValueError as error:
-        raise UserError(f"--env {config.env}: {error}") from None
+        raise UserError(
+            f"--env {config.env} --obs {config.obs} --action-repeat "
+            f"{config.action_repeat}: {error}"
+        ) from None
 
 
 def check_device(config: Config, platform: str) -> None:
