@@ -23,7 +23,6 @@ _DISTRIBUTIONS = (
     "jaxlib",
     "equinox",
     "optax",
-    "flashbax",
     "mujoco",
     "mujoco-mjx",
     "numpy",

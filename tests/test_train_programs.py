@@ -253,28 +253,11 @@ def updates_with(words: str) -> list[dict[str, float]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def losses() -> dict[str, list[dict[str, float]]]:
-    # A large step size: the second and third update see what the first one did.
+def test_the_penalty_is_added_with_its_coefficient():
+    # A large step size: the later updates see what the first one did.
     fast = "--learning-rate 1e-3 --warmup 0"
-    return {
-        name: updates_with(f"{fast} --penalty {name}")
-        for name in ("none", "reference", "xla")
-    }
-
-
-def test_both_implementations_train_alike(losses):
-    """Float32 rounding, amplified by two updates: 1e-4 relative."""
-    for reference, xla in zip(losses["reference"], losses["xla"], strict=True):
-        assert reference.keys() == xla.keys()
-        for name, value in reference.items():
-            assert xla[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
-    totals = [metrics["loss/total"] for metrics in losses["xla"]]
-    assert len(set(totals)) == UPDATES
-
-
-def test_the_penalty_is_added_with_its_coefficient(losses):
-    plain, penalized = losses["none"], losses["xla"]
+    plain = updates_with(f"{fast} --penalty none")
+    penalized = updates_with(f"{fast} --penalty xla")
     assert not [name for name in plain[0] if "penalty" in name or "lambda" in name]
     # At first both learners are the same, so the penalty is all that differs.
     first = penalized[0]

@@ -1,0 +1,268 @@
+"""The parts of ``python -m benchmarks.gpu --stage kernel``.
+
+Each part is a generator of ``(name, entry)``: what is done is kept even if the rest of
+the part fails, hangs or runs out of time. `clock` says how many seconds are left.
+"""
+
+import statistics
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import kernel_checks
+from benchmarks.device_time import (
+    CALLS,
+    chain,
+    copy_chain,
+    floor,
+    peak_of,
+    product_chain,
+)
+from benchmarks.op_cases import (
+    SHAPES,
+    Case,
+    HeadShape,
+    op_bytes,
+    op_flops,
+    penalty_program,
+    probe_families,
+    random_inputs,
+    rows_bytes,
+    rows_flops,
+)
+from benchmarks.timing import Spread, interleave, ratios
+from kernels import Implementation, kernel_obstacle, pallas_gpu
+
+Entries = Iterator[tuple[str, dict[str, Any]]]
+Clock = Callable[[], float]
+
+
+class Part(NamedTuple):
+    """What one process does; `run` is given the seconds that are left to it."""
+
+    run: Callable[[Clock], Entries]
+    seconds: int
+
+
+ROUNDS = 11
+ITEM_SECONDS = 15.0
+"""No item is begun with less time left than this: compiling it may take that long."""
+
+
+def attempt(fn: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `fn` returns, or the error it raised and the end of its trace."""
+    try:
+        return fn()
+    except Exception as error:  # whatever one item does, the others are still wanted
+        trace = traceback.format_exc().splitlines()
+        text = str(error)[:2000]
+        return {"error": f"{type(error).__name__}: {text}", "trace": trace[-6:]}
+
+
+def items(
+    work: dict[str, Callable[[], dict[str, Any]]], clock: Clock, seconds: float
+) -> Entries:
+    """Runs what there is time for; what there is not is named."""
+    for name, fn in work.items():
+        if clock() < seconds:
+            yield name, {"error": f"not begun: {clock():.0f} s were left"}
+        else:
+            yield name, attempt(fn)
+
+
+def ceilings(clock: Clock) -> Entries:
+    """What a large product and a large copy reach on this very device."""
+
+    def product() -> dict[str, Any]:
+        size, calls = 8192, 8
+        seconds = interleave({"": product_chain(size, calls)}, rounds=ROUNDS)[""]
+        rate = 2 * size**3 * calls / statistics.median(seconds)
+        return {"size": size, "dtype": "bfloat16", "flops_per_second": rate}
+
+    def copy() -> dict[str, Any]:
+        size, calls = 2**29, 8
+        seconds = interleave({"": copy_chain(size, calls)}, rounds=ROUNDS)[""]
+        rate = 2 * 4 * size * calls / statistics.median(seconds)
+        return {"bytes": 4 * size, "bytes_per_second": rate}
+
+    return items({"product": product, "copy": copy}, clock, ITEM_SECONDS)
+
+
+def checks(clock: Clock) -> Entries:
+    """Is the kernel right?"""
+
+    def entry(run: Callable[[], list[kernel_checks.Check]]) -> dict[str, Any]:
+        found = run()
+        return {
+            "passed": all(check.passed for check in found),
+            "arrays": [{**check._asdict(), "passed": check.passed} for check in found],
+        }
+
+    suite = kernel_checks.suite()
+    return items(
+        {name: partial(entry, run) for name, run in suite.items()}, clock, ITEM_SECONDS
+    )
+
+
+def tilings(shape: HeadShape, n: int) -> list[pallas_gpu.Tiling]:
+    """Those that the kernel has for these sizes, its own choice first."""
+    default = pallas_gpu.default_tiling(shape.k, n, shape.h)
+    every = [
+        pallas_gpu.Tiling(columns, rows)
+        for columns in (64, 128)
+        if shape.h % columns == 0
+        for rows in (1, 2, 4, 8, 16, 32)
+        if shape.k % rows == 0
+    ]
+    return [default, *(tiling for tiling in every if tiling != default)]
+
+
+def tune(clock: Clock) -> Entries:
+    """The kernel alone with every tiling, and XLA's form of the same arrays."""
+    return items(
+        {
+            f"{name}, N={n}": partial(_tune_one, SHAPES[name], n, clock)
+            for name, n in (("12m", 512), ("12m", 1024), ("1m", 1024))
+        },
+        clock,
+        2 * ITEM_SECONDS,
+    )
+
+
+def _tune_one(shape: HeadShape, n: int, clock: Clock) -> dict[str, Any]:
+    inputs = kernel_checks.rows_inputs(jax.random.key(0), shape, n)
+    narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), inputs)
+    # As the op calls it: the kernel gets k and a in float32, the rest it rounds anyway.
+    delta, _, w, gate, _, gram = narrow
+    mixed = (delta, inputs[1], w, gate, inputs[4], gram)
+    programs = {"xla": chain(lambda x, _: kernel_checks.plain_rows(*x), narrow)}
+    failed = {}
+    for tiling in tilings(shape, n):
+        name = f"columns {tiling.columns}, rows {tiling.rows}"
+        if clock() < ITEM_SECONDS:
+            failed[name] = "not begun: no time was left"
+            continue
+        run = partial(pallas_gpu.row_arrays, tiling=tiling)
+        built: dict[str, Any] = attempt(
+            lambda run=run: {"run": chain(lambda x, _: run(*x), mixed)}
+        )
+        if "run" in built:
+            programs[name] = built["run"]
+        else:
+            failed[name] = built["error"]
+    programs["loop alone"] = chain(lambda x, _: jnp.ravel(x[0])[:1], mixed)
+    seconds = _per_call(programs)
+    peak = peak_of(jax.devices()[0].device_kind)
+    entry: dict[str, Any] = {"failed": failed, "programs": {}}
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        entry["programs"][name] = {
+            "seconds": Spread.of(values)._asdict(),
+            "speedup_over_xla": ratios(seconds["xla"], values)._asdict(),
+        }
+        if peak is not None and name != "loop alone":
+            entry["programs"][name]["floor"] = floor(
+                rows_flops(shape, n), rows_bytes(shape, n), peak, median
+            )
+    kernels = {k: v for k, v in seconds.items() if k.startswith("columns")}
+    default = pallas_gpu.default_tiling(shape.k, n, shape.h)
+    entry["default"] = f"columns {default.columns}, rows {default.rows}"
+    if kernels:
+        entry["best"] = min(kernels, key=lambda name: statistics.median(kernels[name]))
+    return entry
+
+
+def _per_call(
+    programs: dict[str, Callable[[], object]], calls: int = CALLS
+) -> dict[str, list[float]]:
+    found = interleave(programs, rounds=ROUNDS)
+    return {name: [value / calls for value in found[name]] for name in found}
+
+
+def times(names: tuple[str, ...], clock: Clock) -> Entries:
+    """The op as training calls it: pre-activation given, bfloat16, mean form."""
+    order = [
+        (name, n, number, gradient)
+        for number in range(3)
+        for gradient in (True, False)
+        for name in names
+        for n in (512, 1024)
+    ]
+    work = {}
+    for name, n, number, gradient in order:
+        probes = probe_families(SHAPES[name].c)[number]
+        done = "value and gradients" if gradient else "value"
+        work[f"{name}, N={n}, {probes.label}, {done}"] = partial(
+            time_op, SHAPES[name], n, number, gradient=gradient
+        )
+    return items(work, clock, 2 * ITEM_SECONDS)
+
+
+def time_op(
+    shape: HeadShape, n: int, family: int, *, gradient: bool, calls: int = CALLS
+) -> dict[str, Any]:
+    """One op in all implementations that run here.
+
+    The reference computes in float32, at the precision JAX takes by default.
+    """
+    probes = probe_families(shape.c)[family]
+    u, a, head = random_inputs(jax.random.key(0), shape, n, jnp.bfloat16)
+    pick = (lambda results: results[1:]) if gradient else None
+    entry: dict[str, Any] = {"not_measured": {}, "implementations": {}}
+    programs: dict[str, Callable[[], object]] = {}
+    obstacle = kernel_obstacle(hidden=shape.h, classes=shape.c, dtype=u.dtype)
+    names: tuple[Implementation, ...] = ("reference", "xla", "pallas")
+    for name in names:
+        if name == "pallas" and obstacle is not None:
+            entry["not_measured"][name] = obstacle
+            continue
+        case = Case(name, probes, gradient, True)
+        fn = penalty_program(
+            name, probes, classes=shape.c, gradient=gradient, reuse=case.reuse
+        )
+        built: dict[str, Any] = attempt(
+            lambda fn=fn: {
+                "run": chain(
+                    lambda x, key: fn(u, *x, key),
+                    (a, head),
+                    calls=calls,
+                    gradients=pick,
+                )
+            }
+        )
+        if "run" in built:
+            programs[name] = built["run"]
+        else:
+            entry["not_measured"][name] = built["error"]
+    programs["loop alone"] = chain(lambda x, _: x[0][:1, 0], (a, head), calls=calls)
+    seconds = _per_call(programs, calls)
+    number = probes.number(shape.c)
+    work = op_flops(shape, n, number, gradient=gradient, reuse=True)
+    least = op_bytes(shape, n, width=2, gradient=gradient, reuse=True)
+    peak = peak_of(jax.devices()[0].device_kind)
+    for name, values in seconds.items():
+        found = entry["implementations"][name] = {
+            "seconds": Spread.of(values)._asdict(),
+            **{
+                f"speedup_over_{other}": ratios(seconds[other], values)._asdict()
+                for other in ("reference", "xla")
+                if other in seconds
+            },
+        }
+        if peak is not None and name != "loop alone":
+            found["floor"] = floor(work, least, peak, statistics.median(values))
+    return entry
+
+
+PARTS = {
+    "ceilings": Part(ceilings, 45),
+    "checks": Part(checks, 160),
+    "tune": Part(tune, 105),
+    "times-12m": Part(partial(times, ("12m",)), 130),
+    "times-1m": Part(partial(times, ("1m",)), 70),
+}
+"""510 seconds in all: a part's time is what it may take, starting JAX included."""
