@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def require_gpu() -> jax.Device:
-    """The device that is measured; raises `UserError` where it is no GPU."""
+def require_gpu() -> str:
+    """The name of the GPU that is measured; raises `UserError` where there is none."""
     device = jax.devices()[0]
     if device.platform != "gpu":
         raise UserError(
@@ -60,14 +60,14 @@ def require_gpu() -> jax.Device:
             f"{device.platform!r}: install the extra 'cuda13' on a machine that has "
             "one, or run python -m benchmarks.op here"
         )
-    return device
+    return device.device_kind
 
 
-def run_stage(stage: str, out: Path, device: jax.Device) -> int:
+def run_stage(stage: str, out: Path, device: str) -> int:
     """Runs all parts, each in its own process, and gathers what they wrote."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"gpu_{stage}.json"
-    peak = peak_of(device.device_kind)
+    peak = peak_of(device)
     parts: dict[str, Any] = {}
     for name, part in STAGES[stage].items():
         print(f"{name}: at most {part.seconds} s", flush=True)

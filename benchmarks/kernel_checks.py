@@ -128,9 +128,11 @@ def check_op(
     weights = jax.random.normal(jax.random.key(n + 1), (n,))
 
     def loss(inputs, implementation: Implementation) -> Array:
+        u, head = inputs
         op = jacobian_penalty_mean if mean else jacobian_penalty
         value = op(
-            *inputs,
+            u,
+            head,
             key,
             classes=shape.c,
             probes=probes.count,
@@ -167,8 +169,10 @@ def check_vmap(shape: HeadShape, n: int, *, interpret: bool = False) -> list[Che
     inputs = [(u, head) for u, _, head in agents]
 
     def loss(inputs) -> Array:
+        u, head = inputs
         return jacobian_penalty_mean(
-            *inputs,
+            u,
+            head,
             None,
             classes=shape.c,
             probe_kind="exact",

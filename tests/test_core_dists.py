@@ -242,7 +242,7 @@ def test_bounded_normal_samples():
         Categoricals(jnp.zeros((2, 3), jnp.bfloat16)).probs,
         TwoHot(jnp.zeros((2, 3), jnp.bfloat16)).logits,
         Bernoulli(jnp.zeros((), jnp.bfloat16)).logit,
-        BoundedNormal(*[jnp.zeros(1, jnp.bfloat16)] * 2).stddev,
+        BoundedNormal(jnp.zeros(1, jnp.bfloat16), jnp.zeros(1, jnp.bfloat16)).stddev,
     ],
 )
 def test_parameters_are_float32_whatever_the_compute_type(parameter):

@@ -413,8 +413,9 @@ def test_imagined_losses_train_only_their_own_head(heads, getkey):
     imagined = make_imagined(getkey)
 
     def loss(arguments, of_policy, of_value):
-        *heads, imagined = arguments
-        losses = imagined_loss(*heads, ReturnScale.initial(), imagined).losses
+        policy, value, slow, imagined = arguments
+        scale = ReturnScale.initial()
+        losses = imagined_loss(policy, value, slow, scale, imagined).losses
         return of_policy * losses["policy"] + of_value * losses["value"]
 
     gradient = jax.jit(jax.grad(loss))

@@ -164,12 +164,12 @@ def test_the_reference_implementation_gives_the_same(
 
 def test_targets_and_normalizations(rssm, observed, inputs):
     """A term is the same alone and with the other; "batch" divides by all states."""
-    common = {"rho": 0.4}  # ⌊0.4·6⌋ = 2 of 6 states
+    # 2 of 6 states are drawn: ⌊0.4·6⌋.
     options = (
-        PenaltyOptions(target="both", **common),
-        PenaltyOptions(target="posterior", **common),
-        PenaltyOptions(target="prior", **common),
-        PenaltyOptions(target="both", normalization="batch", **common),
+        PenaltyOptions(target="both", rho=0.4),
+        PenaltyOptions(target="posterior", rho=0.4),
+        PenaltyOptions(target="prior", rho=0.4),
+        PenaltyOptions(target="both", rho=0.4, normalization="batch"),
     )
     both, posterior, prior, batch = penalize_all(
         rssm, observed, inputs[0], jax.random.key(5), options

@@ -107,9 +107,9 @@ def softmax(x):
     return x / x.sum(-1, keepdims=True)
 
 
-def core(rssm, state, action):
-    deter = wide(state.deter)
-    stoch = wide(state.stoch).reshape(*deter.shape[:-1], ROWS * CLASSES)
+def core(rssm, deter, stoch, action):
+    deter = wide(deter)
+    stoch = wide(stoch).reshape(*deter.shape[:-1], ROWS * CLASSES)
     embeddings = [
         dense(rssm.deter_in, deter),
         dense(rssm.stoch_in, stoch),
@@ -227,7 +227,7 @@ def test_core_equals_the_loop_over_blocks(rssm, batch, getkey):
     state = make_state(getkey(), batch)
     action = 1.5 * jax.random.normal(getkey(), (*batch, ACTION))
     following = jax.jit(RSSM.core)(rssm, state, action)
-    assert_close(following, core(rssm, state, action))
+    assert_close(following, core(rssm, state.deter, state.stoch, action))
 
 
 def test_gates_are_laid_out_block_by_block():
@@ -295,8 +295,8 @@ def test_observe_step_by_step(rssm, getkey):
     deter, stoch = wide(initial.deter), wide(initial.stoch)
     for t in range(LENGTH):
         keep = ~np.asarray(is_first[t])
-        state = State(deter * keep[:, None], stoch * keep[:, None, None])
-        deter = core(rssm, state, wide(actions[t]) * keep[:, None])
+        deter, stoch = deter * keep[:, None], stoch * keep[:, None, None]
+        deter = core(rssm, deter, stoch, wide(actions[t]) * keep[:, None])
         stoch = wide(stochs[t])
         assert_close(deters[t], deter)
         assert_close(observed.posterior[t], posterior(rssm, deter, embeds[t]))
@@ -407,8 +407,8 @@ def test_imagine_follows_core_and_policy(rssm, getkey):
     np.testing.assert_array_equal(states.stoch[0], start.stoch)
     assert_onehot(states.stoch)
     for t in range(length):
-        now = State(states.deter[t], states.stoch[t])
-        assert_close(states.deter[t + 1], core(rssm, now, actions[t]))
+        following = core(rssm, states.deter[t], states.stoch[t], actions[t])
+        assert_close(states.deter[t + 1], following)
     # Also the last action answers its own state, with noise of its own.
     noise = wide(actions) - 2 * wide(states.deter[..., :ACTION])
     assert noise.std() > 0.5

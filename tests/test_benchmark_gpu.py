@@ -1,0 +1,224 @@
+"""The GPU benchmark, as far as a machine without a GPU can tell."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import gpu, gpu_kernel
+from benchmarks.device_time import Peak, chain, floor, peak_of
+from benchmarks.kernel_checks import (
+    Check,
+    check_op,
+    check_rows,
+    check_vmap,
+    compare,
+    suite,
+)
+from benchmarks.op_cases import SHAPES, HeadShape, Probes
+from kernels import pallas_gpu
+
+TINY = HeadShape(d=16, h=64, k=2, c=4)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="there is a GPU")
+def test_without_a_gpu_it_says_so_in_one_line(capsys):
+    with pytest.raises(SystemExit) as raised:
+        gpu.main(["--stage", "kernel"])
+    assert raised.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: benchmarks.gpu needs an NVIDIA GPU")
+    assert error.count("\n") == 1
+
+
+def test_the_floor_is_the_slower_of_arithmetic_and_memory():
+    peak = Peak(flops=100.0, bytes=10.0, source="made up")
+    found = floor(200, 50, peak, 10.0)
+    assert found["flop_floor_seconds"] == 2.0
+    assert found["byte_floor_seconds"] == 5.0
+    assert found["fraction_of_flop_floor"] == 0.2
+    assert found["fraction"] == found["fraction_of_byte_floor"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "bandwidth"),
+    [("NVIDIA H100 80GB HBM3", 3.35e12), ("NVIDIA H200", 4.8e12)],
+)
+def test_peaks_are_found_by_the_device_name(kind, bandwidth):
+    peak = peak_of(kind)
+    assert peak is not None
+    assert (peak.flops, peak.bytes) == (989e12, bandwidth)
+    assert peak_of("cpu") is None
+
+
+def test_all_parts_together_take_less_than_nine_minutes():
+    assert sum(part.seconds for part in gpu_kernel.PARTS.values()) <= 520
+
+
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_chained_calls_give_the_last_result(with_gradients):
+    """Every call sees the same numbers, and its own key."""
+    x = jnp.arange(1.0, 4.0)
+
+    def fn(x, key):
+        return jnp.sum(x**2), 2 * x, jax.random.uniform(key)
+
+    run = chain(
+        fn,
+        x,
+        calls=3,
+        gradients=(lambda results: results[1]) if with_gradients else None,
+    )
+    value, gradient, drawn = run()
+    assert value == 14.0
+    assert gradient.tolist() == [2.0, 4.0, 6.0]
+    assert drawn == jax.random.uniform(jax.random.split(jax.random.key(7), 3)[2])
+
+
+def test_chain_refuses_results_that_are_not_finite():
+    with pytest.raises(ValueError, match="not finite"):
+        chain(lambda x, _: x / 0.0, jnp.ones(2), calls=1)
+
+
+def test_an_op_is_timed_where_it_runs():
+    entry = gpu_kernel.time_op(TINY, 4, 0, gradient=True, calls=2)
+    assert set(entry["implementations"]) == {"reference", "xla", "loop alone"}
+    assert "xla" in entry["not_measured"]["pallas"]
+    assert entry["implementations"]["xla"]["seconds"]["median"] > 0
+    assert "speedup_over_reference" in entry["implementations"]["xla"]
+    json.dumps(entry, allow_nan=False)
+
+
+def test_one_failure_does_not_stop_the_rest():
+    def fail():
+        raise RuntimeError("no such instruction")
+
+    work = {"first": fail, "second": lambda: {"passed": True}}
+    found = dict(gpu_kernel.items(work, lambda: 60.0, 15.0))
+    assert found["first"]["error"] == "RuntimeError: no such instruction"
+    assert found["second"] == {"passed": True}
+    (late,) = dict(gpu_kernel.items({"late": fail}, lambda: 3.0, 15.0)).values()
+    assert late["error"] == "not begun: 3 s were left"
+
+
+def test_a_part_that_hangs_is_killed_and_keeps_what_it_found(tmp_path):
+    entries = tmp_path / "part.jsonl"
+    script = (
+        f"import time; f = open({str(entries)!r}, 'w'); "
+        """f.write('["a", {"passed": true}]\\n["b", {"pas'); f.flush(); """
+        "time.sleep(60)"
+    )
+    log = tmp_path / "log"
+    assert gpu.own_process([sys.executable, "-c", script], 3, log) == "killed after 3 s"
+    assert gpu.read_entries(entries) == {"a": {"passed": True}}
+    ended = gpu.own_process([sys.executable, "-c", "1 / 0"], 20, log)
+    assert ended.startswith("exit status 1: ")
+    assert "ZeroDivisionError" in ended
+    assert gpu.own_process([sys.executable, "-c", ""], 20, log) == "complete"
+
+
+def test_a_part_writes_every_entry(tmp_path):
+    part = gpu_kernel.Part(lambda left: iter([("now", {"left": left() > 0})]), 60)
+    gpu.run_part(part, tmp_path / "x.jsonl")
+    assert gpu.read_entries(tmp_path / "x.jsonl") == {"now": {"left": True}}
+    assert gpu.read_entries(tmp_path / "never.jsonl") == {}
+
+
+def test_the_verdict_and_the_summary():
+    good = {"passed": True, "arrays": []}
+    bad = {"passed": False, "arrays": [{"name": "y", "error": 0.3, "passed": False}]}
+    error = {"error": "RuntimeError: launch failed\nmore"}
+
+    def part(*entries, ended="complete"):
+        return {"ended": ended, "entries": {str(i): e for i, e in enumerate(entries)}}
+
+    assert gpu.all_passed(part(good, good))
+    for other in (part(), part(good, bad), part(good, error), None):
+        assert not gpu.all_passed(other)
+    assert not gpu.all_passed(part(good, ended="killed after 160 s"))
+    text = gpu.summary({"checks": part(good, bad, error)})
+    assert "checks: 0: passed" in text
+    assert "checks: 1: FAILED {'name': 'y'" in text
+    assert text.endswith("RuntimeError: launch failed")
+    timed = {"implementations": {"xla": {"seconds": {"median": 2e-6}}}}
+    assert "xla" in gpu.summary({"times": part(timed)})
+    assert "2.0 µs" in gpu.summary({"times": part(timed)})
+
+
+def test_tilings_fit_and_begin_with_the_default():
+    for shape, n in ((SHAPES["12m"], 512), (SHAPES["1m"], 1024), (TINY, 70)):
+        found = gpu_kernel.tilings(shape, n)
+        assert found[0] == pallas_gpu.default_tiling(shape.k, n, shape.h)
+        assert len(set(found)) == len(found)
+        for columns, rows in found:
+            assert shape.h % columns == 0
+            assert shape.k % rows == 0
+
+
+def test_tiling_errors_name_the_argument():
+    inputs = [jnp.zeros(s) for s in [(2, 8, 4), (2, 8), (2, 4, 64), (8, 64), (8, 64)]]
+    for tiling in (pallas_gpu.Tiling(128, 1), pallas_gpu.Tiling(64, 3)):
+        with pytest.raises(ValueError, match="tiling=Tiling"):
+            pallas_gpu.row_arrays(*inputs, jnp.zeros((64, 64)), tiling=tiling)
+
+
+def test_every_tiling_lowers_for_cuda():
+    """Two warpgroups in place of one, and all rows in one block."""
+    shape = HeadShape(d=0, h=128, k=4, c=16)
+    sizes = [(4, 64, 16), (4, 64), (4, 16, 128), (64, 128), (64, 128), (128, 128)]
+    inputs = [jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes]
+    found = gpu_kernel.tilings(shape, 64)
+    for tiling in (pallas_gpu.Tiling(64, 1), pallas_gpu.Tiling(128, 4)):
+        assert tiling in found
+        fn = jax.jit(lambda *x, t=tiling: pallas_gpu.row_arrays(*x, tiling=t))
+        text = fn.trace(*inputs).lower(lowering_platforms=("cuda",)).as_text()
+        assert pallas_gpu.KERNEL_NAME in text
+
+
+def test_comparison():
+    x = jnp.array([3.0, 4.0])
+    assert compare("x", x * 1.1, x, 0.2).error == pytest.approx(0.1)
+    assert Check("x", 0.1, 0.2).passed
+    assert not compare("x", x * 1.1, x, 0.05).passed
+    assert compare("x", 0 * x, 0 * x, 0.0).passed
+    for broken in (x.at[0].set(jnp.nan), x.at[0].set(jnp.inf)):
+        assert not compare("x", broken, x, 1.0).passed
+    assert not compare("x", x, 0 * x, 1.0).passed
+    with pytest.raises(ValueError, match="x: shape"):
+        compare("x", x[:1], x, 1.0)
+
+
+def test_the_suite_has_every_width_and_ragged_states():
+    names = " ".join(suite())
+    for part in ("H=64", "H=128", "H=256", "N=70", "12m", "1m", "vmap", "states"):
+        assert part in names
+
+
+def failures(checks):
+    return [check for check in checks if not check.passed]
+
+
+def test_kernel_check_in_the_interpreter():
+    checks = check_rows(TINY, 70, interpret=True, repeats=1)
+    assert len(checks) == 6
+    assert not failures(checks)
+
+
+@pytest.mark.slow
+def test_op_checks_in_the_interpreter():
+    probes = Probes("rademacher", 1)
+    assert not failures(check_op(TINY, 70, probes, mean=True, interpret=True))
+    assert not failures(check_op(TINY, 20, probes, mean=False, interpret=True))
+    assert not failures(check_vmap(TINY, 20, interpret=True))
+
+
+def test_kernel_check_finds_a_wrong_kernel(monkeypatch):
+    def wrong(delta, k, w, gate, a, gram, *, tiling=None, interpret=False):
+        y = jnp.einsum("knc,kch->knh", delta, w) * gate[None]  # no projection
+        return y, y, y[0]
+
+    monkeypatch.setattr(pallas_gpu, "row_arrays", wrong)
+    found = failures(check_rows(TINY, 8, repeats=1))
+    assert [check.name for check in found] == ["y", "D⊙x", "Σ x⊙v"]

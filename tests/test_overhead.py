@@ -1,0 +1,76 @@
+"""The overhead benchmark: what it would measure, and how it counts."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import overhead
+from benchmarks.overhead import Measured, Variant
+from benchmarks.timing import Spread, interleave, ratios
+
+
+def test_programs_are_run_in_turn_and_the_first_round_does_not_count():
+    calls = []
+    programs = {name: lambda name=name: calls.append(name) for name in "ab"}
+    seconds = interleave(programs, rounds=3)
+    assert "".join(calls) == "abababab"
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_ratios_are_taken_within_a_round():
+    # The machine was twice as slow in the second round: the ratio does not see it.
+    assert ratios([1.5, 3.0, 1.5], [1.0, 2.0, 1.0]) == Spread(1.5, 1.5, 1.5)
+    assert Spread.of([1.0, 2.0, 3.0, 4.0, 5.0]) == Spread(3.0, 2.0, 4.0)
+
+
+def test_every_row_is_one_that_the_trainer_would_accept():
+    for quick in (True, False):
+        for every in (True, False):
+            rows = overhead.variants(classes=16, every=every, quick=quick)
+            assert len(set(rows)) == len(rows)
+            for row in rows:
+                assert row.target != "core" or row.probe_kind == "rademacher"
+                assert (row.probe_kind == "exact") == (row.probes is None)
+    full = overhead.variants(classes=16, every=True, quick=False)
+    # 2 implementations x 4 fractions x (3 heads x 3 probe kinds + core).
+    assert len(full) == 2 * 4 * (3 * 3 + 1)
+    few = overhead.variants(classes=4, every=True, quick=False)
+    assert max(row.probes or 0 for row in few) == 3
+
+
+@pytest.fixture
+def results():
+    spread = Spread(1.25, 1.2, 1.3)
+    rows = overhead.variants(classes=16, every=False, quick=False)
+    found = {row: Measured(Spread(2.5, 2, 3), spread, 7.0, 10**9, 1e9) for row in rows}
+    return Measured(Spread(2.0, 1.9, 2.1), None, 6.0, 10**9, 1e9), found
+
+
+def test_the_paper_stands_beside_the_rows_it_measured(results):
+    lines = overhead.table(*results).splitlines()
+    beside = [line for line in lines if "posterior rho 0.5 1 rademacher" in line]
+    assert len(beside) == 2 and all(" 1.51 " in line for line in beside)
+    exact = next(line for line in lines if "posterior rho 0.5 exact" in line)
+    assert "1.51" not in exact and "1.250" in exact
+
+
+def test_the_record_names_every_row(results):
+    config = overhead._config(overhead._parser().parse_args([]))
+    record = json.loads(json.dumps(overhead.record(config, *results, quick=False)))
+    assert record["shape"]["imagination_length"] == 25
+    row = record["rows"][0]
+    wanted = {"implementation", "target", "rho", "probe_kind", "probes", "step_ratio"}
+    assert wanted | {"step_seconds", "peak_bytes", "flops"} <= row.keys()
+    assert overhead.draw(results[1]).axes[0].get_legend() is not None
+
+
+@pytest.mark.slow
+def test_a_real_step_is_timed():
+    options = overhead._parser().parse_args(["--quick"])
+    bench = overhead.Bench(overhead._config(options))
+    rows = [Variant("xla", "posterior", 1.0, "rademacher", 1)]
+    baseline, found = overhead.measure(bench, rows, rounds=2, say=lambda _: None)
+    assert baseline.step_seconds.median > 0
+    ratio = found[rows[0]].step_ratio
+    assert ratio is not None and np.isfinite(ratio.median)
