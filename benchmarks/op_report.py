@@ -37,7 +37,7 @@ def table(rows: Sequence[Row], product: Spread) -> str:
         group = (row.shape, row.n, row.case.gradient)
         if group != previous:
             done = "value and gradients" if row.case.gradient else "value"
-            lines += ["", f"{f'{row.shape}, N={row.n}, {done}':36} {titles}"]
+            lines += ["", f"{f'{row.shape}, N={row.n}, {done}':34} {titles}"]
         previous = group
         speedup, quartiles = "", ""
         if row.speedup is not None:
@@ -45,7 +45,7 @@ def table(rows: Sequence[Row], product: Spread) -> str:
             quartiles = f"{row.speedup.low:.2f}-{row.speedup.high:.2f}"
         peak = row.temporary_bytes
         lines.append(
-            f"{row.case.label:36} {1e3 * row.seconds.median:9.2f} {speedup:>11} "
+            f"{row.case.label:34} {1e3 * row.seconds.median:9.2f} {speedup:>11} "
             f"{quartiles:>13} {row.speedup_one_probe.median:9.2f} "
             f"{'' if peak is None else f'{peak / 1e6:.1f}':>7}"
         )

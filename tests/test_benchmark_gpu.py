@@ -2,6 +2,8 @@
 
 import json
 import sys
+from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,8 @@ from benchmarks.kernel_checks import (
     check_rows,
     check_vmap,
     compare,
+    plain_rows,
+    rows_inputs,
     suite,
 )
 from benchmarks.op_cases import SHAPES, HeadShape, Probes
@@ -126,6 +130,53 @@ def test_a_part_writes_every_entry(tmp_path):
     assert gpu.read_entries(tmp_path / "never.jsonl") == {}
 
 
+def test_a_stage_gathers_its_parts(tmp_path, monkeypatch):
+    def broken(left):
+        yield "first", {"passed": True, "arrays": []}
+        raise RuntimeError("device lost")
+
+    def run_here(command, seconds, log):
+        name, out = command[command.index("--part") + 1], Path(command[-1])
+        try:
+            gpu.run_part(stage[name], out / f"kernel_{name}.jsonl")
+        except RuntimeError as error:
+            return f"exit status 1: {error}"
+        return "complete"
+
+    stage = {
+        "checks": gpu_kernel.Part(broken, 60),
+        "times": gpu_kernel.Part(lambda left: iter([("op", {"error": "none"})]), 60),
+    }
+    monkeypatch.setitem(gpu.STAGES, "kernel", stage)
+    monkeypatch.setattr(gpu, "own_process", run_here)
+    assert gpu.run_stage("kernel", tmp_path / "out", "NVIDIA H200") == 1
+    result = json.loads((tmp_path / "out" / "gpu_kernel.json").read_text())
+    assert result["peak"]["bytes"] == 4.8e12
+    parts = result["parts"]
+    assert parts["checks"]["ended"] == "exit status 1: device lost"
+    assert parts["checks"]["entries"] == {"first": {"passed": True, "arrays": []}}
+    assert parts["times"]["entries"] == {"op": {"error": "none"}}
+
+
+def test_tuning_names_the_best_and_what_failed(monkeypatch):
+    """With a stand-in for the kernel, which a CPU cannot run."""
+
+    def stand_in(*inputs, tiling):
+        if tiling.rows == 2:
+            raise RuntimeError("out of registers")
+        y, gx, xv = plain_rows(*(x.astype(jnp.float32) for x in inputs))
+        return y.astype(jnp.bfloat16), gx.astype(jnp.bfloat16), xv
+
+    monkeypatch.setattr(pallas_gpu, "row_arrays", stand_in)
+    monkeypatch.setitem(SHAPES, "12m", TINY)
+    work = gpu_kernel.tune(lambda: 100.0)
+    name, entry = next(work)
+    assert name == "12m, N=512"
+    assert entry["default"] == entry["best"] == "columns 64, rows 1"
+    assert entry["failed"] == {"columns 64, rows 2": "RuntimeError: out of registers"}
+    assert set(entry["programs"]) == {"xla", "columns 64, rows 1", "loop alone"}
+
+
 def test_the_verdict_and_the_summary():
     good = {"passed": True, "arrays": []}
     bad = {"passed": False, "arrays": [{"name": "y", "error": 0.3, "passed": False}]}
@@ -158,10 +209,10 @@ def test_tilings_fit_and_begin_with_the_default():
 
 
 def test_tiling_errors_name_the_argument():
-    inputs = [jnp.zeros(s) for s in [(2, 8, 4), (2, 8), (2, 4, 64), (8, 64), (8, 64)]]
+    inputs = rows_inputs(jax.random.key(0), TINY, 8)
     for tiling in (pallas_gpu.Tiling(128, 1), pallas_gpu.Tiling(64, 3)):
         with pytest.raises(ValueError, match="tiling=Tiling"):
-            pallas_gpu.row_arrays(*inputs, jnp.zeros((64, 64)), tiling=tiling)
+            jax.eval_shape(partial(pallas_gpu.row_arrays, tiling=tiling), *inputs)
 
 
 def test_every_tiling_lowers_for_cuda():

@@ -140,7 +140,9 @@ def test_table_record_and_picture(tmp_path):
     result = record(rows, product, {"pallas": "no GPU"}, "float32")
     assert len(json.loads(json.dumps(result))["rows"]) == len(rows)
     first = result["rows"][0]
-    assert first["seconds"] == {"median": 0.0128, "low": 0.01152, "high": 0.01408}
+    assert first["seconds"] == pytest.approx(
+        {"median": 0.0128, "low": 0.01152, "high": 0.01408}
+    )
     draw(rows).savefig(tmp_path / "op.png")
     assert (tmp_path / "op.png").stat().st_size > 10_000
 
