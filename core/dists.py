@@ -37,7 +37,9 @@ class Categoricals(eqx.Module):
         self, onehot: Float[Array, "*batch rows classes"]
     ) -> Float[Array, "*batch rows classes"]:
         """The sample with the gradient of its probabilities."""
-        return onehot + self.probs - jax.lax.stop_gradient(self.probs)
+        # In this order the value stays exactly one-hot: p − p is 0, whereas
+        # (1 + p) − p need not be 1.
+        return onehot + (self.probs - jax.lax.stop_gradient(self.probs))
 
     def entropy(self) -> Float[Array, "*batch"]:
         """Entropy in nats, summed over the K rows."""
@@ -79,15 +81,18 @@ class TwoHot(eqx.Module):
     def mean(self) -> Float[Array, "*batch"]:
         """Expectation over the bins, exactly 0 for uniform logits.
 
-        The bins reach ±4.9e8: a left-to-right sum of the symmetric support would
-        leave a rounding error instead of 0. Adding mirrored pairs first cancels it.
+        The bins reach ±4.9e8, where rounding is far from 0. So the difference of
+        mirrored probabilities is taken before it is scaled: in a compiled program the
+        sum of the two products p·b and p·(−b) is not 0, as one of them is fused into
+        the addition and never rounded.
         """
-        probs = jax.nn.softmax(self.logits, axis=-1)
-        half = probs.shape[-1] // 2
-        bins = lift(symexp_bins(probs.shape[-1]), probs.ndim)
-        left = (probs[..., :half] * bins[..., :half])[..., ::-1]
-        right = probs[..., half + 1 :] * bins[..., half + 1 :]
-        return jnp.sum(left + right, axis=-1)
+        count = self.logits.shape[-1]
+        upper = lift(symexp_bins(count)[count // 2 + 1 :], self.logits.ndim)
+        shift = jnp.max(self.logits, axis=-1, keepdims=True)
+        mass = jnp.exp(self.logits - jax.lax.stop_gradient(shift))
+        above = mass[..., count // 2 + 1 :]
+        below = mass[..., : count // 2][..., ::-1]
+        return jnp.sum((above - below) * upper, axis=-1) / jnp.sum(mass, axis=-1)
 
     def loss(self, target: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
         """Cross-entropy in nats against the two-hot encoding of `target`."""

@@ -5,6 +5,8 @@ vector or on any batch. Parameters are float32; cast a whole module with `cast` 
 compute in another type.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -16,10 +18,17 @@ RMS_EPS = 1e-4
 
 
 def cast[T: PyTree](tree: T, dtype: DTypeLike) -> T:
-    """The tree with every floating-point array converted to `dtype`."""
-    return jax.tree.map(
-        lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree
-    )
+    """The tree with every floating-point array converted to `dtype`.
+
+    Norms keep their float32 scale: they compute in float32 anyway.
+    """
+
+    def convert(node: Any) -> Any:
+        if isinstance(node, RMSNorm) or not eqx.is_inexact_array(node):
+            return node
+        return node.astype(dtype)
+
+    return jax.tree.map(convert, tree, is_leaf=lambda x: isinstance(x, RMSNorm))
 
 
 def truncated_normal(

@@ -48,7 +48,7 @@ def decayed_coefficient(
 
 def sample_states(key: PRNGKeyArray, total: int, rho: float) -> Int[Array, " sampled"]:
     """⌊ρ·total⌋ distinct indices (at least one); all of them in order for ρ = 1."""
-    count = max(1, int(rho * total))
+    count = max(1, int(rho * total + 1e-9))  # 0.29 * 100 is below 29
     if count == total:
         return jnp.arange(total)
     return jax.random.permutation(key, total)[:count]
@@ -210,7 +210,8 @@ def _sampled_core(
             ~batch.is_first[1:],
         ),
     )
-    index = sample_states(state_key, inside.size, options.rho)
+    total = inside.size
+    index = sample_states(state_key, total, options.rho)
     states, actions, inside = jax.tree.map(
         lambda x: x[index], (states, actions, inside)
     )
@@ -223,7 +224,8 @@ def _sampled_core(
         carry=options.core_carry,
     )
     mean = jnp.sum(norms * inside) / jnp.maximum(jnp.sum(inside), 1)
-    return mean * options.rho if options.normalization == "batch" else mean
+    weight = index.size / total if options.normalization == "batch" else 1.0
+    return weight * mean
 
 
 def _flatten(x: Array) -> Array:

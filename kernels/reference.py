@@ -56,7 +56,7 @@ def row_probe_penalty(
         rows=rows,
         n=n,
         classes=classes,
-        dtype=u.dtype,
+        dtype=jnp.promote_types(u.dtype, jnp.float32),
     )
     epsilon = jnp.broadcast_to(epsilon, (epsilon.shape[0], rows, n, classes))
     return jax.vmap(lambda x, e: _one_state(fn, x, e), in_axes=(0, 2))(u, epsilon)
@@ -102,13 +102,13 @@ def reference_penalty(
 def _one_state(
     fn: Callable[[Array], Array], u: Float[Array, " d"], epsilon: Float[Array, "m k c"]
 ) -> Float[Array, ""]:
-    _, vjp = jax.vjp(fn, u)
+    out, vjp = jax.vjp(fn, u)
     k = epsilon.shape[1]
 
     def one_row(i: Array, e: Float[Array, " c"]) -> Array:
-        table = jnp.zeros(epsilon.shape[1:], e.dtype).at[i].set(e)
+        table = jnp.zeros(epsilon.shape[1:], out.dtype).at[i].set(e.astype(out.dtype))
         (gradient,) = vjp(table)
-        return jnp.sum(gradient**2)
+        return jnp.sum(gradient.astype(jnp.promote_types(u.dtype, jnp.float32)) ** 2)
 
     over_rows = jax.vmap(one_row)
     return jnp.mean(jax.vmap(lambda e: over_rows(jnp.arange(k), e))(epsilon))

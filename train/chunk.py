@@ -121,6 +121,8 @@ def make_chunk(
         else:
             initial = learner.agent.model.rssm.initial(config.batch_size)
         batch = jax.tree.map(lambda x: x[context:], rows.sequence())
+        if not context:  # from zeros, the action before the first row means nothing
+            batch = batch._replace(is_first=batch.is_first.at[0].set(True))
         learner, states, metrics = update(
             config,
             learner,

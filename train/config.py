@@ -169,7 +169,7 @@ class LossConfig:
     """Weight of the value loss on replayed states."""
     free_nats: NonNegative = 1.0
     """KL divergences below this many nats are not reduced further."""
-    unimix: Fraction = 0.01
+    unimix: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.01
     """Share of the uniform distribution mixed into the latent categoricals."""
     return_lambda: Fraction = 0.95
     """Mixing of n-step returns."""

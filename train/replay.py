@@ -124,11 +124,17 @@ def sample(
 
 
 def write_latents(replay: Replay, window: Window, states: State) -> Replay:
-    """Store the latent states just computed for the rows of `window`."""
+    """Store the latent states just computed for the rows of `window`.
+
+    States that are not finite, of an update that was skipped, leave the stored ones.
+    """
     deter, stoch = pack_latent(states)
     rows = replay.rows
     index = (window.time, jnp.broadcast_to(window.env[None], window.time.shape))
     assert rows.deter is not None and rows.stoch is not None
+    finite = jnp.all(jnp.isfinite(deter), axis=-1, keepdims=True)
+    deter = jnp.where(finite, deter, rows.deter[index])
+    stoch = jnp.where(finite, stoch, rows.stoch[index])
     return replay._replace(
         rows=rows._replace(
             deter=rows.deter.at[index].set(deter), stoch=rows.stoch.at[index].set(stoch)
