@@ -21,8 +21,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.provenance import write_result
 from train.errors import UserError
+from train.provenance import write_result
 
 EVALUATION_KEY = "eval/return_mean"
 EPISODE_KEY = "episode/return"

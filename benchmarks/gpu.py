@@ -24,8 +24,8 @@ import jax
 
 from benchmarks import gpu_kernel
 from benchmarks.device_time import PEAKS, peak_of
-from benchmarks.provenance import write_result
 from train.errors import UserError, one_line_errors
+from train.provenance import write_result
 
 STAGES = {"kernel": gpu_kernel.PARTS}
 

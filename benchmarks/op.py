@@ -27,9 +27,9 @@ from benchmarks.op_cases import (
     random_inputs,
 )
 from benchmarks.op_report import PRODUCT, Row, draw, record, table
-from benchmarks.provenance import write_result
 from benchmarks.timing import Spread, interleave, ratios
 from kernels import Implementation, kernel_obstacle
+from train.provenance import write_result
 
 STATES = (128, 512, 1024)
 """N: 512 and 1024 are half and all of a batch of 16 sequences of 64 steps."""

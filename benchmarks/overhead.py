@@ -20,13 +20,13 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 
 import envs
-from benchmarks.provenance import write_result
 from benchmarks.timing import Spread, interleave, ratios
 from core.penalty import PenaltyOptions
 from core.world_model import Sequence as Batch
 from train.config import Config
 from train.errors import UserError
 from train.presets import build, preset_values
+from train.provenance import write_result
 from train.state import compute_dtype, init_learner
 from train.update import update
 

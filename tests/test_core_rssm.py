@@ -1,4 +1,4 @@
-"""Layers and RSSM, part by part, against an independent float64 computation in numpy.
+"""The RSSM, part by part, against an independent float64 computation in numpy.
 
 The reference loops over the blocks of the GRU one at a time, where the RSSM cuts and
 regroups its weights.
@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import dense, filled, linear, rssm_core, softmax, wide
 
-from core.nets import MLP, BlockLinear, Dense, Linear, RMSNorm, truncated_normal
 from core.rssm import RSSM, State
 
 DETER, HIDDEN, ROWS, CLASSES, BLOCKS = 12, 5, 3, 4, 3
@@ -24,19 +24,6 @@ LENGTH, BATCH = 6, 4
 def full_precision():
     with jax.default_matmul_precision("highest"):
         yield
-
-
-def filled(build, seed):
-    """The module with random parameters: it starts with zero biases and outputs."""
-    rng = np.random.default_rng(seed)
-
-    def fill(path, x):
-        noise = rng.normal(size=x.shape)
-        x = 1 + 0.5 * noise if path[-1].name == "scale" else 0.6 * noise
-        return jnp.asarray(x, jnp.float32)
-
-    shapes = eqx.filter_eval_shape(build, key=jax.random.key(0))
-    return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 def build_rssm(unimix=0.01):
@@ -78,60 +65,7 @@ def make_sequence(getkey):
 # The reference
 
 
-def wide(x):
-    return np.asarray(x, np.float64)
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def silu(x):
-    return x * sigmoid(x)
-
-
-def linear(layer, x):
-    return wide(x) @ wide(layer.weight) + wide(layer.bias)
-
-
-def rms_norm(layer, x):
-    return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-4) * wide(layer.scale)
-
-
-def dense(layer, x):
-    return silu(rms_norm(layer.norm, linear(layer.linear, x)))
-
-
-def softmax(x):
-    x = np.exp(x - x.max(-1, keepdims=True))
-    return x / x.sum(-1, keepdims=True)
-
-
-def core(rssm, deter, stoch, action):
-    deter = wide(deter)
-    stoch = wide(stoch).reshape(*deter.shape[:-1], ROWS * CLASSES)
-    embeddings = [
-        dense(rssm.deter_in, deter),
-        dense(rssm.stoch_in, stoch),
-        dense(rssm.action_in, np.clip(wide(action), -1, 1)),
-    ]
-    size = DETER // BLOCKS
-    blocks = [slice(g * size, (g + 1) * size) for g in range(BLOCKS)]
-    mixed = [
-        np.concatenate([deter[..., block], *embeddings], -1) @ wide(rssm.mix.weight[g])
-        for g, block in enumerate(blocks)
-    ]
-    mixed = np.concatenate(mixed, -1) + wide(rssm.mix.bias)
-    mixed = silu(rms_norm(rssm.mix_norm, mixed))
-    following = []
-    for g, block in enumerate(blocks):
-        bias = wide(rssm.gates.bias)[3 * size * g : 3 * size * (g + 1)]
-        gates = mixed[..., block] @ wide(rssm.gates.weight[g]) + bias
-        reset, candidate, update = np.split(gates, 3, -1)
-        candidate = np.tanh(sigmoid(reset) * candidate)
-        update = sigmoid(update - 1)
-        following.append(update * candidate + (1 - update) * deter[..., block])
-    return np.concatenate(following, -1)
+core = functools.partial(rssm_core, blocks=BLOCKS)
 
 
 def as_rows(flat):
@@ -157,69 +91,12 @@ def assert_onehot(stoch):
     np.testing.assert_allclose(np.max(stoch, -1), 1, atol=1e-6)
 
 
-# Layers
+# One step
 
 
-def test_layers_map_the_last_axis(getkey):
-    x = jax.random.normal(getkey(), (2, 3, 5))
-    layer = filled(functools.partial(Linear, 5, 4), 2)
-    assert_close(layer(x), linear(layer, x))
-    assert_close(layer(x[0, 0]), linear(layer, x[0, 0]))
-    mlp = filled(functools.partial(MLP, 5, 4, 2), 3)
-    first, second = mlp.layers
-    assert_close(mlp(x), dense(second, dense(first, x)))
-    assert_close(mlp(x[0, 0]), dense(second, dense(first, x[0, 0])))
-
-
-def test_rms_norm_by_hand():
-    norm = eqx.tree_at(lambda n: n.scale, RMSNorm(2), jnp.array([1.0, 2.0]))
-    # The mean square of (3, 4) is 12.5, that of (0.01, 0) is half of 1e-4.
-    root = np.sqrt(12.5 + 1e-4)
-    np.testing.assert_allclose(norm(jnp.array([3.0, 4.0])), [3 / root, 8 / root], 1e-6)
-    tiny = norm(jnp.array([0.01, 0.0]))
-    np.testing.assert_allclose(tiny, [0.01 / np.sqrt(1.5e-4), 0], rtol=1e-5)
-
-
-def test_rms_norm_computes_in_float32_and_keeps_the_type():
-    x = jnp.array([300.0, 301.0], jnp.float16)  # its square overflows float16
-    out = RMSNorm(2)(x)
-    assert out.dtype == jnp.float16
-    np.testing.assert_allclose(out, x / np.sqrt(np.mean(wide(x) ** 2)), rtol=1e-3)
-
-
-def test_initial_weights(getkey):
-    weight = np.asarray(truncated_normal(getkey(), (200, 300), 200))
-    count = weight.size
-    assert abs(weight.mean()) < 3 / np.sqrt(200 * count)
-    # The fourth moment of the cut normal makes this bound a generous one.
-    assert abs(weight.std() * np.sqrt(200) - 1) < 3 / np.sqrt(2 * count)
-    assert np.abs(weight).max() <= 2 * 1.1369 / np.sqrt(200)
-    halved = truncated_normal(jax.random.key(5), (4, 4), 200, scale=0.5)
-    whole = truncated_normal(jax.random.key(5), (4, 4), 200)
-    np.testing.assert_allclose(halved, 0.5 * whole, rtol=1e-6)
-    layer = Dense(3, 4, key=getkey())
-    np.testing.assert_array_equal(layer.linear.bias, np.zeros(4))
-    np.testing.assert_array_equal(layer.norm.scale, np.ones(4))
-    np.testing.assert_array_equal(Linear(3, 4, key=getkey(), scale=0.0).weight, 0)
-
-
-def test_block_linear_counts_the_inputs_of_all_blocks(getkey):
-    layer = BlockLinear(400, 600, 4, key=getkey())
-    assert layer.weight.shape == (4, 100, 150)
-    assert layer.bias.shape == (600,)
-    # As in DreamerV3: a fan-in of 400, though each output reads 100 inputs only.
-    error = np.std(layer.weight) * np.sqrt(400) - 1
-    assert abs(error) < 3 / np.sqrt(2 * layer.weight.size)
-
-
-def test_blocks_must_divide_the_sizes(getkey):
-    with pytest.raises(ValueError, match=r"groups=3.*inputs=7"):
-        BlockLinear(7, 6, 3, key=getkey())
+def test_blocks_must_divide_the_state(getkey):
     with pytest.raises(ValueError, match=r"blocks=5.*deter=12"):
         RSSM(EMBED, ACTION, key=getkey(), deter=12, blocks=5)
-
-
-# One step
 
 
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3)])

@@ -7,8 +7,8 @@ import pytest
 from matplotlib.image import imread
 
 from benchmarks import curves
-from benchmarks.provenance import command_line, provenance, write_result
 from train.errors import UserError
+from train.provenance import command_line, provenance, write_result
 
 
 def make_run(path: Path, records: list[dict], seed: int = 3) -> Path:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from core.penalty import PenaltyOptions
 from envs import VectorEnv
@@ -151,7 +151,7 @@ def make_chunk(
         (learner, ring), metrics = jax.lax.scan(
             learn, (run.learner, ring), jax.random.split(learn_key, schedule.updates)
         )
-        metrics = jax.tree.map(jnp.mean, metrics)
+        metrics = jax.tree.map(finite_mean, metrics)
         return RunState(learner, collector, ring, key), (metrics, episodes)
 
     def chunk(run: RunState) -> tuple[RunState, ChunkOutput]:
@@ -159,7 +159,7 @@ def make_chunk(
             cycle, run, None, length=schedule.cycles
         )
         return run, ChunkOutput(
-            jax.tree.map(jnp.mean, metrics),
+            jax.tree.map(finite_mean, metrics),
             jax.tree.map(jnp.sum, episodes),
             run.collector.decisions,
             run.learner.updates,
@@ -168,3 +168,9 @@ def make_chunk(
         )
 
     return chunk
+
+
+def finite_mean(x: Float[Array, " updates"]) -> Float[Array, ""]:
+    """Mean over the updates that were not skipped; NaN if all were."""
+    finite = jnp.isfinite(x)
+    return jnp.sum(jnp.where(finite, x, 0.0)) / jnp.sum(finite)

@@ -2,6 +2,7 @@
 
     RUN/metrics.jsonl     the record: one line for each call of `Logger.write`
     RUN/timing.jsonl      wall-clock speed, apart because no two runs agree on it
+    RUN/starts.jsonl      date, commit, versions, machine and command of every start
     RUN/tensorboard/      the same for TensorBoard
 
 With several seeds each has its own `RUN/seed_0/`, `RUN/seed_1/`, ... of these. Every

@@ -1,5 +1,6 @@
 """The training loop: chunks, evaluations, checkpoints, and stopping in good order."""
 
+import json
 import signal
 import time
 import types
@@ -18,6 +19,7 @@ from train.config import Config
 from train.errors import UserError
 from train.evaluation import make_evaluate
 from train.log import Logger
+from train.provenance import provenance
 from train.start import Penalty
 from train.state import RunState, compute_dtype, init_run
 
@@ -117,6 +119,9 @@ def train(
     checkpoints = Checkpointer(run_dir)
     restored = checkpoints.restore(template) if config.resume != "never" else None
     record.write(config, run_dir / "config.json")
+    starts = run_dir / "starts.jsonl"
+    with starts.open("a") as file:
+        file.write(json.dumps(provenance()) + "\n")
     with (
         StopRequest() as stop,
         Logger(
