@@ -74,6 +74,7 @@ def run(argv: Sequence[str]) -> None:
     # Imported only now: a mistyped flag is answered before JAX and MuJoCo load.
     load_mujoco()
     from train import scoring, start
+    from train.provenance import provenance
     from train.video import Film
 
     start.enable_compilation_cache()
@@ -84,7 +85,7 @@ def run(argv: Sequence[str]) -> None:
     print(f"environment  {env.spec.name}, action repeat {env.spec.action_repeat}")
     print(f"checkpoint   environment step {step:,}", flush=True)
 
-    report: dict[str, Any] = {"run": str(run_dir), "env": env.spec.name, "step": step}
+    report: dict[str, Any] = {"run": run_dir.name, "env": env.spec.name, "step": step}
     report |= {"episodes": options.episodes, "seed": options.seed, "agents": []}
     count, seed = options.episodes, options.seed
     play = scoring.make_player(env, count, seed, poses=film is not None)
@@ -100,6 +101,7 @@ def run(argv: Sequence[str]) -> None:
         print(f"{'random':<12} {score}", flush=True)
         report["random"] = score.record()
     if options.json:
+        report = {"provenance": provenance(), **report}
         write_text("--json", options.json, json.dumps(report, indent=1) + "\n")
     if film is not None and options.video:
         line = film.write(scores[chosen[0]].poses, Path(options.video))
