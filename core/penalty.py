@@ -127,15 +127,27 @@ def prior_penalty(
     key: PRNGKeyArray,
     options: PenaltyOptions,
 ) -> Float[Array, ""]:
-    """Mean penalty of p(z | h) over n states, by vector-Jacobian products."""
+    """Mean penalty of p(z | h) over n states, by vector-Jacobian products.
+
+    They end at the first layer's output, which the Gram matrix of its weight carries to
+    h; `implementation="reference"` takes them all the way.
+    """
+    first = rssm.prior_in[0].linear
+    whole = options.implementation == "reference"
+
+    def probabilities(x: Array) -> Array:
+        logits = rssm.prior_logits(x) if whole else rssm.prior_logits_from(x)
+        return rssm.categoricals(logits).probs
+
     per_state = row_probe_penalty(
-        lambda h: rssm.categoricals(rssm.prior_logits(h)).probs,
-        deter,
+        probabilities,
+        deter if whole else first(deter),
         key,
         rows=rssm.rows,
         classes=rssm.classes,
         probes=options.probes,
         probe_kind=options.probe_kind,
+        first_layer=None if whole else first.weight,
     )
     return jnp.mean(per_state)
 

@@ -146,10 +146,15 @@ class RSSM(eqx.Module):
         self, deter: Float[Array, "*batch deter"]
     ) -> Float[Array, "*batch rows classes"]:
         """Logits of p(z | h)."""
-        x = deter
-        for layer in self.prior_in:
-            x = layer(x)
-        return self._rows(self.prior_out(x))
+        return self.prior_logits_from(self.prior_in[0].linear(deter))
+
+    def prior_logits_from(
+        self, preactivation: Float[Array, "*batch hidden"]
+    ) -> Float[Array, "*batch rows classes"]:
+        """Logits of p(z | h) from the output of the prior's first linear layer."""
+        first, second = self.prior_in
+        hidden = second(first.activate(preactivation))
+        return self._rows(self.prior_out(hidden))
 
     def posterior_logits(
         self,

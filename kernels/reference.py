@@ -24,6 +24,7 @@ def row_probe_penalty(
     classes: int,
     probes: int | None = None,
     probe_kind: ProbeKind = "rademacher",
+    first_layer: Float[Array, "inputs d"] | None = None,
 ) -> Float[Array, " n"]:
     """The penalty of *any* map from one state to a table of row probabilities.
 
@@ -35,6 +36,9 @@ def row_probe_penalty(
     - `fn`: one state ``[d]`` to probabilities ``[rows, classes]``.
     - `u`: states.
     - `probes`, `probe_kind`: see `kernels.jacobian_penalty`.
+    - `first_layer`: W of a linear layer ``u = x W + b`` that comes before `fn`. The
+        penalty is then that of the whole map from x: with y the cotangent of u,
+        ``‖W y‖² = yᵀ (WᵀW) y``, so that no gradient of x's size is ever made.
 
     **Returns:** for each state, ``(1/K) Σ_i ‖J_i(u)ᵀ ε_i‖²`` (GPLD eq. 5), averaged
     over probes.
@@ -59,7 +63,12 @@ def row_probe_penalty(
         dtype=jnp.promote_types(u.dtype, jnp.float32),
     )
     epsilon = jnp.broadcast_to(epsilon, (epsilon.shape[0], rows, n, classes))
-    return jax.vmap(lambda x, e: _one_state(fn, x, e), in_axes=(0, 2))(u, epsilon)
+    gram = None
+    if first_layer is not None:
+        wide = first_layer.astype(jnp.promote_types(first_layer.dtype, jnp.float32))
+        gram = wide.T @ wide
+    one = lambda x, e: _one_state(fn, x, e, gram)  # noqa: E731
+    return jax.vmap(one, in_axes=(0, 2))(u, epsilon)
 
 
 def reference_penalty(
@@ -100,7 +109,10 @@ def reference_penalty(
 
 
 def _one_state(
-    fn: Callable[[Array], Array], u: Float[Array, " d"], epsilon: Float[Array, "m k c"]
+    fn: Callable[[Array], Array],
+    u: Float[Array, " d"],
+    epsilon: Float[Array, "m k c"],
+    gram: Float[Array, "d d"] | None = None,
 ) -> Float[Array, ""]:
     out, vjp = jax.vjp(fn, u)
     k = epsilon.shape[1]
@@ -108,7 +120,9 @@ def _one_state(
     def one_row(i: Array, e: Float[Array, " c"]) -> Array:
         table = jnp.zeros(epsilon.shape[1:], out.dtype).at[i].set(e.astype(out.dtype))
         (gradient,) = vjp(table)
-        return jnp.sum(gradient.astype(jnp.promote_types(u.dtype, jnp.float32)) ** 2)
+        gradient = gradient.astype(jnp.promote_types(u.dtype, jnp.float32))
+        image = gradient if gram is None else gram @ gradient
+        return jnp.sum(gradient * image)
 
     over_rows = jax.vmap(one_row)
     return jnp.mean(jax.vmap(lambda e: over_rows(jnp.arange(k), e))(epsilon))
