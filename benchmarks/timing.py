@@ -34,13 +34,18 @@ def interleave[Name: Hashable](
 ) -> dict[Name, list[float]]:
     """Seconds of every program in every round, after one round that does not count.
 
+    Each round begins one program later than the one before, so that none is always the
+    first, or always after the same other one's leavings in the caches.
+
     Args:
         programs: functions that return when their work is done.
         progress: called with the number of rounds finished.
     """
     seconds: dict[Name, list[float]] = {name: [] for name in programs}
     for number in range(rounds + 1):
-        for name, program in programs.items():
+        turn = list(programs.items())
+        cut = number % len(turn)
+        for name, program in turn[cut:] + turn[:cut]:
             start = time.perf_counter()
             program()
             if number:
