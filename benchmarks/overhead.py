@@ -1,6 +1,8 @@
 """What the penalty costs: the real train step with and without it.
 
     python -m benchmarks.overhead [--quick] [--size 12m] [--json OUT] [--png OUT]
+    python -m benchmarks.overhead --variance [--run DIR]    how noisy the probes are
+    python -m benchmarks.overhead --op                      the op alone
 
 The counterpart of GPLD's Table 4. Every row is the whole optimizer step of
 `train.update` on one batch, timed in turn with the step without penalty; the ratio is
@@ -20,90 +22,30 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 
 import envs
+from benchmarks import op, variance
+from benchmarks.overhead_report import draw, record, table
+from benchmarks.overhead_rows import Measured, Variant, variants
 from benchmarks.timing import Spread, interleave, ratios
 from core.penalty import PenaltyOptions
 from core.world_model import Sequence as Batch
 from train.config import Config
 from train.errors import UserError
+from train.evaluate import read_config
 from train.presets import build, preset_values
 from train.provenance import write_result
-from train.state import compute_dtype, init_learner
+from train.scoring import load_agents
+from train.start import make_env
+from train.state import compute_dtype, init_agent, init_learner
 from train.update import update
 
-# GPLD Table 4, lambda 0.5 on the posterior: mean ratio of whole runs on their GPU.
-PAPER = {0.25: 1.11, 0.5: 1.51, 0.75: 1.46, 1.0: 1.68}
-RHOS = (0.25, 0.5, 0.75, 1.0)
 
+class Program(NamedTuple):
+    """A compiled step: a function that begins it, and what XLA says of it."""
 
-class Variant(NamedTuple):
-    """One row of the table."""
-
-    implementation: str
-    target: str
-    rho: float
-    probe_kind: str
-    probes: int | None
-
-    @property
-    def name(self) -> str:
-        """A label that tells the rows apart."""
-        count = "" if self.probes is None else f"{self.probes} "
-        return (
-            f"{self.implementation} {self.target} rho {self.rho:g} "
-            f"{count}{self.probe_kind}"
-        )
-
-    @property
-    def options(self) -> PenaltyOptions:
-        """The same as the train step takes it."""
-        return PenaltyOptions(
-            implementation=self.implementation,  # pyright: ignore[reportArgumentType]
-            target=self.target,  # pyright: ignore[reportArgumentType]
-            rho=self.rho,
-            probe_kind=self.probe_kind,  # pyright: ignore[reportArgumentType]
-            probes=self.probes,
-        )
-
-
-class Measured(NamedTuple):
-    """What was found for one program; ratios are None for the baseline itself."""
-
-    step_seconds: Spread
-    step_ratio: Spread | None
-    compile_seconds: float
+    call: Callable[[], object]
+    seconds: float
     peak_bytes: int | None
     flops: float | None
-
-
-def variants(*, classes: int, every: bool, quick: bool) -> list[Variant]:
-    """The rows to measure.
-
-    By default: all ρ for the posterior with one Rademacher probe, and the other
-    targets and probe kinds at ρ = 0.5 and 1. `every` is the full cross product.
-    """
-    kinds = [("rademacher", 1), ("hadamard", min(4, classes - 1)), ("exact", None)]
-    if quick:
-        rows = [Variant("xla", "posterior", rho, "rademacher", 1) for rho in (0.5, 1.0)]
-        rows += [
-            Variant("reference", "posterior", 1.0, "rademacher", 1),
-            Variant("xla", "posterior", 1.0, "exact", None),
-            Variant("xla", "prior", 0.5, "rademacher", 1),
-            Variant("xla", "core", 0.5, "rademacher", 1),
-        ]
-        return rows
-    rows = []
-    for implementation in ("xla", "reference"):
-        for target in ("posterior", "prior", "both", "core"):
-            for kind, count in kinds:
-                for rho in RHOS:
-                    plain = target == "posterior" and kind == "rademacher"
-                    half = rho in (0.5, 1.0)
-                    fast = implementation == "xla" and half
-                    other = fast and (target == "posterior" or kind == "rademacher")
-                    allowed = target != "core" or kind == "rademacher"
-                    if allowed and (every or plain or other):
-                        rows.append(Variant(implementation, target, rho, kind, count))
-    return rows
 
 
 class Bench:
@@ -130,10 +72,8 @@ class Bench:
         )
         self.initial = self.learner.agent.model.rssm.initial(batch)
 
-    def compile(
-        self, penalty: PenaltyOptions | None
-    ) -> tuple[Callable[[], object], float, int | None, float | None]:
-        """The step as a function that blocks; seconds, bytes and FLOPs of its program.
+    def compile(self, penalty: PenaltyOptions | None) -> Program:
+        """The step with this penalty.
 
         XLA counts the body of a loop once, so the FLOPs are a lower bound.
         """
@@ -155,9 +95,12 @@ class Bench:
         seconds = time.perf_counter() - start
         memory = compiled.memory_analysis()
         costs = compiled.cost_analysis()
-        run = lambda: jax.block_until_ready(compiled(self.learner, key))  # noqa: E731
-        peak = None if memory is None else memory.temp_size_in_bytes
-        return run, seconds, peak, (costs or {}).get("flops")
+        return Program(
+            lambda: compiled(self.learner, key),
+            seconds,
+            None if memory is None else memory.temp_size_in_bytes,
+            (costs or {}).get("flops"),
+        )
 
 
 def measure(
@@ -183,7 +126,10 @@ def measure(
 
     named = {"none" if row is None else row.name: row for row in programs}
     seconds = interleave(
-        {name: programs[row][0] for name, row in named.items()},
+        {
+            name: lambda row=row: jax.block_until_ready(programs[row].call())
+            for name, row in named.items()
+        },
         rounds=rounds,
         progress=progress,
     )
@@ -194,107 +140,85 @@ def measure(
     return found.pop(None), found
 
 
-def table(baseline: Measured, found: dict[Variant, Measured]) -> str:
-    """The rows as text, with the paper's ratio where it has one."""
-    lines = [
-        f"step without penalty: {1e3 * baseline.step_seconds.median:.1f} ms",
-        f"{'':44} {'ratio':>6} {'quartiles':>13} {'paper':>6} {'ms':>8} {'MB':>7}",
-    ]
-    for row, result in found.items():
-        assert result.step_ratio is not None
-        ratio = result.step_ratio
-        paper = PAPER.get(row.rho) if row.target == "posterior" else None
-        beside = f"{paper:.2f}" if paper and row.probes == 1 else "-"
-        memory = "-" if result.peak_bytes is None else f"{result.peak_bytes / 1e6:.0f}"
-        lines.append(
-            f"{row.name:44} {ratio.median:6.3f} {ratio.low:6.3f}-{ratio.high:<6.3f} "
-            f"{beside:>6} {1e3 * result.step_seconds.median:8.1f} {memory:>7}"
-        )
-    return "\n".join(lines)
-
-
-def draw(found: dict[Variant, Measured]) -> Figure:
-    """Ratio against ρ, one line for each kind of row, the paper's points beside."""
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    lines: dict[str, list[tuple[float, Spread]]] = {}
-    for row, result in found.items():
-        assert result.step_ratio is not None
-        label = row.name.replace(f"rho {row.rho:g} ", "")
-        lines.setdefault(label, []).append((row.rho, result.step_ratio))
-    for label, points in lines.items():
-        rhos = [rho for rho, _ in points]
-        medians = [spread.median for _, spread in points]
-        below = [spread.median - spread.low for _, spread in points]
-        above = [spread.high - spread.median for _, spread in points]
-        axes.errorbar(rhos, medians, [below, above], marker="o", capsize=3, label=label)
-    axes.plot(*zip(*PAPER.items(), strict=True), "k*", label="GPLD paper (its GPU)")
-    axes.axhline(1.0, color="0.6", linewidth=0.8)
-    axes.set_xlabel("sampling fraction ρ")
-    axes.set_ylabel("train step time / step without penalty")
-    axes.legend(fontsize="small")
-    return figure
-
-
-def record(
-    config: Config, baseline: Measured, found: dict[Variant, Measured], quick: bool
-) -> dict[str, Any]:
-    """The result file's content."""
-    shape = {
-        "size": config.size,
-        "batch_size": config.batch_size,
-        "batch_length": config.batch_length,
-        "imagination_length": config.imagination_length,
-    }
-    rows = []
-    for row, result in found.items():
-        assert result.step_ratio is not None
-        rows.append(
-            {
-                **row._asdict(),
-                "step_ratio": result.step_ratio.median,
-                "step_ratio_quartiles": [result.step_ratio.low, result.step_ratio.high],
-                "step_seconds": result.step_seconds.median,
-                "compile_seconds": result.compile_seconds,
-                "peak_bytes": result.peak_bytes,
-                "flops": result.flops,
-            }
-        )
-    return {
-        "what": "a check of the machinery" if quick else "a measurement",
-        "shape": shape,
-        "baseline_seconds": baseline.step_seconds._asdict(),
-        "baseline_peak_bytes": baseline.peak_bytes,
-        "paper": {str(rho): ratio for rho, ratio in PAPER.items()},
-        "rows": rows,
-        "not_measured": ["pallas: needs an NVIDIA GPU of the Hopper generation"],
-    }
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 2 for an error of the user's."""
-    options = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--op" in words:
+        return op.main([word for word in words if word != "--op"])
+    options = _parser().parse_args(words)
     try:
-        config = _config(options)
-        rounds = options.rounds or (3 if options.quick else 7)
-        rows = variants(
-            classes=config.model.classes, every=options.all, quick=options.quick
-        )
-        baseline, found = measure(Bench(config), rows, rounds=rounds)
-        print(table(baseline, found))
+        what = "a check of the machinery" if options.quick else "a measurement"
+        run = measure_variance if options.variance else measure_steps
+        result, figure = run(options)
         if options.quick:
             print("--quick: small shapes, a check of the machinery, no measurement")
         if options.json is not None:
-            write_result(options.json, record(config, baseline, found, options.quick))
+            write_result(options.json, {"what": what, **result})
             print(f"wrote {options.json}")
         if options.png is not None:
             options.png.parent.mkdir(parents=True, exist_ok=True)
-            draw(found).savefig(options.png)
+            figure.savefig(options.png)
             print(f"drew {options.png}")
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def measure_steps(options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
+    """The table of step times: printed, and as JSON and picture."""
+    if options.run is not None:
+        raise UserError(f"--run {options.run}: only with --variance")
+    config = _config(options)
+    rounds = options.rounds or (3 if options.quick else 7)
+    rows = variants(
+        classes=config.model.classes, every=options.all, quick=options.quick
+    )
+    baseline, found = measure(Bench(config), rows, rounds=rounds)
+    print(table(baseline, found))
+    return record(config, baseline, found), draw(found)
+
+
+def measure_variance(options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
+    """The noise of the probes, at random weights and, given a run, at its weights."""
+    if options.run is None:
+        config = build(
+            preset_values("smoke" if options.quick else "laptop", platform="cpu")
+        )
+    else:
+        config = read_config(options.run)
+        if config.seeds > 1:
+            config = dataclasses.replace(config, seeds=1)
+    env = make_env(config)
+    key = jax.random.key(config.seed)
+    init = jax.jit(lambda key: init_agent(config, envs.VectorEnv(env, 1), key))
+    agents = {"random": init(key)}
+    step = 0
+    if options.run is not None:
+        step, trained = load_agents(options.run, read_config(options.run), env)
+        agents["trained"] = trained[0]
+    # Two episodes of every environment are enough to draw the batches from.
+    rows = 2 * env.spec.episode_decisions * config.num_envs
+    config = dataclasses.replace(config, replay_size=rows)
+    count = 3 if options.quick else options.batches
+    begun = time.perf_counter()
+    found = {
+        name: variance.measure(
+            config,
+            agent,
+            batches=count,
+            draws=2 if options.quick else 4,
+            quick=options.quick,
+            say=lambda text, name=name: print(
+                f"[{time.perf_counter() - begun:4.0f} s] {name} weights: {text}",
+                flush=True,
+            ),
+        )
+        for name, agent in agents.items()
+    }
+    print(variance.table(found))
+    result = variance.record(config, found) | {"batches": count, "trained_step": step}
+    return result, variance.draw(found)
 
 
 def _config(options: argparse.Namespace) -> Config:
@@ -312,6 +236,18 @@ def _parser() -> argparse.ArgumentParser:
         description="Time the train step with and without the Jacobian penalty.",
     )
     parser.add_argument("--size", choices=("1m", "12m", "25m"), default="12m")
+    parser.add_argument(
+        "--variance", action="store_true", help="noise of the probes, not time"
+    )
+    parser.add_argument(
+        "--run", type=Path, metavar="DIR", help="with --variance: a run's weights too"
+    )
+    parser.add_argument(
+        "--batches", type=int, default=16, help="with --variance (default 16)"
+    )
+    parser.add_argument(
+        "--op", action="store_true", help="the op alone: python -m benchmarks.op"
+    )
     parser.add_argument("--all", action="store_true", help="the full cross product")
     parser.add_argument("--rounds", type=int, help="rounds that count (default 7)")
     parser.add_argument("--quick", action="store_true", help="small shapes, few rows")

@@ -2,12 +2,15 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import overhead
-from benchmarks.overhead import Measured, Variant
+from benchmarks import overhead, overhead_report, variance
+from benchmarks.overhead_rows import Measured, Variant
 from benchmarks.timing import Spread, interleave, ratios
+from core.penalty import PenaltyOptions
 
 
 def test_programs_are_run_in_turn_and_the_first_round_does_not_count():
@@ -48,7 +51,7 @@ def results():
 
 
 def test_the_paper_stands_beside_the_rows_it_measured(results):
-    lines = overhead.table(*results).splitlines()
+    lines = overhead_report.table(*results).splitlines()
     beside = [line for line in lines if "posterior rho 0.5 1 rademacher" in line]
     assert len(beside) == 2 and all(" 1.51 " in line for line in beside)
     exact = next(line for line in lines if "posterior rho 0.5 exact" in line)
@@ -57,12 +60,12 @@ def test_the_paper_stands_beside_the_rows_it_measured(results):
 
 def test_the_record_names_every_row(results):
     config = overhead._config(overhead._parser().parse_args([]))
-    record = json.loads(json.dumps(overhead.record(config, *results, quick=False)))
+    record = json.loads(json.dumps(overhead_report.record(config, *results)))
     assert record["shape"]["imagination_length"] == 25
     row = record["rows"][0]
     wanted = {"implementation", "target", "rho", "probe_kind", "probes", "step_ratio"}
     assert wanted | {"step_seconds", "peak_bytes", "flops"} <= row.keys()
-    assert overhead.draw(results[1]).axes[0].get_legend() is not None
+    assert overhead_report.draw(results[1]).axes[0].get_legend() is not None
 
 
 @pytest.mark.slow
@@ -74,3 +77,48 @@ def test_a_real_step_is_timed():
     assert baseline.step_seconds.median > 0
     ratio = found[rows[0]].step_ratio
     assert ratio is not None and np.isfinite(ratio.median)
+
+
+def test_the_families_are_those_the_trainer_would_accept():
+    for classes in (4, 16):
+        rows = variance.families(classes, quick=False)
+        assert len(set(rows)) == len(rows)
+        for row in rows:
+            # As many Hadamard probes as there are is the exact penalty.
+            assert row.probe_kind != "hadamard" or (row.probes or 0) < classes - 1
+    assert {row.probes for row in variance.families(16, quick=False)} == {
+        None,
+        *(1, 2, 4, 8),
+    }
+
+
+def test_spread_is_the_trace_of_the_covariance(getkey):
+    gradients = jax.random.normal(getkey(), (6, 5))
+    covariance = np.cov(np.asarray(gradients), rowvar=False)
+    weight = jnp.arange(5.0)
+    assert variance.spread(gradients) == pytest.approx(np.trace(covariance), rel=1e-5)
+    weighted = variance.spread(gradients, weight)
+    assert weighted == pytest.approx(np.diag(covariance) @ np.arange(5.0), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_noise_falls_with_the_probes(monkeypatch, tmp_path):
+    picked = [
+        PenaltyOptions(rho=1.0, probes=1),
+        PenaltyOptions(rho=1.0, probes=8),
+        PenaltyOptions(rho=1.0, probe_kind="exact"),
+    ]
+    monkeypatch.setattr(variance, "families", lambda classes, *, quick: picked)
+    path = tmp_path / "variance.json"
+    assert overhead.main(["--variance", "--quick", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    one, eight, exact = (row["over_minibatch"] for row in rows)
+    assert one / 16 < eight < one / 4  # a mean of eight has an eighth of the variance
+    assert exact < 1e-8
+
+
+def test_a_run_needs_the_flag_it_belongs_to(capsys):
+    assert overhead.main(["--run", "nowhere"]) == 2
+    assert "only with --variance" in capsys.readouterr().err
+    assert overhead.main(["--variance", "--run", "nowhere"]) == 2
+    assert "no such directory" in capsys.readouterr().err

@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from core.penalty import PenaltyOptions
+from core.rssm import RSSM, State
+from core.world_model import Sequence
 from envs import VectorEnv
 from train import replay
 from train.collect import Episodes, collect
@@ -104,25 +106,13 @@ def make_chunk(
 ) -> Callable[[RunState], tuple[RunState, ChunkOutput]]:
     """A function that runs `schedule.cycles` cycles of acting and learning."""
     context = config.replay_context
-    classes = config.model.classes
 
     def learn(carry: tuple[Learner, replay.Replay], key):
         learner, ring = carry
         sample_key, update_key = jax.random.split(key)
-        rows, window = replay.sample(
-            ring,
-            batch=config.batch_size,
-            length=config.batch_length + context,
-            key=sample_key,
+        initial, batch, window = draw_batch(
+            config, learner.agent.model.rssm, ring, dtype=dtype, key=sample_key
         )
-        if context:
-            assert rows.deter is not None and rows.stoch is not None
-            initial = replay.unpack_latent(rows.deter[0], rows.stoch[0], classes, dtype)
-        else:
-            initial = learner.agent.model.rssm.initial(config.batch_size)
-        batch = jax.tree.map(lambda x: x[context:], rows.sequence())
-        if not context:  # from zeros, the action before the first row means nothing
-            batch = batch._replace(is_first=batch.is_first.at[0].set(True))
         learner, states, metrics = update(
             config,
             learner,
@@ -168,6 +158,38 @@ def make_chunk(
         )
 
     return chunk
+
+
+def draw_batch(
+    config: Config,
+    rssm: RSSM,
+    ring: replay.Replay,
+    *,
+    dtype: jnp.dtype,
+    key: PRNGKeyArray,
+) -> tuple[State, Sequence, replay.Window]:
+    """One batch from the replay: the latent state before it, its rows, its place.
+
+    With `replay_context` the state is the stored one of the window's first row, which
+    is then no row of the batch.
+    """
+    context = config.replay_context
+    rows, window = replay.sample(
+        ring,
+        batch=config.batch_size,
+        length=config.batch_length + context,
+        key=key,
+    )
+    batch = jax.tree.map(lambda x: x[context:], rows.sequence())
+    if context:
+        assert rows.deter is not None and rows.stoch is not None
+        classes = config.model.classes
+        initial = replay.unpack_latent(rows.deter[0], rows.stoch[0], classes, dtype)
+    else:
+        initial = rssm.initial(config.batch_size)
+        # From zeros, the action before the first row means nothing.
+        batch = batch._replace(is_first=batch.is_first.at[0].set(True))
+    return initial, batch, window
 
 
 def finite_mean(x: Float[Array, " updates"]) -> Float[Array, ""]:

@@ -1,0 +1,280 @@
+"""How noisy each family of probes makes the penalty's gradient.
+
+    python -m benchmarks.overhead --variance [--run DIR] [--json OUT] [--png OUT]
+
+The gradient of the penalty varies with the minibatch, with the states drawn from it and
+with the probes. Probes are worth their cost only as far as their noise counts beside
+that of the minibatch, which no probe removes. Here, for gradients with respect to
+encoder and RSSM,
+
+    minibatch noise   tr Cov over batches of the exact penalty's gradient
+    probe noise       mean over batches of E‖g(probes) − g(exact)‖²
+
+and the same with every coordinate divided by the second moment of the whole loss's
+gradient, which is what the optimizer does. Batches are the agent's own experience.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PRNGKeyArray
+from matplotlib.figure import Figure
+
+import envs
+from core.agent import Agent
+from core.penalty import PenaltyOptions, dynamics_penalty
+from core.rssm import State
+from core.world_model import Sequence as Batch
+from core.world_model import WorldModel
+from train.chunk import draw_batch
+from train.collect import collect
+from train.config import Config
+from train.start import make_env
+from train.state import compute_dtype, init_learner, init_run
+from train.update import total_loss
+
+EXACT = PenaltyOptions(rho=1.0, probe_kind="exact")
+
+
+class Noise(NamedTuple):
+    """One family's probe noise.
+
+    Attributes:
+        over_minibatch: probe noise / minibatch noise of the penalty's gradient.
+        added: by how much it raises the variance of the whole gradient (loss plus
+            λ0 times the penalty), with coordinates weighted as the optimizer does.
+    """
+
+    over_minibatch: float
+    added: float
+
+
+class Findings(NamedTuple):
+    """What was found for one agent.
+
+    Attributes:
+        noise: by family.
+        signal: squared norm of the penalty's mean gradient / its minibatch noise.
+        entropy: mean entropy of a categorical of the posterior, as a share of log C.
+    """
+
+    noise: dict[PenaltyOptions, Noise]
+    signal: float
+    entropy: float
+
+
+def families(classes: int, *, quick: bool) -> list[PenaltyOptions]:
+    """Probe kinds and numbers that a model with `classes` classes allows."""
+    if quick:
+        return [PenaltyOptions(rho=rho, probes=1) for rho in (0.5, 1.0)]
+    rows = []
+    for rho in (0.5, 1.0):
+        for probes in (1, 2, 4, 8):
+            rows.append(PenaltyOptions(rho=rho, probes=probes))
+            if probes < classes - 1:
+                rows.append(
+                    PenaltyOptions(rho=rho, probe_kind="hadamard", probes=probes)
+                )
+    return [*rows, PenaltyOptions(rho=0.5, probe_kind="exact")]
+
+
+def measure(
+    config: Config,
+    agent: Agent,
+    *,
+    batches: int,
+    draws: int,
+    quick: bool = False,
+    say: Callable[[str], None],
+) -> Findings:
+    """The noise of every family on `batches` batches with `draws` probe draws each."""
+    dtype = compute_dtype(config, jax.default_backend())
+    env = envs.VectorEnv(make_env(config), 1)
+    learner = jax.jit(lambda key: init_learner(config, env, key))(jax.random.key(0))
+    learner = learner._replace(agent=agent, slow_value=agent.value)
+    data = jax.jit(lambda key: experience(config, agent, batches, dtype, key))(
+        jax.random.key(config.seed)
+    )
+    keys = jax.random.split(jax.random.key(1), batches)
+
+    def penalty_gradient(options, initial, batch, observe_key, key):
+        def value(model):
+            embeds = model.encoder(batch.obs)
+            _, observed = model.rssm.observe(
+                initial, embeds, batch.action, batch.is_first, key=observe_key
+            )
+            terms = dynamics_penalty(
+                model.rssm, observed, embeds, batch, key=key, options=options
+            )
+            probs = model.rssm.categoricals(observed.posterior)
+            return terms["posterior"], jnp.mean(probs.entropy())
+
+        gradient, entropy = jax.grad(value, has_aux=True)(agent.model)
+        return dynamics_part(gradient), entropy
+
+    def loss_gradient(initial, batch, key):
+        value = lambda agent: total_loss(  # noqa: E731
+            config, agent, learner, initial, batch, key=key, penalty=None, dtype=dtype
+        )[0]
+        return dynamics_part(jax.grad(value)(agent).model)
+
+    each = lambda fn: jax.jit(lambda *xs: jax.lax.map(lambda x: fn(*x), xs))  # noqa: E731
+    say("the loss's gradient")
+    loss = each(loss_gradient)(*data, keys)
+    say("the exact penalty's gradient")
+    exact, entropy = each(
+        lambda initial, batch, key: penalty_gradient(EXACT, initial, batch, key, key)
+    )(*data, keys)
+    total = loss + config.penalty.lambda0 * exact
+    weight = 1.0 / (jnp.mean(jnp.square(total), axis=0) + 1e-20)
+    minibatch, whole = spread(exact), spread(total, weight)
+    mean = jnp.mean(exact, axis=0)
+    # ‖mean‖² of finitely many batches holds a share of their noise.
+    signal = float((jnp.sum(mean**2) - minibatch / batches) / minibatch)
+
+    noise = {}
+    every = families(config.model.classes, quick=quick)
+    for number, options in enumerate(every):
+        say(f"family {number + 1}/{len(every)}")
+
+        def error(initial, batch, key, exact, options=options):
+            def one(draw):
+                gradient, _ = penalty_gradient(options, initial, batch, key, draw)
+                square = jnp.square(gradient - exact)
+                return jnp.sum(square), jnp.sum(square * weight)
+
+            found = jax.lax.map(one, jax.random.split(key, draws))
+            return jax.tree.map(jnp.mean, found)
+
+        plain, weighted = jax.tree.map(jnp.mean, each(error)(*data, keys, exact))
+        noise[options] = Noise(
+            float(plain / minibatch),
+            float(config.penalty.lambda0**2 * weighted / whole),
+        )
+    share = jnp.mean(entropy) / (config.model.stoch * jnp.log(config.model.classes))
+    return Findings(noise, signal, float(share))
+
+
+def dynamics_part(gradient: WorldModel) -> Float[Array, " n"]:
+    """Of a gradient, what the penalty acts on: encoder and RSSM, as one vector."""
+    return ravel_pytree((gradient.encoder, gradient.rssm))[0]
+
+
+def spread(
+    gradients: Float[Array, "batches n"], weight: Float[Array, " n"] | None = None
+) -> Float[Array, ""]:
+    """Trace of the covariance over batches, each coordinate weighted."""
+    centred = gradients - jnp.mean(gradients, axis=0, keepdims=True)
+    variance = jnp.sum(jnp.square(centred), axis=0) / (gradients.shape[0] - 1)
+    return jnp.sum(variance if weight is None else variance * weight)
+
+
+def experience(
+    config: Config, agent: Agent, batches: int, dtype: jnp.dtype, key: PRNGKeyArray
+) -> tuple[State, Batch]:
+    """`batches` batches of what the agent itself lives through."""
+    env = envs.VectorEnv(make_env(config), config.num_envs)
+    run = init_run(config, env, key)
+    run = run._replace(learner=run.learner._replace(agent=agent))
+    rows = run.replay.rows.reward.shape[0]
+    _, ring, _ = collect(config, env, agent, run.collector, run.replay, rows, key)
+
+    def one(key: PRNGKeyArray) -> tuple[State, Batch]:
+        rssm = agent.model.rssm
+        initial, batch, _ = draw_batch(config, rssm, ring, dtype=dtype, key=key)
+        return initial, batch
+
+    return jax.lax.map(one, jax.random.split(key, batches))
+
+
+def table(found: dict[str, Findings]) -> str:
+    """The families as text, one block for each agent."""
+    lines = []
+    for weights, findings in found.items():
+        lines += [
+            f"{weights} weights: posterior entropy {findings.entropy:.2f} of log C; "
+            f"penalty gradient ‖mean‖² / minibatch noise {findings.signal:.2f}",
+            f"{'':26} {'probe / minibatch noise':>24} {'added variance':>16}",
+        ]
+        for family, noise in findings.noise.items():
+            lines.append(
+                f"{label(family):26} {noise.over_minibatch:24.3f} "
+                f"{100 * noise.added:15.2f}%"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def label(family: PenaltyOptions) -> str:
+    """A family in words."""
+    count = "" if family.probes is None else f"{family.probes} "
+    return f"rho {family.rho:g}, {count}{family.probe_kind}"
+
+
+def draw(found: dict[str, Findings]) -> Figure:
+    """Probe noise against the number of probes, one panel for each agent."""
+    figure = Figure(figsize=(5 * len(found), 4.2), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    colours = {"rademacher": "C0", "hadamard": "C1", "exact": "C2"}
+    for axes, (weights, findings) in zip(panels, found.items(), strict=True):
+        lines: dict[tuple[str, float], list[tuple[int, float]]] = {}
+        for family, noise in findings.noise.items():
+            kind, rho = family.probe_kind, family.rho
+            if family.probes is None:
+                axes.axhline(
+                    noise.over_minibatch,
+                    color=colours[kind],
+                    linestyle="--",
+                    label=f"exact, ρ = {rho:g}",
+                )
+                continue
+            points = lines.setdefault((kind, rho), [])
+            points.append((family.probes, noise.over_minibatch))
+        for (kind, rho), points in lines.items():
+            axes.plot(
+                *zip(*points, strict=True),
+                color=colours[kind],
+                linestyle="-" if rho == 1.0 else "--",
+                marker="o",
+                label=f"{kind}, ρ = {rho:g}",
+            )
+        axes.axhline(1.0, color="0.6", linewidth=0.8)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+        axes.set_xlabel("probes per row")
+        axes.set_title(f"{weights} weights")
+    panels[0].set_ylabel("probe noise / minibatch noise")
+    panels[0].legend(fontsize="small")
+    return figure
+
+
+def record(config: Config, found: dict[str, Findings]) -> dict[str, Any]:
+    """The result file's content."""
+    rows = [
+        {
+            "weights": weights,
+            "rho": family.rho,
+            "probe_kind": family.probe_kind,
+            "probes": family.probes,
+            **noise._asdict(),
+        }
+        for weights, findings in found.items()
+        for family, noise in findings.noise.items()
+    ]
+    agents = {
+        weights: {"signal": findings.signal, "entropy": findings.entropy}
+        for weights, findings in found.items()
+    }
+    return {
+        "env": config.env,
+        "size": config.size,
+        "batch_size": config.batch_size,
+        "batch_length": config.batch_length,
+        "lambda0": config.penalty.lambda0,
+        "agents": agents,
+        "rows": rows,
+    }
