@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from core.heads import PolicyHead, TwoHotHead
+from core.heads import TwoHotHead
 from core.imagination import Imagined
 from core.returns import ReturnScale, lambda_return
 from core.world_model import Sequence
@@ -22,9 +22,6 @@ class ActorCriticOutput(NamedTuple):
 
 
 def imagined_loss(
-    policy: PolicyHead,
-    value: TwoHotHead,
-    slow_value: TwoHotHead,
     return_scale: ReturnScale,
     imagined: Imagined,
     *,
@@ -41,23 +38,18 @@ def imagined_loss(
     w_t is the probability that the rollout is still alive at t. The continue head
     predicts it together with the discount, so no further discount enters here.
     """
-    stop = jax.lax.stop_gradient
-    dist = policy(imagined.features)
-    values = value(imagined.features)
-    estimate = stop(values.mean())
-    slow = stop(slow_value(imagined.features).mean())
+    estimate = imagined.estimate
     weight = jnp.cumprod(imagined.cont, axis=0)[:-1]
     mix = jnp.full_like(imagined.cont, return_lambda)
     returns = lambda_return(imagined.reward, imagined.cont, mix, estimate)
     return_scale = return_scale.update(returns, scale_rate)
     scale = return_scale.scale(scale_limit)
     advantage = (returns - estimate[:-1]) / scale
-    log_prob = dist.log_prob(imagined.action)[:-1]
-    entropy = dist.entropy()[:-1]
+    log_prob = imagined.policy.log_prob(imagined.action)
+    entropy = imagined.policy.entropy()
     policy_loss = -weight * (log_prob * advantage + entropy_scale * entropy)
-    value_loss = weight * (
-        _drop_last(values).loss(returns)
-        + slow_regularizer * _drop_last(values).loss(slow[:-1])
+    value_loss = weight * imagined.value.losses(
+        (returns, imagined.slow[:-1]), (1.0, slow_regularizer)
     )
     metrics = {
         "advantage_abs": jnp.mean(jnp.abs(advantage)),
@@ -92,10 +84,5 @@ def replayed_value_loss(
     returns = lambda_return(batch.reward, discount, mix, bootstrap)
     values = value(features[:-1])
     slow = jax.lax.stop_gradient(slow_value(features[:-1]).mean())
-    loss = values.loss(jax.lax.stop_gradient(returns))
-    loss = loss + slow_regularizer * values.loss(slow)
+    loss = values.losses((returns, slow), (1.0, slow_regularizer))
     return jnp.mean((1.0 - batch.is_last[:-1]) * loss)
-
-
-def _drop_last(values):
-    return jax.tree.map(lambda x: x[:-1], values)

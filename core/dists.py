@@ -3,12 +3,15 @@
 All of them keep their parameters in float32, whatever the compute type.
 """
 
+from collections.abc import Sequence
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from core.transforms import lift, symexp_bins, twohot, unimix
+from core.transforms import lift, symexp_bins, twohot_bins, unimix
 
 
 class Categoricals(eqx.Module):
@@ -96,10 +99,54 @@ class TwoHot(eqx.Module):
 
     def loss(self, target: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
         """Cross-entropy in nats against the two-hot encoding of `target`."""
-        weights = jax.lax.stop_gradient(
-            twohot(target.astype(jnp.float32), symexp_bins(self.logits.shape[-1]))
-        )
-        return -jnp.sum(weights * jax.nn.log_softmax(self.logits, axis=-1), axis=-1)
+        return self.losses((target,), (1.0,))
+
+    def losses(
+        self,
+        targets: Sequence[Float[Array, "*batch"]],
+        scales: Sequence[float],
+    ) -> Float[Array, "*batch"]:
+        """Sum of the cross-entropies against several targets, each times its scale."""
+        wide = jnp.stack([target.astype(jnp.float32) for target in targets])
+        return _cross_entropies(self.logits, jax.lax.stop_gradient(wide), tuple(scales))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _cross_entropies(
+    logits: Float[Array, "*batch bins"],
+    targets: Float[Array, "n *batch"],
+    scales: tuple[float, ...],
+) -> Float[Array, "*batch"]:
+    """Σ_i scale_i·CE(softmax(logits), twohot(target_i)).
+
+    With the gradient written by hand no array of two-hot weights is ever made: the loss
+    picks two logits, and the gradient is one pass over the logits.
+    """
+    return _cross_entropies_forward(logits, targets, scales)[0]
+
+
+def _cross_entropies_forward(logits: Array, targets: Array, scales: tuple[float, ...]):
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    loss = sum(scales) * normalizer
+    upper, weight = twohot_bins(targets, symexp_bins(logits.shape[-1]))
+    pick = lambda index: jnp.take_along_axis(logits, index[..., None], -1)[..., 0]  # noqa: E731
+    for index, share, scale in zip(upper, weight, scales, strict=True):
+        loss -= scale * ((1.0 - share) * pick(index - 1) + share * pick(index))
+    return loss, (logits, normalizer, upper, weight)
+
+
+def _cross_entropies_backward(scales: tuple[float, ...], kept, cotangent: Array):
+    logits, normalizer, upper, weight = kept
+    mass = sum(scales) * jnp.exp(logits - normalizer[..., None])
+    bins = lift(jnp.arange(logits.shape[-1]), logits.ndim)
+    for index, share, scale in zip(upper, weight, scales, strict=True):
+        index, share = index[..., None], share[..., None]
+        mass -= jnp.where(bins == index - 1, scale * (1.0 - share), 0.0)
+        mass -= jnp.where(bins == index, scale * share, 0.0)
+    return cotangent[..., None] * mass, jnp.zeros((len(scales), *logits.shape[:-1]))
+
+
+_cross_entropies.defvjp(_cross_entropies_forward, _cross_entropies_backward)
 
 
 class Bernoulli(eqx.Module):

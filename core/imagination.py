@@ -1,32 +1,50 @@
-"""Imagined rollouts of the prior under the policy, without gradient."""
+"""Imagined rollouts of the prior under the policy."""
 
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from core.heads import PolicyHead
+from core.dists import BoundedNormal, TwoHot
+from core.heads import PolicyHead, TwoHotHead
 from core.rssm import State
 from core.world_model import WorldModel
 
 
 class Imagined(NamedTuple):
-    """`length + 1` imagined steps; step 0 is the state the rollout starts from.
+    """What the heads say along rollouts of `time` actions.
 
-    `reward` and `cont` (probability to go on, discount included) are predictions for
-    the state of the same row.
+    `policy` and `value` carry the gradient to their own head; all else is constant.
+    Arrays of `time+1` rows include the state in which the rollouts end. `reward` and
+    `cont` (probability to go on, discount included) are predictions for the state of
+    the same row, `estimate` and `slow` the means of the value and of the slow value.
     """
 
-    features: Float[Array, "time batch features"]
+    policy: BoundedNormal
     action: Float[Array, "time batch action"]
-    reward: Float[Array, "time batch"]
-    cont: Float[Array, "time batch"]
+    value: TwoHot
+    estimate: Float[Array, "time+1 batch"]
+    slow: Float[Array, "time+1 batch"]
+    reward: Float[Array, "time+1 batch"]
+    cont: Float[Array, "time+1 batch"]
+
+
+class _Predicted(NamedTuple):
+    """What is only a number in each state."""
+
+    estimate: Float[Array, "*batch"]
+    slow: Float[Array, "*batch"]
+    reward: Float[Array, "*batch"]
+    cont: Float[Array, "*batch"]
 
 
 def imagine(
     model: WorldModel,
     policy: PolicyHead,
+    value: TwoHotHead,
+    slow_value: TwoHotHead,
     starts: State,
     length: int,
     *,
@@ -34,25 +52,36 @@ def imagine(
 ) -> Imagined:
     """Roll the policy out in the model for `length` steps from every start state.
 
-    Nothing here carries a gradient: DreamerV3's policy learns by REINFORCE, and its
-    losses apply the policy again to the (constant) imagined features.
+    No gradient passes from one step to another: DreamerV3's policy learns by REINFORCE,
+    and its losses see the imagined features as constants. So every head is evaluated
+    once, in the very step that makes the state; what the policy says there both draws
+    the action and enters the loss.
     """
-    model, policy, starts = _stop((model, policy, starts))
-    states, actions = model.rssm.imagine(
-        starts,
-        lambda state, key: policy(state.features).sample(key),
-        length,
-        key=key,
-    )
-    features = states.features
-    return _stop(
-        Imagined(
-            features,
-            actions,
-            model.reward(features).mean(),
-            model.cont(features).mean(),
+    model, slow_value, starts = _stop((model, slow_value, starts))
+
+    def predict(features: Array) -> tuple[TwoHot, _Predicted]:
+        dist = value(features)
+        return dist, _stop(
+            _Predicted(
+                dist.mean(),
+                slow_value(features).mean(),
+                model.reward(features).mean(),
+                model.cont(features).mean(),
+            )
         )
-    )
+
+    def act(state: State, key: PRNGKeyArray):
+        features = state.features
+        dist = policy(features)
+        action = jax.lax.stop_gradient(dist.sample(key))
+        return action, (dist, action, *predict(features))
+
+    last, seen = model.rssm.imagine(starts, act, length, key=key)
+    dist, action, values, predicted = seen
+    _, end = predict(last.features)
+    join = lambda xs, x: jnp.concatenate([xs, x[None]])  # noqa: E731
+    predicted = jax.tree.map(join, predicted, end)
+    return Imagined(dist, action, values, *predicted)
 
 
 def _stop[T](tree: T) -> T:

@@ -109,6 +109,10 @@ class Dense(eqx.Module):
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch out"]:
         return self.activate(self.linear(x))
 
+    def after(self, product: Float[Array, "*batch out"]) -> Float[Array, "*batch out"]:
+        """The rest of the layer, from the product with its weight made elsewhere."""
+        return self.activate(product + lift(self.linear.bias, product.ndim))
+
     def activate(self, x: Float[Array, "*batch out"]) -> Float[Array, "*batch out"]:
         """SiLU(RMSNorm(x)) of a pre-activation made elsewhere."""
         return jax.nn.silu(self.norm(x))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from core.deferred import Apply, Weights, deferred_scan, plain, scan
 from core.dists import Categoricals, onehot_from_uniform
 from core.nets import RMS_EPS, BlockLinear, Dense, Linear, RMSNorm
 from core.transforms import lift
@@ -137,10 +138,11 @@ class RSSM(eqx.Module):
                 the same numbers as a constant leaves the direct path from h to h' out
                 of a Jacobian with respect to `state`.
         """
-        kernels = _CoreKernels.of(self)
-        term = self._action_term(kernels, action)
+        weights, from_action = self._core_weights()
+        term = self._action_term(from_action, action)
         kept = state.deter if kept is None else kept
-        return self._core(kernels, self._carry(state), term, self._grouped(kept))[0]
+        carry = self._carry(state)
+        return self._core(plain(weights), carry, term, self._grouped(kept))[0]
 
     def prior_logits(
         self, deter: Float[Array, "*batch deter"]
@@ -189,6 +191,7 @@ class RSSM(eqx.Module):
         is_first: Bool[Array, "time *batch"],
         *,
         key: PRNGKeyArray,
+        deferred: bool = False,
     ) -> tuple[State, Observed]:
         """Filter a sequence: h and a posterior sample for every observation.
 
@@ -197,75 +200,88 @@ class RSSM(eqx.Module):
             embeds: encoder outputs e_t.
             actions: the action taken *before* each observation, a_{t−1}.
             is_first: where true, the state and the action are zeroed first.
+            deferred: take the weights' gradients in one product after the backward
+                scan (`core.deferred`): faster, but for reverse mode only.
 
         Returns:
             The last state and everything found on the way.
         """
-        kernels = _CoreKernels.of(self)
+        weights, from_action = self._core_weights()
         dtype = state.deter.dtype
         keep = ~is_first
         # All that does not depend on the carried state is computed for the whole
         # sequence at once: the action's share of the recurrent layer, the encoder's
         # share of the posterior layer, the random numbers.
         actions = jnp.where(keep[..., None], actions, 0.0).astype(dtype)
-        action_terms = self._action_term(kernels, actions)
+        action_terms = self._action_term(from_action, actions)
         weight = self.posterior_in.linear.weight
         embed_terms = embeds @ weight[self.deter :] + lift(
             self.posterior_in.linear.bias, embeds.ndim
         )
         uniforms = jax.random.uniform(key, (*is_first.shape, self.rows))
-
-        def step(carry: _Carry, inputs: tuple[Array, ...]):
-            action_term, embed_term, uniform, keep = inputs
-            carry = carry.masked(keep)
-            deter, grouped = self._core(kernels, carry, action_term)
-            preactivation = deter @ weight[: self.deter] + embed_term
-            logits = self._rows(
-                self.posterior_out(self.posterior_in.activate(preactivation))
-            )
-            state = State(deter, self._sample(logits, uniform))
-            return _Carry(state, grouped), Observed(state, logits, preactivation)
-
+        weights |= {
+            "posterior_in": weight[: self.deter],
+            "posterior_out": self.posterior_out.weight,
+        }
         inputs = (action_terms, embed_terms, uniforms, keep)
-        last, observed = jax.lax.scan(step, self._carry(state), inputs)
+        run = deferred_scan if deferred else scan
+        vectors = eqx.filter(self, lambda x: eqx.is_array(x) and x.ndim == 1)
+        carry = self._carry(state)
+        last, observed = run(RSSM._observe_step, vectors, weights, carry, inputs)
         return last.state, observed
 
-    def imagine(
+    def _observe_step(
+        self, apply: Apply, carry: "_Carry", inputs: tuple[Array, ...]
+    ) -> tuple["_Carry", Observed]:
+        action_term, embed_term, uniform, keep = inputs
+        carry = carry.masked(keep)
+        deter, grouped = self._core(apply, carry, action_term)
+        preactivation = apply("posterior_in", deter) + embed_term
+        hidden = self.posterior_in.activate(preactivation)
+        out = apply("posterior_out", hidden)
+        logits = self._rows(out + lift(self.posterior_out.bias, out.ndim))
+        state = State(deter, self._sample(logits, uniform))
+        return _Carry(state, grouped), Observed(state, logits, preactivation)
+
+    def imagine[Seen](
         self,
         state: State,
-        policy: Callable[[State, PRNGKeyArray], Float[Array, "*batch action"]],
+        act: Callable[
+            [State, PRNGKeyArray], tuple[Float[Array, "*batch action"], Seen]
+        ],
         length: int,
         *,
         key: PRNGKeyArray,
-    ) -> tuple[State, Float[Array, "time *batch action"]]:
-        """Roll the prior forward, the policy choosing every action.
+    ) -> tuple[State, Seen]:
+        """Roll the prior forward, `act` choosing every action.
+
+        Args:
+            state: where the rollouts start.
+            act: from a state, the action `[*batch, action]`, and whatever is wanted
+                of that state: it is computed where the state is made, so that states
+                need not be kept. `lambda state, key: (action, state)` keeps them.
 
         Returns:
-            states: `length + 1` states, the given one first.
-            actions: the `length + 1` actions chosen in them; the last one leads to no
-                state, it completes the policy's loss.
+            The state after `length` actions, and what was seen in the `length` states
+            before it, stacked along a first axis.
         """
-        kernels = _CoreKernels.of(self)
-        policy_key, prior_key = jax.random.split(key)
+        weights, from_action = self._core_weights()
+        act_key, prior_key = jax.random.split(key)
         batch = state.deter.shape[:-1]
         uniforms = jax.random.uniform(prior_key, (length, *batch, self.rows))
 
         def step(carry: _Carry, inputs: tuple[Array, Array]):
             step_key, uniform = inputs
-            action = policy(carry.state, step_key)
+            action, seen = act(carry.state, step_key)
             dtype = carry.state.deter.dtype
-            term = self._action_term(kernels, action.astype(dtype))
-            deter, grouped = self._core(kernels, carry, term)
+            term = self._action_term(from_action, action.astype(dtype))
+            deter, grouped = self._core(plain(weights), carry, term)
             state = State(deter, self._sample(self.prior_logits(deter), uniform))
-            return _Carry(state, grouped), (carry.state, action)
+            return _Carry(state, grouped), seen
 
-        keys = jax.random.split(policy_key, length + 1)
-        last, (states, actions) = jax.lax.scan(
-            step, self._carry(state), (keys[:-1], uniforms)
-        )
-        join = lambda xs, x: jnp.concatenate([xs, x[None]])  # noqa: E731
-        final_action = policy(last.state, keys[-1])
-        return jax.tree.map(join, states, last.state), join(actions, final_action)
+        keys = jax.random.split(act_key, length)
+        last, seen = jax.lax.scan(step, self._carry(state), (keys, uniforms))
+        return last.state, seen
 
     def _sample(self, logits: Array, uniform: Array) -> Array:
         dist = self.categoricals(logits)
@@ -275,16 +291,14 @@ class RSSM(eqx.Module):
     def _rows(self, flat: Array) -> Array:
         return flat.reshape(*flat.shape[:-1], self.rows, self.classes)
 
-    def _action_term(self, kernels: "_CoreKernels", action: Array) -> Array:
+    def _action_term(self, from_action: Array, action: Array) -> Array:
         # DreamerV3 scales every action entry beyond ±1 back to ±1.
         action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
-        return self.action_in(action) @ kernels.from_action + lift(
-            self.mix.bias, action.ndim
-        )
+        return self.action_in(action) @ from_action + lift(self.mix.bias, action.ndim)
 
     def _core(
         self,
-        kernels: "_CoreKernels",
+        apply: Apply,
         carry: "_Carry",
         action_term: Array,
         kept: Array | None = None,
@@ -303,13 +317,17 @@ class RSSM(eqx.Module):
         state = carry.state
         flat = state.stoch.reshape(*state.stoch.shape[:-2], -1)
         embeddings = jnp.concatenate(
-            [self.deter_in(state.deter), self.stoch_in(flat)], axis=-1
+            [
+                self.deter_in.after(apply("deter_in", state.deter)),
+                self.stoch_in.after(apply("stoch_in", flat)),
+            ],
+            axis=-1,
         )
-        mixed = blockwise(carry.grouped, kernels.from_deter) + self._grouped(
-            embeddings @ kernels.from_embeddings + action_term
+        mixed = apply("mix_deter", carry.grouped) + self._grouped(
+            apply("mix_embeddings", embeddings) + action_term
         )
         mixed = jax.nn.silu(self._grouped_norm(mixed))
-        gates = blockwise(mixed, self.gates.weight)
+        gates = apply("gates", mixed)
         gates = gates + self._group_vector(self.gates.bias, gates.ndim)
         reset, candidate, update = jnp.split(gates, 3, axis=-1)
         candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
@@ -318,6 +336,26 @@ class RSSM(eqx.Module):
         grouped = update * candidate + (1.0 - update) * kept
         deter = jnp.moveaxis(grouped, 0, -2).reshape(state.deter.shape)
         return deter, grouped
+
+    def _core_weights(self) -> tuple[Weights, Float[Array, "hidden deter"]]:
+        """What the recurrent core multiplies by, and the share of the action.
+
+        All blocks of the mixing layer read the same three embeddings, so that their
+        share of the block-diagonal weight is one dense matrix. It is cut here, outside
+        the scans.
+        """
+        group = self.deter // self.blocks
+        weight = self.mix.weight
+        dense = weight[:, group:].transpose(1, 0, 2).reshape(-1, self.deter)
+        split = dense.shape[0] * 2 // 3
+        weights = {
+            "deter_in": self.deter_in.linear.weight,
+            "stoch_in": self.stoch_in.linear.weight,
+            "mix_deter": weight[:, :group],
+            "mix_embeddings": dense[:split],
+            "gates": self.gates.weight,
+        }
+        return weights, dense[split:]
 
     def _carry(self, state: State) -> "_Carry":
         return _Carry(state, self._grouped(state.deter))
@@ -336,13 +374,6 @@ class RSSM(eqx.Module):
         return vector.reshape(self.blocks, *(1,) * (ndim - 2), -1)
 
 
-def blockwise(
-    x: Float[Array, "group *batch inputs"], weight: Float[Array, "group inputs outputs"]
-) -> Float[Array, "group *batch outputs"]:
-    """Every group multiplied by its own matrix."""
-    return jnp.einsum("g...i,gio->g...o", x, weight)
-
-
 class _Carry(NamedTuple):
     """A state, and its h once more as `[group, *batch, size]`."""
 
@@ -356,23 +387,3 @@ class _Carry(NamedTuple):
             jnp.where(keep[..., None, None], self.state.stoch, 0.0),
         )
         return _Carry(state, jnp.where(keep[None, ..., None], self.grouped, 0.0))
-
-
-class _CoreKernels(NamedTuple):
-    """The mixing layer's weight, cut once outside the scan into what it multiplies.
-
-    All blocks read the same three embeddings, so that their share of the
-    block-diagonal weight is one dense matrix.
-    """
-
-    from_deter: Float[Array, "groups group_deter group_out"]
-    from_embeddings: Float[Array, "embeddings deter"]
-    from_action: Float[Array, "hidden deter"]
-
-    @classmethod
-    def of(cls, rssm: RSSM) -> "_CoreKernels":
-        group = rssm.deter // rssm.blocks
-        weight = rssm.mix.weight
-        dense = weight[:, group:].transpose(1, 0, 2).reshape(-1, rssm.deter)
-        split = dense.shape[0] * 2 // 3
-        return cls(weight[:, :group], dense[:split], dense[split:])

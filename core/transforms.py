@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 
 def symlog(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -42,19 +42,28 @@ def symexp_bins(count: int = 255, low: float = -20.0) -> Float[Array, " count"]:
     return jnp.concatenate([half, -half[:-1][::-1]])
 
 
+def twohot_bins(
+    target: Float[Array, "*batch"], bins: Float[Array, " count"]
+) -> tuple[Int[Array, "*batch"], Float[Array, "*batch"]]:
+    """The two-hot encoding of `target`: the upper one of its two bins, and its weight.
+
+    The bin below has the rest of the weight, so that the expectation is `target`.
+    Targets outside the support go to the outermost bin.
+    """
+    target = jnp.clip(target, bins[0], bins[-1])
+    upper = jnp.searchsorted(bins, target, side="right", method="scan_unrolled")
+    upper = jnp.clip(upper, 1, bins.size - 1)
+    low, high = bins[upper - 1], bins[upper]
+    return upper, (target - low) / (high - low)
+
+
 def twohot(
     target: Float[Array, "*batch"], bins: Float[Array, " count"]
 ) -> Float[Array, "*batch count"]:
-    """Weights on the two bins around `target` whose expectation is `target`.
-
-    Targets outside the support go to the outermost bin.
-    """
-    target = jnp.clip(target, bins[0], bins[-1])[..., None]
-    upper = jnp.sum(lift(bins, target.ndim) <= target, axis=-1, keepdims=True)
-    upper = jnp.clip(upper, 1, bins.size - 1)
-    low, high = bins[upper - 1], bins[upper]
-    weight = (target - low) / (high - low)
-    index = lift(jnp.arange(bins.size), target.ndim)
+    """Weights on the two bins around `target` whose expectation is `target`."""
+    upper, weight = twohot_bins(target, bins)
+    upper, weight = upper[..., None], weight[..., None]
+    index = lift(jnp.arange(bins.size), upper.ndim)
     return jnp.where(index == upper - 1, 1.0 - weight, 0.0) + jnp.where(
         index == upper, weight, 0.0
     )

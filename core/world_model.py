@@ -102,7 +102,9 @@ def world_model_loss(
     """
     rssm = model.rssm
     embeds = model.encoder(batch.obs)
-    _, observed = rssm.observe(initial, embeds, batch.action, batch.is_first, key=key)
+    _, observed = rssm.observe(
+        initial, embeds, batch.action, batch.is_first, key=key, deferred=True
+    )
     features = observed.states.features
     # The prior needs no recurrence: one call for all steps, after the scan.
     posterior = rssm.categoricals(observed.posterior)

@@ -1,6 +1,7 @@
 """λ-returns by hand; policy and value losses recomputed in numpy."""
 
 import functools
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -112,10 +113,33 @@ def tame(head):
     return eqx.tree_at(lambda h: h.out.bias, head, head.out.bias + bias)
 
 
-def make_imagined(getkey):
-    return Imagined(
+class Rollout(NamedTuple):
+    """Features and what was predicted of them, one row more than there are actions."""
+
+    features: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    cont: jax.Array
+
+    def seen_by(self, policy, value, slow) -> Imagined:
+        """What the heads say of it, with the gradients they carry."""
+        stop = jax.lax.stop_gradient
+        before = self.features[:-1]
+        return Imagined(
+            policy(before),
+            self.action,
+            value(before),
+            stop(value(self.features).mean()),
+            stop(slow(self.features).mean()),
+            self.reward,
+            self.cont,
+        )
+
+
+def make_rollout(getkey):
+    return Rollout(
         jax.random.normal(getkey(), (TIME, BATCH, FEATURES)),
-        jax.random.normal(getkey(), (TIME, BATCH, ACTION)),
+        jax.random.normal(getkey(), (TIME - 1, BATCH, ACTION)),
         3 * jax.random.normal(getkey(), (TIME, BATCH)),
         jax.random.uniform(getkey(), (TIME, BATCH), minval=0.5),
     )
@@ -123,16 +147,15 @@ def make_imagined(getkey):
 
 def test_imagined_losses(heads, getkey):
     policy, value, slow = heads[0], tame(heads[1]), tame(heads[2])
-    imagined = make_imagined(getkey)
+    rollout = make_rollout(getkey)
     before = ReturnScale(jnp.array(-1.0), jnp.array(2.0))
     output = jax.jit(
         functools.partial(
             imagined_loss, entropy_scale=0.1, slow_regularizer=0.7, scale_rate=0.25
         )
-    )(policy, value, slow, before, imagined)
+    )(before, rollout.seen_by(policy, value, slow))
 
-    features, reward, cont = map(wide, (imagined[0], imagined.reward, imagined.cont))
-    action = wide(imagined.action)
+    features, action, reward, cont = map(wide, rollout)
     values = twohot_mean(value, features)
     returns = numpy_returns(reward, cont, np.full_like(cont, 0.95), values)
     low, high = np.percentile(returns, [5, 95])
@@ -142,12 +165,12 @@ def test_imagined_losses(heads, getkey):
     hidden = mlp(policy.mlp, features)
     mean = np.tanh(linear(policy.mean, hidden))
     deviation = 0.1 + 0.9 / (1 + np.exp(-linear(policy.stddev, hidden) - 2))
-    log_prob = -0.5 * ((action - mean) / deviation) ** 2
-    log_prob = (log_prob - np.log(deviation) - 0.5 * np.log(2 * np.pi)).sum(-1)
+    log_prob = -0.5 * ((action - mean[:-1]) / deviation[:-1]) ** 2
+    log_prob = (log_prob - np.log(deviation[:-1]) - 0.5 * np.log(2 * np.pi)).sum(-1)
     entropy = (0.5 * np.log(2 * np.pi * np.e * deviation**2)).sum(-1)
     # Weighted by the probability of being alive, that of the first state included.
     weight = np.cumprod(cont, 0)[:-1]
-    policy_loss = -weight * (log_prob[:-1] * advantage + 0.1 * entropy[:-1])
+    policy_loss = -weight * (log_prob * advantage + 0.1 * entropy[:-1])
     slow_mean = twohot_mean(slow, features)
     value_loss = weight * (
         twohot_loss(value, features[:-1], returns)
@@ -167,11 +190,11 @@ def test_imagined_losses(heads, getkey):
 def test_small_returns_are_not_blown_up(heads, getkey):
     """Below the limit the advantages are divided by 1."""
     policy, value, slow = heads[0], tame(heads[1]), tame(heads[2])
-    imagined = make_imagined(getkey)
+    imagined = make_rollout(getkey).seen_by(policy, value, slow)
     run = jax.jit(imagined_loss)
     # With the moving averages nearly untouched, the range is that of the start.
     narrow, limit, double = (
-        run(policy, value, slow, ReturnScale(jnp.array(0.0), jnp.array(x)), imagined)
+        run(ReturnScale(jnp.array(0.0), jnp.array(x)), imagined)
         for x in (-3.0, -5.0, 1e4)
     )
     assert narrow.metrics["return_scale"] == limit.metrics["return_scale"] == 1
@@ -180,19 +203,19 @@ def test_small_returns_are_not_blown_up(heads, getkey):
 
 
 def test_imagined_losses_train_only_their_own_head(heads, getkey):
-    imagined = make_imagined(getkey)
+    rollout = make_rollout(getkey)
 
     def loss(arguments, of_policy, of_value):
-        policy, value, slow, imagined = arguments
-        scale = ReturnScale.initial()
-        losses = imagined_loss(policy, value, slow, scale, imagined).losses
+        *heads, rollout = arguments
+        imagined = rollout.seen_by(*heads)
+        losses = imagined_loss(ReturnScale.initial(), imagined).losses
         return of_policy * losses["policy"] + of_value * losses["value"]
 
     gradient = jax.jit(jax.grad(loss))
-    policy, value, slow, _ = gradient((*heads, imagined), 1.0, 0.0)
+    policy, value, slow, _ = gradient((*heads, rollout), 1.0, 0.0)
     assert not is_zero(policy)
     assert is_zero((value, slow))
-    policy, value, slow, _ = gradient((*heads, imagined), 0.0, 1.0)
+    policy, value, slow, _ = gradient((*heads, rollout), 0.0, 1.0)
     assert not is_zero(value)
     assert is_zero((policy, slow))
 
@@ -200,25 +223,26 @@ def test_imagined_losses_train_only_their_own_head(heads, getkey):
 def test_policy_gradient_is_reinforce(heads, getkey):
     """Advantages and survival are constants: only log π and H are differentiated."""
     policy, value, slow = heads[0], tame(heads[1]), tame(heads[2])
-    imagined = make_imagined(getkey)
+    rollout = make_rollout(getkey)
     scale = ReturnScale(jnp.array(0.0), jnp.array(2.0))
 
     def loss(policy):
-        output = imagined_loss(policy, value, slow, scale, imagined, scale_rate=0.0)
+        imagined = rollout.seen_by(policy, value, slow)
+        output = imagined_loss(scale, imagined, scale_rate=0.0)
         return output.losses["policy"]
 
-    features = wide(imagined.features)
+    features = wide(rollout.features)
     values = twohot_mean(value, features)
-    cont = wide(imagined.cont)
+    cont = wide(rollout.cont)
     returns = numpy_returns(
-        wide(imagined.reward), cont, np.full_like(cont, 0.95), values
+        wide(rollout.reward), cont, np.full_like(cont, 0.95), values
     )
     advantage = jnp.asarray((returns - values[:-1]) / 2, jnp.float32)
-    weight = jnp.cumprod(imagined.cont, 0)[:-1]
+    weight = jnp.cumprod(rollout.cont, 0)[:-1]
 
     def plain(policy):
-        dist = policy(imagined.features[:-1])
-        gain = dist.log_prob(imagined.action[:-1]) * advantage + 3e-4 * dist.entropy()
+        dist = policy(rollout.features[:-1])
+        gain = dist.log_prob(rollout.action) * advantage + 3e-4 * dist.entropy()
         return -jnp.mean(weight * gain)
 
     got, wanted = jax.jit(lambda p: (jax.grad(loss)(p), jax.grad(plain)(p)))(policy)

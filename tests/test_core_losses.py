@@ -20,7 +20,7 @@ from reference import (
     wide,
 )
 
-from core.heads import PolicyHead
+from core.heads import PolicyHead, TwoHotHead
 from core.imagination import imagine
 from core.rssm import State
 from core.world_model import WorldModel, world_model_loss
@@ -55,6 +55,16 @@ def model():
 @pytest.fixture(scope="module")
 def policy():
     return filled(functools.partial(PolicyHead, FEATURES, UNITS, 3, ACTION), 2)
+
+
+@pytest.fixture(scope="module")
+def value():
+    return filled(functools.partial(TwoHotHead, FEATURES, UNITS, 3), 3)
+
+
+@pytest.fixture(scope="module")
+def slow_value():
+    return filled(functools.partial(TwoHotHead, FEATURES, UNITS, 3), 4)
 
 
 def initial_state():
@@ -161,31 +171,67 @@ def test_kl_below_the_free_nats_has_no_gradient(model, kl_gradients, getkey):
 # Imagination
 
 
-def test_imagine_predicts_and_stops_gradients(model, policy, getkey):
+def test_every_head_speaks_of_the_imagined_states(
+    model, policy, value, slow_value, getkey
+):
+    starts = State(
+        jax.random.normal(getkey(), (5, DETER)),
+        jax.nn.one_hot(jnp.zeros((5, ROWS), int), CLASSES),
+    )
+    key = getkey()
+    imagined = jax.jit(functools.partial(imagine, length=3))(
+        model, policy, value, slow_value, starts, key=key
+    )
+    # The same rollout again, with its states.
+    last, states = jax.jit(
+        lambda rssm, policy: rssm.imagine(
+            starts,
+            lambda state, key: (policy(state.features).sample(key), state),
+            3,
+            key=key,
+        )
+    )(model.rssm, policy)
+    assert imagined.action.shape == (3, 5, ACTION)
+    features = np.concatenate([wide(states.features), wide(last.features)[None]])
+    cont = linear(model.cont.out, mlp(model.cont.mlp, features))[..., 0]
+    assert_close(imagined.cont, 1 / (1 + np.exp(-cont)))
+    mean = np.tanh(linear(policy.mean, mlp(policy.mlp, features[:-1])))
+    assert_close(imagined.policy.mean, mean)
+    assert_close(
+        imagined.value.logits, linear(value.out, mlp(value.mlp, features[:-1]))
+    )
+    for head, means in (
+        (model.reward, imagined.reward),
+        (value, imagined.estimate),
+        (slow_value, imagined.slow),
+    ):
+        probs = np.exp(twohot_log_probs(head, features))
+        error = np.abs(means - probs @ BINS)
+        assert (error <= 1e-4 * (probs @ np.abs(BINS))).all()
+
+
+def test_imagination_trains_policy_and_value_alone(
+    model, policy, value, slow_value, getkey
+):
     starts = State(
         jax.random.normal(getkey(), (5, DETER)),
         jax.nn.one_hot(jnp.zeros((5, ROWS), int), CLASSES),
     )
     key = getkey()
 
-    def run(arguments):
-        model, policy, starts = arguments
-        return imagine(model, policy, starts, 3, key=key)
+    def total(arguments, of_policy, of_value):
+        model, policy, value, slow_value, starts = arguments
+        imagined = imagine(model, policy, value, slow_value, starts, 3, key=key)
+        constant = (imagined.action, imagined.estimate, imagined.slow)
+        constant += (imagined.reward, imagined.cont)
+        parts = [(imagined.policy, of_policy), (imagined.value, of_value)]
+        parts += [(constant, 1.0)]
+        return sum(w * jnp.sum(x) for part, w in parts for x in jax.tree.leaves(part))
 
-    def total(arguments):
-        return sum(jnp.sum(x) for x in jax.tree.leaves(run(arguments)))
-
-    imagined, gradient = jax.jit(lambda x: (run(x), jax.grad(total)(x)))(
-        (model, policy, starts)
-    )
-    assert is_zero(gradient)
-    assert imagined.features.shape == (4, 5, FEATURES)
-    assert imagined.action.shape == (4, 5, ACTION)
-    np.testing.assert_array_equal(imagined.features[0], starts.features)
-    features = wide(imagined.features)
-    cont = linear(model.cont.out, mlp(model.cont.mlp, features))[..., 0]
-    assert_close(imagined.cont, 1 / (1 + np.exp(-cont)))
-    log_probs = twohot_log_probs(model.reward, features)
-    scale = np.exp(log_probs) @ np.abs(BINS)
-    error = np.abs(imagined.reward - np.exp(log_probs) @ BINS)
-    assert (error <= 1e-4 * scale).all()
+    arguments = (model, policy, value, slow_value, starts)
+    gradient = jax.jit(jax.grad(total))
+    model_, policy_, value_, slow_, starts_ = gradient(arguments, 1.0, 1.0)
+    assert is_zero((model_, slow_, starts_))
+    assert not is_zero(policy_) and not is_zero(value_)
+    assert is_zero(gradient(arguments, 0.0, 0.0))
+    assert is_zero(gradient(arguments, 1.0, 0.0)[2])

@@ -266,27 +266,30 @@ def test_gradient_passes_through_the_samples(rssm, getkey):
 # Imagination
 
 
-def policy(state, key):
+def act(state, key):
     noise = jax.random.normal(key, (*state.deter.shape[:-1], ACTION))
-    return 2 * state.deter[..., :ACTION] + noise
+    action = 2 * state.deter[..., :ACTION] + noise
+    return action, (state, action)
 
 
 def test_imagine_follows_core_and_policy(rssm, getkey):
     start = make_state(getkey(), (BATCH,))
     length = 5
-    states, actions = jax.jit(
-        functools.partial(RSSM.imagine, policy=policy, length=length)
+    last, (states, actions) = jax.jit(
+        functools.partial(RSSM.imagine, act=act, length=length)
     )(rssm, start, key=getkey())
-    assert states.deter.shape == (length + 1, BATCH, DETER)
-    assert states.stoch.shape == (length + 1, BATCH, ROWS, CLASSES)
-    assert actions.shape == (length + 1, BATCH, ACTION)
+    assert states.deter.shape == (length, BATCH, DETER)
+    assert states.stoch.shape == (length, BATCH, ROWS, CLASSES)
+    assert actions.shape == (length, BATCH, ACTION)
     np.testing.assert_array_equal(states.deter[0], start.deter)
     np.testing.assert_array_equal(states.stoch[0], start.stoch)
     assert_onehot(states.stoch)
+    assert_onehot(last.stoch)
+    following = [*states.deter[1:], last.deter]
     for t in range(length):
-        following = core(rssm, states.deter[t], states.stoch[t], actions[t])
-        assert_close(states.deter[t + 1], following)
-    # Also the last action answers its own state, with noise of its own.
+        wanted = core(rssm, states.deter[t], states.stoch[t], actions[t])
+        assert_close(following[t], wanted)
+    # Every action answers its own state, with noise of its own.
     noise = wide(actions) - 2 * wide(states.deter[..., :ACTION])
     assert noise.std() > 0.5
     assert len(np.unique(noise.round(4))) == noise.size
@@ -299,12 +302,12 @@ def test_imagined_samples_follow_the_prior(rssm, getkey):
     )
 
     def still(state, key):
-        return jnp.zeros((total, ACTION))
+        return jnp.zeros((total, ACTION)), None
 
-    states, _ = jax.jit(functools.partial(RSSM.imagine, policy=still, length=1))(
+    last, _ = jax.jit(functools.partial(RSSM.imagine, act=still, length=1))(
         rssm, start, key=getkey()
     )
-    logits = prior(rssm, wide(states.deter[1, 0]))
+    logits = prior(rssm, wide(last.deter[0]))
     probs = 0.99 * softmax(logits) + 0.01 / CLASSES
-    share = wide(states.stoch[1]).mean(0)
+    share = wide(last.stoch).mean(0)
     assert (np.abs(share - probs) <= 3 * np.sqrt(probs * (1 - probs) / total)).all()

@@ -111,12 +111,15 @@ def total_loss(
     # Actor and critic on rollouts imagined from every replayed state.
     starts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), states)
     imagined = imagine(
-        model, agent.policy, starts, config.imagination_length, key=imagine_key
-    )
-    actor_critic = imagined_loss(
+        model,
         agent.policy,
         agent.value,
         slow_value,
+        starts,
+        config.imagination_length,
+        key=imagine_key,
+    )
+    actor_critic = imagined_loss(
         learner.return_scale,
         imagined,
         return_lambda=weights.return_lambda,

@@ -1,0 +1,151 @@
+"""A scan whose weight gradients are taken in one product after it.
+
+Differentiating `lax.scan` adds every step's share x_tᵀ g_t to the gradient of every
+weight: for a wide recurrent network and a small batch, reading and writing those sums
+takes longer than the products, and in bfloat16 it rounds them at every step. Here the
+backward scan only collects g_t, and X ᵀG over all steps follows, once.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+Weights = dict[str, Float[Array, "..."]]
+"""Matrices `[inputs, outputs]`; block-diagonal ones `[group, inputs, outputs]`."""
+
+Apply = Callable[[str, Array], Array]
+"""The product of an array with the weight of this name, see `product`."""
+
+Step = Callable[[PyTree, Apply, PyTree, PyTree], tuple[PyTree, PyTree]]
+"""`(params, apply, carry, inputs)` to the next carry and the step's outputs.
+
+It must take every weight through `apply`, each at most once, and close over no arrays.
+"""
+
+
+def product(
+    x: Float[Array, "*batch inputs"], weight: Float[Array, "*group inputs outputs"]
+) -> Float[Array, "*batch outputs"]:
+    """x·W, or every group's own product for `x [group, ..., inputs]`."""
+    if weight.ndim == 2:
+        return x @ weight
+    return jnp.einsum("g...i,gio->g...o", x, weight)
+
+
+def plain(weights: Weights) -> Apply:
+    """Products whose gradients are what JAX makes them."""
+    return lambda name, x: product(x, weights[name])
+
+
+def scan(
+    step: Step, params: PyTree, weights: Weights, carry: PyTree, inputs: PyTree
+) -> tuple[PyTree, PyTree]:
+    """`jax.lax.scan` of a step that JAX differentiates in every mode."""
+    return jax.lax.scan(partial(step, params, plain(weights)), carry, inputs)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def deferred_scan(
+    step: Step, params: PyTree, weights: Weights, carry: PyTree, inputs: PyTree
+) -> tuple[PyTree, PyTree]:
+    """The same as `scan`, with the gradients of `weights` taken after the scan.
+
+    Reverse mode only. Where no gradient is asked for it is `scan` itself.
+    """
+    return scan(step, params, weights, carry, inputs)
+
+
+def _forward(step, params, weights, carry, inputs):
+    # A zero "tap" beside each product has that product's cotangent as its gradient.
+    first = jax.tree.map(lambda x: x[0], inputs)
+    length = jax.tree.leaves(inputs)[0].shape[0]
+    taps = {
+        name: jnp.zeros((length, *shape.shape), shape.dtype)
+        for name, shape in _product_shapes(step, params, weights, carry, first).items()
+    }
+
+    # Transposed here, once, and not in every step of the backward scan.
+    transposed = {name: jnp.swapaxes(w, -2, -1) for name, w in weights.items()}
+
+    def run(params, carry, inputs, taps):
+        def body(carry, row):
+            inputs, taps = row
+            seen = {}
+
+            def apply(name: str, x: Array) -> Array:
+                seen[name] = x
+                return _tapped(x, weights[name], transposed[name], taps[name])
+
+            carry, outputs = step(params, apply, carry, inputs)
+            return carry, (outputs, seen)
+
+        carry, (outputs, seen) = jax.lax.scan(body, carry, (inputs, taps))
+        return (carry, outputs), seen
+
+    result, pull, seen = jax.vjp(run, params, carry, inputs, taps, has_aux=True)
+    return result, (pull, seen, weights)
+
+
+def _backward(step, kept, cotangent):
+    pull, seen, weights = kept
+    params, carry, inputs, taps = pull(cotangent)
+    gradients = {
+        name: _weight_gradient(seen[name], taps[name], weight)
+        for name, weight in weights.items()
+    }
+    return params, gradients, carry, inputs
+
+
+deferred_scan.defvjp(_forward, _backward)
+
+
+def _product_shapes(step, params, weights, carry, inputs) -> dict:
+    """What shape and type each product of one step has."""
+    shapes = {}
+
+    def run(params, weights, carry, inputs):
+        def apply(name: str, x: Array) -> Array:
+            out = product(x, weights[name])
+            shapes[name] = jax.ShapeDtypeStruct(out.shape, out.dtype)
+            return out
+
+        return step(params, apply, carry, inputs)
+
+    jax.eval_shape(run, params, weights, carry, inputs)
+    return shapes
+
+
+@jax.custom_vjp
+def _tapped(x: Array, weight: Array, transposed: Array, tap: Array) -> Array:
+    """The product, of which x and `tap` take a gradient and the weight none."""
+    return product(x, weight)
+
+
+def _tapped_forward(x, weight, transposed, tap):
+    return product(x, weight), transposed
+
+
+def _tapped_backward(transposed, cotangent):
+    return product(cotangent, transposed), None, None, cotangent
+
+
+_tapped.defvjp(_tapped_forward, _tapped_backward)
+
+
+def _weight_gradient(x: Array, cotangent: Array, weight: Array) -> Array:
+    """Σ x_tᵀ g_t over all steps and batch axes, summed in at least float32."""
+    if weight.ndim == 2:
+        x, g = (a.reshape(-1, a.shape[-1]) for a in (x, cotangent))
+        pattern = "ni,no->io"
+    else:
+        x, g = (
+            jnp.moveaxis(a, 1, 0).reshape(a.shape[1], -1, a.shape[-1])
+            for a in (x, cotangent)
+        )
+        pattern = "gni,gno->gio"
+    wide = jnp.promote_types(weight.dtype, jnp.float32)
+    total = jnp.einsum(pattern, x, g, preferred_element_type=wide)
+    return total.astype(weight.dtype)

@@ -1,0 +1,116 @@
+"""The fast update does what the plain one does."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import plain
+import pytest
+
+from core.agent import Agent
+from core.penalty import PenaltyOptions
+from core.returns import ReturnScale
+from core.world_model import Sequence
+from train import update as update_module
+from train.cli import parse
+from train.optimizer import make_optimizer
+from train.state import Learner
+from train.update import update
+
+OBS, ACTION, TIME, BATCH, UPDATES = 3, 2, 4, 3, 20
+CONFIG = dataclasses.replace(
+    parse(["--preset", "smoke", "--env", "toy-target"], "cpu"),
+    imagination_length=3,
+)
+SIZES = {"units": 8, "deter": 16, "hidden": 8, "rows": 3, "classes": 4, "blocks": 2}
+# Rounding differs, and a difference grows from update to update.
+TOLERANCE = 2e-3
+
+
+def batch(key) -> Sequence:
+    keys = jax.random.split(key, 5)
+    return Sequence(
+        jax.random.normal(keys[0], (TIME, BATCH, OBS)),
+        jax.random.uniform(keys[1], (TIME, BATCH, ACTION), minval=-1.5, maxval=1.5),
+        3 * jax.random.normal(keys[2], (TIME, BATCH)),
+        jax.random.bernoulli(keys[3], 0.2, (TIME, BATCH)).at[0].set(True),
+        jax.random.bernoulli(keys[4], 0.2, (TIME, BATCH)),
+        jnp.zeros((TIME, BATCH), bool).at[-1, 0].set(True),
+    )
+
+
+def twenty_updates() -> dict[str, np.ndarray]:
+    agent = Agent(OBS, ACTION, key=jax.random.key(0), **SIZES)
+    zero = jnp.zeros((), jnp.int32)
+    optimizer = make_optimizer(CONFIG.optimizer).init(agent)  # pyright: ignore
+    # Apart from the value, or half of its loss would be about itself.
+    slow = jax.tree.map(lambda x: x + 0.01, agent.value)
+    start = Learner(agent, slow, optimizer, ReturnScale.initial(), zero, zero, zero)
+
+    def step(learner, key):
+        initial = learner.agent.model.rssm.initial(BATCH)
+        learner, states, metrics = update(
+            CONFIG,
+            learner,
+            initial,
+            batch(key),
+            key=key,
+            penalty=PenaltyOptions(rho=1.0),
+            dtype=jnp.dtype("float32"),
+        )
+        return learner, metrics | {"h": jnp.sum(states.deter)}
+
+    @jax.jit
+    def run(keys):
+        return jax.lax.scan(step, start, keys)
+
+    with jax.default_matmul_precision("highest"):
+        learner, metrics = run(jax.random.split(jax.random.key(7), UPDATES))
+    size = {"size": jnp.stack([jnp.sum(x**2) for x in jax.tree.leaves(learner.agent)])}
+    return jax.device_get(metrics | size)
+
+
+@pytest.fixture
+def plainly(monkeypatch):
+    monkeypatch.setattr(update_module, "world_model_loss", plain.world_model_loss)
+    monkeypatch.setattr(update_module, "imagine", plain.Rollout)
+    monkeypatch.setattr(update_module, "imagined_loss", plain.imagined_loss)
+
+
+def test_twenty_updates_are_those_of_the_plain_code(request):
+    fast = twenty_updates()
+    request.getfixturevalue("plainly")
+    slow = twenty_updates()
+    assert fast.keys() == slow.keys()
+    for name, wanted in slow.items():
+        scale = np.abs(wanted).max() + 1e-3
+        error = np.abs(fast[name] - wanted).max() / scale
+        assert error < TOLERANCE, (name, error)
+    # It learned something meanwhile: the comparison was of moving numbers.
+    assert slow["loss/rec"][-1] < 0.9 * slow["loss/rec"][0]
+
+
+def test_the_plain_code_is_taken(plainly, monkeypatch):
+    """A comparison of the fast code with itself would prove nothing."""
+    calls = []
+    original = plain.core
+    monkeypatch.setattr(plain, "core", lambda *a: calls.append(0) or original(*a))
+    jax.eval_shape(one_loss)
+    assert len(calls) == TIME + 3
+
+
+def one_loss():
+    agent = Agent(OBS, ACTION, key=jax.random.key(0), **SIZES)
+    zero = jnp.zeros((), jnp.int32)
+    learner = Learner(agent, agent.value, (), ReturnScale.initial(), zero, zero, zero)
+    return update_module.total_loss(
+        CONFIG,
+        agent,
+        learner,
+        agent.model.rssm.initial(BATCH),
+        batch(jax.random.key(0)),
+        key=jax.random.key(1),
+        penalty=None,
+        dtype=jnp.dtype("float32"),
+    )[0]
