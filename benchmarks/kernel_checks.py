@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from benchmarks.op_cases import SHAPES, HeadShape, Probes, random_inputs
 from kernels import (
@@ -22,13 +22,16 @@ from kernels import (
     jacobian_penalty_mean,
     pallas_gpu,
 )
+from kernels.tiling import Tiling
 
-ROWS_TOLERANCE = 4e-3
-"""y and D⊙x are rounded to bfloat16, whose spacing is 2^-8, and so is y before G y."""
-XLA_TOLERANCE = 1e-2
-"""Both round operands to bfloat16, but in different places."""
-REFERENCE_TOLERANCE = 2e-2
-"""Operands with 8 significant bits against float32."""
+NARROW, WIDE = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)
+ROWS_TOLERANCE = {NARROW: 4e-3, WIDE: 2e-5}
+"""y and D⊙x are rounded to bfloat16, whose spacing is 2^-8, and so is y before G y. In
+float32, operands are sums of two such numbers."""
+XLA_TOLERANCE = {NARROW: 1e-2, WIDE: 5e-5}
+"""Both round operands to bfloat16, but in different places; in float32 XLA does not."""
+REFERENCE_TOLERANCE = {NARROW: 2e-2, WIDE: 1e-4}
+"""Operands with 8, or about 16, significant bits against float32."""
 
 
 class Check(NamedTuple):
@@ -55,15 +58,15 @@ def compare(name: str, got: Array, wanted: Array, tolerance: float) -> Check:
 
 
 def rows_inputs(
-    key: PRNGKeyArray, shape: HeadShape, n: int
+    key: PRNGKeyArray, shape: HeadShape, n: int, dtype: DTypeLike = NARROW
 ) -> tuple[Float[Array, "..."], ...]:
-    """δ, k, W, D, a and G of `pallas_gpu.row_arrays`, float32 with bfloat16 values."""
+    """δ, k, W, D, a and G of `pallas_gpu.row_arrays`, float32 with `dtype`'s values."""
     _, h, k, c = shape
     keys = jax.random.split(key, 6)
 
     def normal(i: int, *size: int) -> Array:
         x = jax.random.normal(keys[i], size)
-        return x.astype(jnp.bfloat16).astype(jnp.float32)
+        return x.astype(dtype).astype(jnp.float32)
 
     factor = normal(5, h, h) / 16
     return (
@@ -95,19 +98,22 @@ def check_rows(
     shape: HeadShape,
     n: int,
     *,
-    tiling: pallas_gpu.Tiling | None = None,
+    dtype: DTypeLike = NARROW,
+    tiling: Tiling | None = None,
     interpret: bool = False,
     repeats: int = 3,
 ) -> list[Check]:
     """The kernel against its definition, and against itself: no bit may change."""
-    inputs = rows_inputs(jax.random.key(n), shape, n)
-    run = jax.jit(partial(pallas_gpu.row_arrays, tiling=tiling, interpret=interpret))
+    inputs = rows_inputs(jax.random.key(n), shape, n, dtype)
+    run = jax.jit(
+        partial(pallas_gpu.row_arrays, dtype=dtype, tiling=tiling, interpret=interpret)
+    )
     with jax.default_matmul_precision("highest"):
         wanted = jax.jit(plain_rows)(*inputs)
     got = run(*inputs)
     names = ("y", "D⊙x", "Σ x⊙v")
     checks = [
-        compare(name, x, y, ROWS_TOLERANCE)
+        compare(name, x, y, ROWS_TOLERANCE[jnp.dtype(dtype)])
         for name, x, y in zip(names, got, wanted, strict=True)
     ]
     for number in range(repeats):
@@ -120,11 +126,20 @@ def check_rows(
 
 
 def check_op(
-    shape: HeadShape, n: int, probes: Probes, *, mean: bool, interpret: bool = False
+    shape: HeadShape,
+    n: int,
+    probes: Probes,
+    *,
+    mean: bool,
+    dtype: DTypeLike = NARROW,
+    interpret: bool = False,
 ) -> list[Check]:
-    """Value and all gradients of the op, per state (random weights) or as a mean."""
-    key = jax.random.key(n)
-    u, _, head = random_inputs(key, shape, n, jnp.bfloat16)
+    """Value and all gradients of the op, per state (random weights) or as a mean.
+
+    XLA's own float32 products are taken in full precision, for the kernel's to show.
+    """
+    key, dtype = jax.random.key(n), jnp.dtype(dtype)
+    u, _, head = random_inputs(key, shape, n, dtype)
     weights = jax.random.normal(jax.random.key(n + 1), (n,))
 
     def loss(inputs, implementation: Implementation) -> Array:
@@ -143,8 +158,10 @@ def check_op(
         return value if mean else jnp.sum(weights * value)
 
     run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    got = run((u, head), "pallas")
-    same = run((u, head), "xla")
+    precision = "highest" if dtype == WIDE else None
+    with jax.default_matmul_precision(precision):
+        got = run((u, head), "pallas")
+        same = run((u, head), "xla")
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), (u, head))
     with jax.default_matmul_precision("highest"):
         wanted = run(wide, "reference")
@@ -155,8 +172,8 @@ def check_op(
         names, *map(jax.tree.leaves, (got, same, wanted)), strict=True
     ):
         checks += [
-            compare(f"{name} against xla", x, y, XLA_TOLERANCE),
-            compare(f"{name} against reference", x, z, REFERENCE_TOLERANCE),
+            compare(f"{name} against xla", x, y, XLA_TOLERANCE[dtype]),
+            compare(f"{name} against reference", x, z, REFERENCE_TOLERANCE[dtype]),
         ]
     return checks
 
@@ -189,28 +206,41 @@ def check_vmap(shape: HeadShape, n: int, *, interpret: bool = False) -> list[Che
         mine = jax.tree.map(lambda x, i=number: x[i], together)
         leaves = zip(*map(jax.tree.leaves, (mine, alone)), strict=True)
         checks += [
-            compare(f"agent {number}, array {i}", x, y, XLA_TOLERANCE)
+            compare(f"agent {number}, array {i}", x, y, XLA_TOLERANCE[NARROW])
             for i, (x, y) in enumerate(leaves)
         ]
     return checks
 
 
 def suite() -> dict[str, Callable[[], list[Check]]]:
-    """All checks, the simplest first; every H the kernel has, whole and ragged N."""
+    """All checks, the simplest first; every H and dtype the kernel has, ragged N."""
     one, basis, exact = (
         Probes("rademacher", 1),
         Probes("hadamard", 2),
         Probes("exact", None),
     )
     checks: dict[str, Callable[[], list[Check]]] = {}
-    for h, n, classes in ((64, 70, 5), (128, 64, 16), (256, 100, 16), (256, 500, 64)):
+    for dtype, h, n, classes in (
+        (NARROW, 64, 70, 5),
+        (NARROW, 128, 64, 16),
+        (NARROW, 192, 100, 16),
+        (NARROW, 256, 100, 16),
+        (NARROW, 256, 500, 48),
+        (WIDE, 64, 70, 5),
+        (WIDE, 128, 500, 64),
+    ):
         shape = HeadShape(d=h, h=h, k=32, c=classes)
-        name = f"kernel, H={h}, N={n}, C={classes}"
-        checks[name] = partial(check_rows, shape, n)
-    for h, n, classes in ((64, 70, 4), (128, 130, 8), (256, 100, 16)):
+        name = f"kernel, {dtype.name}, H={h}, N={n}, C={classes}"
+        checks[name] = partial(check_rows, shape, n, dtype=dtype)
+    for dtype, h, n, classes in (
+        (NARROW, 64, 70, 4),
+        (NARROW, 128, 130, 8),
+        (NARROW, 256, 100, 16),
+        (WIDE, 128, 130, 8),
+    ):
         shape = HeadShape(d=2 * h, h=h, k=8, c=classes)
-        checks[f"op, mean, H={h}, N={n}"] = partial(
-            check_op, shape, n, basis, mean=True
+        checks[f"op, mean, {dtype.name}, H={h}, N={n}"] = partial(
+            check_op, shape, n, basis, mean=True, dtype=dtype
         )
     small = HeadShape(d=512, h=256, k=8, c=16)
     checks["op, states, H=256, N=100"] = partial(check_op, small, 100, one, mean=False)

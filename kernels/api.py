@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
+from kernels import tiling
 from kernels.forward import Settings, Weights
 from kernels.gram import gram_penalty, gram_penalty_mean
 from kernels.head import ACTIVATION_NAMES, Activation, CategoricalHead
@@ -52,14 +53,18 @@ def jacobian_penalty(
         vectors of an orthonormal basis: less noise at the same cost) or ``"exact"``
         (all C - 1: no noise).
     - `implementation`: ``"xla"`` (Gram form with a hand-written gradient, for every
-        platform), ``"pallas"`` (the same with a fused kernel for NVIDIA Hopper, for
-        bfloat16 `u`) or ``"reference"`` (plain VJPs: the definition, slow).
+        platform), ``"pallas"`` (the same with a fused kernel for NVIDIA Hopper: H a
+        multiple of 64, to 256 for bfloat16 and 128 for float32 `u`, whose products in
+        the kernel have about 16 bits) or ``"reference"`` (plain VJPs: the definition,
+        slow).
     - `preactivation`: ``u @ w_in + b_in`` where the caller already has it. It is then
         not computed again, and its cotangent flows back through it: the caller's own
         backward pass carries it on to `u`, `b_in` and `w_in`. `w_in` also receives here
         the gradient of the Jacobian's first factor; `u` and `b_in` receive none.
     - `interpret`: run the "pallas" kernel in Pallas' interpreter: for tests, on any
-        platform, slow, and it needs as many cores as the kernel has warpgroups (2).
+        platform, slow. It runs each of the kernel's warpgroups (1 to 3) in a thread,
+        and with jax 0.11 waits forever where there are fewer cores than that (or
+        threads, if the environment variable NPROC says how many).
 
     **Returns:** nonnegative values, dimensionless, float32 or float64.
 
@@ -195,17 +200,10 @@ def kernel_obstacle(
     - `dtype`: the dtype of the states u.
     - `interpret`: whether Pallas' interpreter, rather than a GPU, would run it.
     """
-    if jnp.dtype(dtype) != jnp.bfloat16:
-        return (
-            f"u of dtype {jnp.dtype(dtype).name}: the kernel's operands are bfloat16; "
-            "cast u, or take implementation='xla'"
-        )
-    from kernels import pallas_gpu  # see kernels.rows
-
     try:
-        pallas_gpu.check_sizes(hidden, classes)
+        tiling.check_sizes(hidden, classes, dtype)
         if not interpret:
-            pallas_gpu.require_hopper()
+            tiling.require_hopper()
     except ValueError as error:
         return str(error)
     return None

@@ -7,93 +7,44 @@ results is written.
 
 One thread block takes 64 states and some of the rows. It keeps G and the states' D in
 shared memory, so the first layer's Gram matrix is read once for all its rows. A
-warpgroup owns `_width` of the H columns; all of them need the whole y as the left
-operand of ``y G``, which is the only exchange. Blocks write partial sums over their
-rows, which XLA adds up: the order is fixed, so results are reproducible.
+warpgroup owns `Tiling.columns` of the H columns; all of them need the whole y as the
+left operand of ``y G``, which is the only exchange. Blocks write partial sums over
+their rows, which XLA adds up: the order is fixed, so results are reproducible.
 
-Operands are bfloat16, sums float32.
+Sums are float32. Operands of products are bfloat16 for bfloat16 states. For float32
+states each is the sum of two bfloat16 `PARTS`, of which three products of the four are
+taken: about 16 bits, where Hopper's own float32 products (TF32) keep 11.
 """
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
 from kernels.sharding import pad
+from kernels.tiling import (
+    CLASSES,
+    PARTS,
+    STATES,
+    Tiling,
+    check_sizes,
+    default_tiling,
+    padded,
+)
 
 KERNEL_NAME = "jacobian_penalty_rows"
-STATES = 64
-"""States of one thread block: the rows of one Hopper matrix instruction."""
 
-SHARED_BYTES = 232_448 - 2_048
-"""Shared memory of one block on Hopper, less what the compiler takes for itself."""
+CHUNK = 64
+"""Columns a warpgroup computes with at a time, so that its registers suffice."""
 
-TARGET_BLOCKS = 132
-"""Multiprocessors of an H100 or H200: with as many blocks, none is idle."""
-
-
-class Tiling(NamedTuple):
-    """How the work is cut; a matter of speed alone, results agree to rounding."""
-
-    columns: int
-    """Columns of H that one warpgroup owns: 64 or 128, a divisor of H."""
-    rows: int
-    """Rows that one thread block takes in turn: a divisor of their number."""
-
-
-def default_tiling(rows: int, n: int, h: int) -> Tiling:
-    """The tiling that `row_arrays` takes unless it is told another."""
-    return Tiling(
-        columns=_width(h), rows=_rows_each(rows, _padded(n, STATES) // STATES)
-    )
-
-
-def shared_bytes(h: int, classes: int) -> int:
-    """Shared memory that one block asks for at these sizes."""
-    padded = _padded(classes, 16)
-    return 2 * (h * h + 2 * STATES * h + padded * h + STATES * padded)
-
-
-def check_sizes(h: int, classes: int) -> None:
-    """Raises ValueError where the kernel has no tiling for the head's sizes."""
-    if h != 64 and h % 128:
-        raise ValueError(
-            f"hidden width H={h} with implementation='pallas': H must be 64 or a "
-            "multiple of 128; take implementation='xla'"
-        )
-    if shared_bytes(h, classes) > SHARED_BYTES:
-        raise ValueError(
-            f"H={h}, classes={classes} with implementation='pallas': the kernel needs "
-            f"{shared_bytes(h, classes)} bytes of shared memory for the Gram matrix, "
-            f"and a block has {SHARED_BYTES}; take implementation='xla'"
-        )
-
-
-def require_hopper() -> None:
-    """Raises ValueError unless JAX's default device can run the kernel.
-
-    Its matrix instructions are Hopper's own: Blackwell does not have them either.
-    """
-    device = jax.devices()[0]
-    if device.platform == "gpu":
-        capability = str(getattr(device, "compute_capability", "unknown"))
-        if capability.startswith("9."):
-            return
-        found = f"a GPU of compute capability {capability}"
-    else:
-        found = f"the platform {device.platform!r}"
-    raise ValueError(
-        "implementation='pallas' is compiled for NVIDIA Hopper (compute capability "
-        f"9.x), and JAX's default device is {found}: take implementation='xla', which "
-        "computes the same, or interpret=True to run the kernel slowly in Pallas' "
-        "interpreter"
-    )
+PRODUCTS = {1: ((0, 0),), 2: ((0, 0), (0, 1), (1, 0))}
+"""Which parts of the operands are multiplied, by the number of parts."""
 
 
 def row_arrays(
@@ -104,6 +55,7 @@ def row_arrays(
     a: Float[Array, "n h"],
     gram: Float[Array, "h h"],
     *,
+    dtype: DTypeLike = jnp.bfloat16,
     tiling: Tiling | None = None,
     interpret: Any = False,
 ) -> tuple[Float[Array, "k n h"], Float[Array, "k n h"], Float[Array, "n h"]]:
@@ -111,43 +63,45 @@ def row_arrays(
 
     **Arguments:**
 
+    - `dtype`: bfloat16 or float32: of y and D⊙x, and what operands are rounded to.
     - `tiling`: None for `default_tiling`; `benchmarks.gpu` times the others.
     - `interpret`: False, True for Pallas' GPU interpreter on a CPU, or its parameters
         (`plgpu.InterpretGPUParams`).
 
-    **Returns:** y and D⊙x in bfloat16, and Σ_i x_i⊙v_i.
+    **Returns:** y and D⊙x in `dtype`, and Σ_i x_i⊙v_i.
 
-    **Raises:** ValueError for sizes or a tiling that the kernel does not have.
+    **Raises:** ValueError for sizes, a dtype or a tiling that the kernel does not have.
     """
     rows, n, classes = delta.shape
     h = gate.shape[-1]
-    check_sizes(h, classes)
-    n_padded, c_padded = _padded(n, STATES), _padded(classes, 16)
-    columns, rows_each = tiling or default_tiling(rows, n, h)
+    check_sizes(h, classes, dtype)
+    n_padded, c_padded = padded(n, STATES), padded(classes, CLASSES)
+    columns, rows_each = tiling or default_tiling(rows, n, h, dtype)
     if columns not in (64, 128) or h % columns or rows_each < 1 or rows % rows_each:
         raise ValueError(
             f"tiling={tiling} with H={h} and {rows} rows: columns must be 64 or 128 "
             "and divide H, rows must divide their number; leave tiling out"
         )
     tiles, warpgroups = n_padded // STATES, h // columns
+    parts = PARTS[jnp.dtype(dtype)]
     if interpret is True:
         interpret = plgpu.InterpretGPUParams()
 
     run = plgpu.kernel(
         partial(_kernel, rows_each=rows_each),
         out_type=(
-            jax.ShapeDtypeStruct((rows, n_padded, h), jnp.bfloat16),
-            jax.ShapeDtypeStruct((rows, n_padded, h), jnp.bfloat16),
+            jax.ShapeDtypeStruct((rows, n_padded, h), dtype),
+            jax.ShapeDtypeStruct((rows, n_padded, h), dtype),
             jax.ShapeDtypeStruct((rows // rows_each, n_padded, h), jnp.float32),
         ),
         scratch_types={
-            "gram": _shared(h, h),
-            "gate": _shared(STATES, h),
-            "buffer": _shared(warpgroups, STATES, h // warpgroups),
-            "delta": _shared(STATES, c_padded),
-            "w": _shared(c_padded, h, entries=c_padded),
-            "resident": plgpu.Barrier(num_arrivals=2),
-            "arrived": plgpu.Barrier(num_arrivals=2),
+            "gram": _shared(parts, h, h),
+            "gate": _shared(parts, STATES, h),
+            "buffer": _shared(parts, warpgroups, STATES, columns),
+            "delta": _shared(parts, STATES, c_padded),
+            "w": _shared(parts, c_padded, h, entries=c_padded),
+            "resident": plgpu.Barrier(num_arrivals=2 * parts),
+            "arrived": plgpu.Barrier(num_arrivals=2 * parts),
             "written": plgpu.Barrier(num_arrivals=warpgroups),
             "drained": plgpu.Barrier(num_arrivals=warpgroups),
         },
@@ -159,12 +113,12 @@ def row_arrays(
         interpret=interpret,
     )
     y, gx, xv = run(
-        pad(pad(delta.astype(jnp.bfloat16), 1, n_padded), 2, c_padded),
+        _split(pad(pad(delta, 1, n_padded), 2, c_padded), parts),
         pad(k.astype(jnp.float32), 1, n_padded),
-        pad(w.astype(jnp.bfloat16), 1, c_padded),
-        pad(gate.astype(jnp.bfloat16), 0, n_padded),
+        _split(pad(w, 1, c_padded), parts),
+        _split(pad(gate, 0, n_padded), parts),
         pad(a.astype(jnp.float32), 0, n_padded),
-        gram.astype(jnp.bfloat16),
+        _split(gram, parts),
     )
     return y[:, :n], gx[:, :n], jnp.sum(xv, axis=0)[:n]
 
@@ -191,51 +145,98 @@ def _kernel(
     drained,
     rows_each: int,
 ):
-    warpgroups, _, width = buffer.shape
+    parts, warpgroups, _, width = buffer.shape
+    rows, n = k_hbm.shape
+    h = warpgroups * width
     warpgroup = lax.axis_index("warpgroup")
     group = lax.axis_index("group")
-    states = pl.ds(lax.axis_index("tile") * STATES, STATES)
-    columns = pl.ds(warpgroup * width, width)
+    first_state = lax.axis_index("tile") * STATES
+    states = pl.ds(first_state, STATES)
+    first_column = warpgroup * width
+    columns = pl.ds(first_column, width)
     first_row = group * rows_each
 
+    # An array's parts lie one behind the other along its first axis.
     def fetch(row):
-        plgpu.copy_gmem_to_smem(delta_hbm.at[row, states], delta, arrived)
-        plgpu.copy_gmem_to_smem(w_hbm.at[row], w, arrived)
+        for part in range(parts):
+            place = part * rows + row
+            plgpu.copy_gmem_to_smem(
+                delta_hbm.at[place, states], delta.at[part], arrived
+            )
+            plgpu.copy_gmem_to_smem(w_hbm.at[place], w.at[part], arrived)
 
     @pl.when(warpgroup == 0)
     def _start():
-        plgpu.copy_gmem_to_smem(gram_hbm, gram, resident)
-        plgpu.copy_gmem_to_smem(gate_hbm.at[states], gate, resident)
+        for part in range(parts):
+            plgpu.copy_gmem_to_smem(
+                gram_hbm.at[pl.ds(part * h, h)], gram.at[part], resident
+            )
+            plgpu.copy_gmem_to_smem(
+                gate_hbm.at[pl.ds(part * n + first_state, STATES)],
+                gate.at[part],
+                resident,
+            )
         fetch(first_row)
 
     plgpu.barrier_wait(resident)
 
     def product(*operands):
+        """Σ left @ right over pairs of operands whose first axis is their parts."""
+
         def body(accumulator):
             for left, right in operands:
-                plgpu.wgmma(accumulator, left, right)
+                for i, j in PRODUCTS[parts]:
+                    plgpu.wgmma(accumulator, left.at[i], right.at[j])
             return accumulator[...]
 
         return pl.run_scoped(
             body, plgpu.WGMMAAccumulatorRef((STATES, width), jnp.float32)
         )
 
-    def send(value, destination):
-        """Writes this warpgroup's columns to the buffer and starts copying them out."""
-        part = buffer.at[warpgroup]
-        part[...] = value.astype(jnp.bfloat16)
-        plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(part, destination.at[:, columns])
+    def chunks(piece):
+        """`piece` of each CHUNK columns of this warpgroup, and where they are.
+
+        Registers hold v, x and Σ x⊙v of all of its columns; D and a are read a chunk
+        at a time, and D once more rather than kept.
+        """
+        for start in range(0, width, CHUNK):
+            here = pl.ds(first_column + start, CHUNK)
+            d = gate[0, :, here].astype(jnp.float32)
+            for part in range(1, parts):
+                d = d + gate[part, :, here].astype(jnp.float32)
+            local = slice(start, start + CHUNK)
+            yield local, here, piece(d, local, here)
+
+    def keep(part, local, value):
+        """Writes one part of a value to the buffer; returns what is left of it."""
+        rounded = value.astype(jnp.bfloat16)
+        buffer[part, warpgroup, :, local] = rounded
+        return value - rounded.astype(jnp.float32)
+
+    def send(destination):
+        """Starts copying this warpgroup's columns out of the buffer."""
+        plgpu.copy_smem_to_gmem(buffer.at[0, warpgroup], destination.at[:, columns])
 
     def one_row(j, xv):
         row = first_row + j
         plgpu.barrier_wait(arrived)
-        v = product((delta, w.at[:, columns]))
-        d = gate[:, columns].astype(jnp.float32)
+        v = product((delta, w.at[:, :, columns]))
         k = plgpu.load(k_hbm.at[row, states], optimized=False)
-        a = plgpu.load(a_hbm.at[states, columns], optimized=False)
-        y = d * v - lax.broadcast_in_dim(k, (STATES, width), [0]) * a
-        send(y, y_hbm.at[row, states])
+        k = lax.broadcast_in_dim(k, (STATES, CHUNK), [0])
+
+        def y_piece(d, local, here):
+            a = plgpu.load(a_hbm.at[states, here], optimized=False)
+            return d * v[:, local] - k * a
+
+        for local, here, y in chunks(y_piece):
+            rest = y
+            for part in range(parts):
+                rest = keep(part, local, rest)
+            if parts > 1:
+                y_hbm[row, states, here] = y
+        plgpu.commit_smem()
+        if parts == 1:
+            send(y_hbm.at[row, states])
 
         # Every warpgroup is done with delta and w, and all of y is in the buffer.
         plgpu.barrier_arrive(written)
@@ -247,39 +248,49 @@ def _kernel(
 
         x = product(
             *(
-                (buffer.at[j], gram.at[pl.ds(j * width, width), columns])
-                for j in range(warpgroups)
+                (buffer.at[:, i], gram.at[:, pl.ds(i * width, width), columns])
+                for i in range(warpgroups)
             )
         )
-        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        xv = xv + x * v
+        if parts == 1:
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
         # Nobody reads y any more: the buffer is free for D⊙x.
         plgpu.barrier_arrive(drained)
         plgpu.barrier_wait(drained)
-        send(d * x, gx_hbm.at[row, states])
-        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-        return xv + x * v
+        for local, here, gx in chunks(lambda d, local, here: d * x[:, local]):
+            if parts > 1:
+                gx_hbm[row, states, here] = gx
+            else:
+                keep(0, local, gx)
+        if parts == 1:
+            plgpu.commit_smem()
+            send(gx_hbm.at[row, states])
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        return xv
 
     zero = plgpu.layout_cast(
         jnp.zeros((STATES, width), jnp.float32), plgpu.Layout.WGMMA
     )
     xv_hbm[group, states, columns] = lax.fori_loop(0, rows_each, one_row, zero)
-    plgpu.wait_smem_to_gmem(0)
+    if parts == 1:
+        plgpu.wait_smem_to_gmem(0)
 
 
-def _width(h: int) -> int:
-    """Columns of one warpgroup: it holds v, x and Σ x⊙v of them in registers."""
-    return min(h, 128)
+def _split(x: Float[Array, "n ..."], parts: int) -> Float[Array, "{parts}*n ..."]:
+    """bfloat16 parts that sum to `x`, one behind the other along the first axis.
 
-
-def _padded(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
-
-
-def _rows_each(rows: int, tiles: int) -> int:
-    """Rows of one block: as many as leave a block for every multiprocessor."""
-    divisors = [each for each in range(1, rows + 1) if rows % each == 0]
-    return max(e for e in divisors if e == 1 or tiles * rows // e >= TARGET_BLOCKS)
+    `reduce_precision` because XLA may leave out a conversion there and back.
+    """
+    if parts == 1:
+        return x.astype(jnp.bfloat16)
+    found, rest = [], x.astype(jnp.float32)
+    for _ in range(parts):
+        rounded = lax.reduce_precision(rest, exponent_bits=8, mantissa_bits=7)
+        found.append(rounded.astype(jnp.bfloat16))
+        rest = rest - rounded
+    return jnp.concatenate(found)
 
 
 def _shared(*shape: int, entries: int = 0):

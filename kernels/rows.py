@@ -110,7 +110,9 @@ def _rows(
     if settings.kernel:
         from kernels import pallas_gpu  # a second to import, and not built everywhere
 
-        run = partial(pallas_gpu.row_arrays, interpret=settings.interpret)
+        run = partial(
+            pallas_gpu.row_arrays, dtype=settings.operand, interpret=settings.interpret
+        )
         return RowArrays(
             *over_states(run, delta, k[..., 0], w, fwd.gate, fwd.a, fwd.gram)
         )

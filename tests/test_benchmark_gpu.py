@@ -22,7 +22,7 @@ from benchmarks.kernel_checks import (
     suite,
 )
 from benchmarks.op_cases import SHAPES, HeadShape, Probes
-from kernels import pallas_gpu
+from kernels import pallas_gpu, tiling
 
 TINY = HeadShape(d=16, h=64, k=2, c=4)
 
@@ -161,20 +161,25 @@ def test_a_stage_gathers_its_parts(tmp_path, monkeypatch):
 def test_tuning_names_the_best_and_what_failed(monkeypatch):
     """With a stand-in for the kernel, which a CPU cannot run."""
 
-    def stand_in(*inputs, tiling):
+    def stand_in(*inputs, dtype, tiling):
         if tiling.rows == 2:
             raise RuntimeError("out of registers")
         y, gx, xv = plain_rows(*(x.astype(jnp.float32) for x in inputs))
-        return y.astype(jnp.bfloat16), gx.astype(jnp.bfloat16), xv
+        return y.astype(dtype), gx.astype(dtype), xv
 
     monkeypatch.setattr(pallas_gpu, "row_arrays", stand_in)
+    monkeypatch.setattr(tiling, "TARGET_BLOCKS", 16)
     monkeypatch.setitem(SHAPES, "12m", TINY)
     work = gpu_kernel.tune(lambda: 100.0)
     name, entry = next(work)
-    assert name == "12m, N=512"
+    assert name == "12m, N=512, bfloat16"
     assert entry["default"] == entry["best"] == "columns 64, rows 1"
     assert entry["failed"] == {"columns 64, rows 2": "RuntimeError: out of registers"}
     assert set(entry["programs"]) == {"xla", "columns 64, rows 1", "loop alone"}
+    # Of 20 seconds for all heads, the first may not take more than its own default.
+    _, entry = next(gpu_kernel.tune(lambda: 20.0))
+    assert entry["best"] == "columns 64, rows 1"
+    assert entry["failed"] == {"columns 64, rows 2": "not begun: no time was left"}
 
 
 def test_the_verdict_and_the_summary():
@@ -201,7 +206,7 @@ def test_the_verdict_and_the_summary():
 def test_tilings_fit_and_begin_with_the_default():
     for shape, n in ((SHAPES["12m"], 512), (SHAPES["1m"], 1024), (TINY, 70)):
         found = gpu_kernel.tilings(shape, n)
-        assert found[0] == pallas_gpu.default_tiling(shape.k, n, shape.h)
+        assert found[0] == tiling.default_tiling(shape.k, n, shape.h)
         assert len(set(found)) == len(found)
         for columns, rows in found:
             assert shape.h % columns == 0
@@ -210,20 +215,21 @@ def test_tilings_fit_and_begin_with_the_default():
 
 def test_tiling_errors_name_the_argument():
     inputs = rows_inputs(jax.random.key(0), TINY, 8)
-    for tiling in (pallas_gpu.Tiling(128, 1), pallas_gpu.Tiling(64, 3)):
+    for cut in (tiling.Tiling(128, 1), tiling.Tiling(64, 3)):
         with pytest.raises(ValueError, match="tiling=Tiling"):
-            jax.eval_shape(partial(pallas_gpu.row_arrays, tiling=tiling), *inputs)
+            jax.eval_shape(partial(pallas_gpu.row_arrays, tiling=cut), *inputs)
 
 
-def test_every_tiling_lowers_for_cuda():
+def test_every_tiling_lowers_for_cuda(monkeypatch):
     """Two warpgroups in place of one, and all rows in one block."""
     shape = HeadShape(d=0, h=128, k=4, c=16)
     sizes = [(4, 64, 16), (4, 64), (4, 16, 128), (64, 128), (64, 128), (128, 128)]
     inputs = [jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes]
+    monkeypatch.setattr(tiling, "TARGET_BLOCKS", 1)
     found = gpu_kernel.tilings(shape, 64)
-    for tiling in (pallas_gpu.Tiling(64, 1), pallas_gpu.Tiling(128, 4)):
-        assert tiling in found
-        fn = jax.jit(lambda *x, t=tiling: pallas_gpu.row_arrays(*x, tiling=t))
+    for cut in (tiling.Tiling(64, 1), tiling.Tiling(128, 4)):
+        assert cut in found
+        fn = jax.jit(lambda *x, t=cut: pallas_gpu.row_arrays(*x, tiling=t))
         text = fn.trace(*inputs).lower(lowering_platforms=("cuda",)).as_text()
         assert pallas_gpu.KERNEL_NAME in text
 
@@ -243,16 +249,30 @@ def test_comparison():
 
 def test_the_suite_has_every_width_and_ragged_states():
     names = " ".join(suite())
-    for part in ("H=64", "H=128", "H=256", "N=70", "12m", "1m", "vmap", "states"):
+    for part in (
+        *(f"kernel, bfloat16, H={h}," for h in (64, 128, 192, 256)),
+        *(f"kernel, float32, H={h}," for h in (64, 128)),
+        *("N=70", "12m", "1m", "vmap", "states", "op, mean, float32"),
+    ):
         assert part in names
+
+
+def test_the_suite_asks_for_no_size_that_the_kernel_refuses():
+    for run in suite().values():
+        shape = run.args[0]
+        dtype = run.keywords.get("dtype", jnp.bfloat16)
+        tiling.check_sizes(shape.h, shape.c, dtype)
 
 
 def failures(checks):
     return [check for check in checks if not check.passed]
 
 
-def test_kernel_check_in_the_interpreter():
-    checks = check_rows(TINY, 70, interpret=True, repeats=1)
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, pytest.param(jnp.float32, marks=pytest.mark.slow)]
+)
+def test_kernel_check_in_the_interpreter(dtype):
+    checks = check_rows(TINY, 70, dtype=dtype, interpret=True, repeats=1)
     assert len(checks) == 6
     assert not failures(checks)
 
@@ -260,13 +280,16 @@ def test_kernel_check_in_the_interpreter():
 @pytest.mark.slow
 def test_op_checks_in_the_interpreter():
     probes = Probes("rademacher", 1)
-    assert not failures(check_op(TINY, 70, probes, mean=True, interpret=True))
+    for dtype in (jnp.bfloat16, jnp.float32):
+        assert not failures(
+            check_op(TINY, 70, probes, mean=True, dtype=dtype, interpret=True)
+        )
     assert not failures(check_op(TINY, 20, probes, mean=False, interpret=True))
     assert not failures(check_vmap(TINY, 20, interpret=True))
 
 
 def test_kernel_check_finds_a_wrong_kernel(monkeypatch):
-    def wrong(delta, k, w, gate, a, gram, *, tiling=None, interpret=False):
+    def wrong(delta, k, w, gate, a, gram, **options):
         y = jnp.einsum("knc,kch->knh", delta, w) * gate[None]  # no projection
         return y, y, y[0]
 
