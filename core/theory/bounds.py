@@ -1,0 +1,224 @@
+"""Bounds on the return error of imagined rollouts ("On Training in Imagination").
+
+Throughout: dynamics f, reward r and policy π are deterministic; a model (f̂, r̂) has
+errors ε_f = sup ‖f̂ - f‖ and ε_r = sup |r̂ - r|; J is the true and Ĵ the imagined
+discounted return of the same policy from the same state. Everything but the curvature
+of a rollout is plain float64 arithmetic on Python numbers.
+"""
+
+from typing import Literal, NamedTuple, Self
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+class LipschitzConstants(NamedTuple):
+    """Lipschitz constants of dynamics, reward and policy, by argument.
+
+    ‖f(s, a) - f(s', a')‖ ≤ dynamics_state ‖s - s'‖ + dynamics_action ‖a - a'‖, and so
+    for the reward. The paper uses one constant for both arguments, see `joint`; the
+    split constants are never larger, and its proof holds for them unchanged.
+    """
+
+    dynamics_state: float
+    dynamics_action: float
+    reward_state: float
+    reward_action: float
+    policy: float
+
+    @classmethod
+    def joint(cls, *, dynamics: float, reward: float, policy: float) -> Self:
+        """The paper's L_f, L_r and L_π: one constant for state and action."""
+        return cls(dynamics, dynamics, reward, reward, policy)
+
+    def joined(self) -> "LipschitzConstants":
+        """The smallest constants of the paper's form that hold where these do."""
+        return LipschitzConstants.joint(
+            dynamics=max(self.dynamics_state, self.dynamics_action),
+            reward=max(self.reward_state, self.reward_action),
+            policy=self.policy,
+        )
+
+    @property
+    def contraction(self) -> float:
+        """c: how much a state error grows in a step, L_f (1 + L_π) in the paper."""
+        return self.dynamics_state + self.dynamics_action * self.policy
+
+    @property
+    def reward_slope(self) -> float:
+        """How much the reward moves with the state, L_r (1 + L_π) in the paper."""
+        return self.reward_state + self.reward_action * self.policy
+
+
+def dynamics_coefficient(constants: LipschitzConstants, *, discount: float) -> float:
+    """What multiplies ε_f in Lemma 1: γ L_r (1 + L_π) / ((1 - γ)(1 - γ c)).
+
+    It does not fall when any of the constants rises (Corollary 1).
+
+    Raises:
+        ValueError: the discount is not in [0, 1), a constant is negative, or
+            γ c is not below 1.
+    """
+    return dynamics_multiplier(constants, discount=discount) / (1 - discount)
+
+
+def dynamics_multiplier(constants: LipschitzConstants, *, discount: float) -> float:
+    """κ = γ L_r (1 + L_π) / (1 - γ c): the weight of ε_f against ε_r in Lemma 1.
+
+    Raises:
+        ValueError: as `dynamics_coefficient`.
+    """
+    _check(constants, discount=discount, highest_discount="below 1")
+    contraction = discount * constants.contraction
+    if contraction >= 1:
+        raise ValueError(
+            f"constants: discount · contraction is {contraction:g}, but Lemma 1 needs "
+            "it below 1: use horizon_bound"
+        )
+    return discount * constants.reward_slope / (1 - contraction)
+
+
+def simulation_bound(
+    constants: LipschitzConstants,
+    *,
+    discount: float,
+    dynamics_error: float,
+    reward_error: float,
+) -> float:
+    """Lemma 1: |J - Ĵ| ≤ ε_r / (1 - γ) + γ L_r (1 + L_π) ε_f / ((1 - γ)(1 - γ c)).
+
+    The proof uses the constants of the true f and r, and the errors on the states that
+    the imagined rollout visits: their maxima along it serve as ε_f and ε_r.
+
+    Raises:
+        ValueError: as `dynamics_coefficient`, or an error is negative.
+    """
+    _check_errors(dynamics_error=dynamics_error, reward_error=reward_error)
+    coefficient = dynamics_coefficient(constants, discount=discount)
+    return reward_error / (1 - discount) + coefficient * dynamics_error
+
+
+def horizon_bound(
+    constants: LipschitzConstants,
+    *,
+    discount: float,
+    horizon: int,
+    dynamics_error: float,
+    reward_error: float,
+    critic_error: float = 0.0,
+    critic_slope: float = 0.0,
+) -> float:
+    """The bound for rollouts of H steps that end in a critic; c may be anything.
+
+    With V the true value and V̂ the critic, ε_V = sup |V̂ - V| and L_V a Lipschitz
+    constant of V,
+
+        |J - (Σ_{t<H} γ^t r̂_t + γ^H V̂(ŝ_H))| ≤ ε_r Σ_{t<H} γ^t
+            + L_r (1 + L_π) Σ_{t<H} γ^t Δ_t + γ^H (ε_V + L_V Δ_H),
+
+    where Δ_t = ε_f (c^t - 1) / (c - 1), and t ε_f at c = 1. The sums are taken term by
+    term, because their closed form cancels near c = 1.
+
+    Args:
+        constants: of the true dynamics, reward and policy.
+        discount: γ in [0, 1].
+        horizon: H, at least 0.
+        dynamics_error: ε_f.
+        reward_error: ε_r.
+        critic_error: ε_V.
+        critic_slope: L_V.
+
+    Raises:
+        ValueError: an argument is negative, or the discount is above 1.
+    """
+    _check(constants, discount=discount, highest_discount="at most 1")
+    _check_errors(
+        dynamics_error=dynamics_error,
+        reward_error=reward_error,
+        critic_error=critic_error,
+        critic_slope=critic_slope,
+        horizon=horizon,
+    )
+    bound, weight, deviation = 0.0, 1.0, 0.0
+    for _ in range(horizon):
+        bound += weight * (reward_error + constants.reward_slope * deviation)
+        deviation = constants.contraction * deviation + dynamics_error
+        weight *= discount
+    return bound + weight * (critic_error + critic_slope * deviation)
+
+
+def curvature_bound(
+    slope: float | Float[Array, "*batch"], *, form: Literal["sharp", "printed"]
+) -> Float[Array, "*batch"]:
+    """Proposition 1: how far two successive steps of a rollout can turn.
+
+    Args:
+        slope: the Lipschitz constant L of the velocity map z ↦ F(z) - z, or a step's
+            own ratio ‖v_{t+1} - v_t‖ / ‖v_t‖, for which no Lipschitz claim is needed.
+        form: "printed" is the paper's L² / (2 (1 - L)); "sharp" is 1 - √(1 - L²),
+            which is never larger and is attained.
+
+    Returns:
+        The largest 1 - cos(v_t, v_{t+1}). From L = 1 on nothing is known beyond 2; the
+        printed form is infinite there.
+    """
+    slope = jnp.asarray(slope)
+    known = slope < 1
+    inside = jnp.where(known, slope, 0.0)
+    if form == "printed":
+        return jnp.where(known, inside**2 / (2 * (1 - inside)), jnp.inf)
+    # 1 - √(1 - L²) without its cancellation at small L.
+    return jnp.where(known, inside**2 / (1 + jnp.sqrt(1 - inside**2)), 2.0)
+
+
+def curvature(
+    states: Float[Array, "time *batch size"],
+) -> tuple[Float[Array, "time_less_2 *batch"], Float[Array, "time_less_2 *batch"]]:
+    """The temporal-straightening loss of a rollout, step by step (Definition 1).
+
+    Args:
+        states: z_0 … z_T, at least three.
+
+    Returns:
+        1 - cos(v_t, v_{t+1}) with v_t = z_{t+1} - z_t, and the ratios
+        ρ_t = ‖v_{t+1} - v_t‖ / ‖v_t‖, for which
+        `curvature ≤ curvature_bound(ρ, form="sharp")`. NaN where a velocity is zero:
+        the paper leaves those steps out.
+
+    Raises:
+        ValueError: there are fewer than three states.
+    """
+    if len(states) < 3:
+        raise ValueError(
+            f"states: {len(states)} of them have no two successive steps: give at "
+            "least 3"
+        )
+    velocity = jnp.diff(states, axis=0)
+    length = jnp.linalg.norm(velocity, axis=-1)
+    direction = velocity / length[..., None]
+    # 1 - <u, u'> = ‖u - u'‖² / 2 for unit vectors, without the cancellation.
+    loss = 0.5 * jnp.sum(jnp.diff(direction, axis=0) ** 2, axis=-1)
+    ratio = jnp.linalg.norm(jnp.diff(velocity, axis=0), axis=-1) / length[:-1]
+    return loss, ratio
+
+
+def _check(
+    constants: LipschitzConstants, *, discount: float, highest_discount: str
+) -> None:
+    if not 0 <= discount <= 1 or (highest_discount == "below 1" and discount == 1):
+        raise ValueError(
+            f"discount={discount:g} must be at least 0 and {highest_discount}"
+        )
+    for name, value in constants._asdict().items():
+        if not (value >= 0 and np.isfinite(value)):
+            raise ValueError(
+                f"constants.{name}={value:g} is no Lipschitz constant: it must be "
+                "finite and at least 0"
+            )
+
+
+def _check_errors(**values: float) -> None:
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{name}={value:g} must be at least 0")
