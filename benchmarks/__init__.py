@@ -5,8 +5,13 @@
 
 BENCHMARKS = {
     "curves": "learning curves of finished or running runs, as a picture and as JSON",
-    "gpu": "the fused kernel on an NVIDIA GPU: checked, tuned, timed against floors",
+    "env_parity": "one control step of every task against dm_control's",
+    "env_throughput": "control steps a second by task and batch, beside MuJoCo C",
+    "gpu": "on an NVIDIA GPU, by stage: fused kernel, train step, environments",
     "op": "the penalty op alone: seconds and memory of each implementation",
     "overhead": "the whole train step with the penalty and without it",
+    "render": "the ray caster beside MuJoCo: frames a second, outlines, pictures",
+    "soak": "a long run's memory, speed and checkpoints, with verdicts",
+    "theory": "the papers' theoretical experiments, six studies",
 }
 """What each module measures. A benchmark is a file here and its line above."""

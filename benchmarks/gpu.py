@@ -3,8 +3,9 @@
     python -m benchmarks.gpu --stage kernel [--out DIR]
 
 kernel: is the fused kernel right, how is it best cut, how fast is it? overhead: the
-train step with and without penalty. A stage writes ``gpu_NAME.json`` to DIR, by default
-to the directory that the environment variable OUT names, or to the present one.
+train step with and without penalty. env: control steps a second. A stage writes
+``gpu_NAME.json`` to DIR, by default to the directory that the environment variable OUT
+names, or to the present one.
 
 A kernel that was never run may hang or leave the device unusable. So every part runs in
 a process of its own with a time limit, and writes down each result as it comes: the
@@ -23,12 +24,16 @@ from typing import Any
 
 import jax
 
-from benchmarks import gpu_kernel, gpu_overhead
+from benchmarks import gpu_env, gpu_kernel, gpu_overhead
 from benchmarks.device_time import PEAKS, peak_of
 from train.errors import UserError, one_line_errors
 from train.provenance import write_result
 
-STAGES = {"kernel": gpu_kernel.PARTS, "overhead": gpu_overhead.PARTS}
+STAGES = {
+    "kernel": gpu_kernel.PARTS,
+    "overhead": gpu_overhead.PARTS,
+    "env": gpu_env.PARTS,
+}
 
 START_SECONDS = 10.0
 """Of a part's time, what starting Python and JAX may have taken already."""
@@ -181,7 +186,9 @@ def summary(parts: Mapping[str, Any]) -> str:
                 told = "passed" if entry["passed"] else f"FAILED {worst[0]}"
                 lines.append(f"{name}: {item}: {told}")
             else:
-                lines.append(f"{name}: {item}")
+                speed = entry.get("steps_per_second")
+                told = f", {speed['median']:,.0f} control steps/s" if speed else ""
+                lines.append(f"{name}: {item}{told}")
                 timed = entry.get("implementations") or entry.get("programs") or {}
                 lines += [_timed_line(key, found) for key, found in timed.items()]
     return "\n".join(lines)

@@ -9,8 +9,13 @@ from envs.base import Env as Env
 from envs.base import EnvSpec as EnvSpec
 from envs.base import State as State
 from envs.base import Timestep as Timestep
+from envs.custom import from_mjx as from_mjx
+from envs.factories import registered as registered
+from envs.physics import PhysicsParameters as PhysicsParameters
+from envs.registry import SYNTHETIC as SYNTHETIC
 from envs.registry import TASKS as TASKS
 from envs.registry import TOYS as TOYS
 from envs.registry import canonical_name as canonical_name
 from envs.registry import make as make
+from envs.registry import register as register
 from envs.vector import VectorEnv as VectorEnv

@@ -22,7 +22,9 @@ for _line in _printed.getvalue().splitlines():
 mujoco: Any = importlib.import_module("mujoco")
 if TYPE_CHECKING:
     type MjModel = Any
+    type MjSpec = Any
 else:
     MjModel = mujoco.MjModel
+    MjSpec = mujoco.MjSpec
 
-__all__ = ["MjModel", "mjx", "mujoco"]
+__all__ = ["MjModel", "MjSpec", "mjx", "mujoco"]

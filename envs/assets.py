@@ -9,7 +9,7 @@ import importlib.util
 import os
 import pathlib
 
-from envs._mjx import MjModel, mujoco
+from envs._mjx import MjModel, MjSpec, mujoco
 
 ASSETS_VARIABLE = "SMOOTH_DREAMER_ASSETS"
 
@@ -44,10 +44,23 @@ def load_model(filename: str) -> MjModel:
     Raises:
         FileNotFoundError: the folder has no file of that name.
     """
+    return mujoco.MjModel.from_xml_path(str(_path_of(filename)))
+
+
+def load_spec(filename: str) -> MjSpec:
+    """A model of the assets folder before it is compiled, to be edited.
+
+    Raises:
+        FileNotFoundError: the folder has no file of that name.
+    """
+    return mujoco.MjSpec.from_file(str(_path_of(filename)))
+
+
+def _path_of(filename: str) -> pathlib.Path:
     path = assets_folder() / filename
     if not path.is_file():
         raise FileNotFoundError(
             f"model {filename!r} was not found in {path.parent}: "
             f"{ASSETS_VARIABLE} must name a complete copy of dm_control's suite folder"
         )
-    return mujoco.MjModel.from_xml_path(str(path))
+    return path

@@ -22,7 +22,7 @@ class EnvSpec:
     Attributes:
         name: canonical name, as listed in `envs.TASKS` or `envs.TOYS`.
         obs_shape: shape of one observation.
-        obs_dtype: name of the observation's dtype, "float32".
+        obs_dtype: name of the observation's dtype: "float32", or "uint8" for images.
         action_dim: number of entries of one action.
         action_low: lower bound of every action entry; actions are clipped to it.
         action_high: upper bound of every action entry; actions are clipped to it.
@@ -61,7 +61,7 @@ class Timestep(eqx.Module):
             repeats the previous observation and must not be learned from.
     """
 
-    obs: Float[Array, "..."]
+    obs: Num[Array, "..."]
     reward: Float[Array, "*batch"]
     is_first: Bool[Array, "*batch"]
     is_last: Bool[Array, "*batch"]
@@ -102,7 +102,7 @@ class Env[S: State](abc.ABC):
     Hashable by identity, so it can be closed over or passed to `jax.jit` as a static
     argument. Make and use one under the same `jax.enable_x64` setting: it computes in
     float64 there, in float32 by default. The observations and rewards in a `Timestep`
-    are float32 in either case.
+    are float32 in either case, but images stay uint8.
     """
 
     spec: EnvSpec
@@ -123,7 +123,7 @@ class Env[S: State](abc.ABC):
         """One decision inside an episode, without the automatic reset."""
 
     @abc.abstractmethod
-    def observe(self, state: S) -> Float[Array, "*obs"]:
+    def observe(self, state: S) -> Num[Array, "*obs"]:
         """The observation of a state, in the environment's own precision."""
 
     @abc.abstractmethod
@@ -159,24 +159,31 @@ class Env[S: State](abc.ABC):
         )
 
     def _end_decision(
-        self, state: S, *, reward: Float[Array, ""], corrupt: Bool[Array, ""]
+        self,
+        state: S,
+        *,
+        reward: Float[Array, ""],
+        corrupt: Bool[Array, ""],
+        terminal: Bool[Array, ""] | None = None,
     ) -> tuple[S, Timestep]:
         """Counts the decision that led to `state`'s coordinates, and makes its row."""
+        no = jnp.asarray(False)
+        # What a corrupt step led to says nothing about the end of an episode.
+        is_terminal = no if terminal is None else terminal & ~corrupt
         step_count = state.step_count + self.spec.action_repeat
-        is_last = corrupt | (step_count >= self.spec.episode_steps)
+        is_last = corrupt | is_terminal | (step_count >= self.spec.episode_steps)
         state = dataclasses.replace(
             state,
             step_count=step_count,
             needs_reset=is_last,
             corrupt_count=state.corrupt_count + corrupt,
         )
-        no = jnp.asarray(False)
         return state, Timestep(
-            obs=self.observe(state).astype(jnp.float32),
+            obs=row_obs(self.observe(state)),
             reward=jnp.where(corrupt, 0.0, reward).astype(jnp.float32),
             is_first=no,
             is_last=is_last,
-            is_terminal=no,
+            is_terminal=is_terminal,
             is_corrupt=corrupt,
         )
 
@@ -200,11 +207,16 @@ def select[T: PyTree](pred: Bool[Array, "..."], on_true: T, on_false: T) -> T:
     return jax.tree.map(pick, on_true, on_false)
 
 
-def first_timestep(obs: Float[Array, "*obs"]) -> Timestep:
+def row_obs(obs: Num[Array, "*obs"]) -> Num[Array, "*obs"]:
+    """An observation as a `Timestep` holds it: float32, or an image's uint8."""
+    return obs if obs.dtype == jnp.uint8 else obs.astype(jnp.float32)
+
+
+def first_timestep(obs: Num[Array, "*obs"]) -> Timestep:
     """The row that begins an episode: reward 0 and only `is_first` set."""
     no = jnp.asarray(False)
     return Timestep(
-        obs=obs.astype(jnp.float32),
+        obs=row_obs(obs),
         reward=jnp.zeros((), jnp.float32),
         is_first=jnp.asarray(True),
         is_last=no,

@@ -2,8 +2,8 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,23 +20,28 @@ from envs.base import (
     first_timestep,
     select,
 )
+from envs.physics import Parametrization, PhysicsParameters
+from envs.simulator import Physics, Simulator, is_sound
 
-# Same one-step error against MuJoCo as 100/50 iterations, three to four times faster.
-# Fewer than 8/10 gives outliers.
-SOLVER_ITERATIONS = 8
+# Same one-step error against MuJoCo as 100/50 iterations. The solver stops before where
+# it has converged, so 16 costs no more than 8, with which one step of 512 of walker was
+# off by 0.03. Fewer are faster, and wrong more often.
+SOLVER_ITERATIONS = 16
 LINE_SEARCH_ITERATIONS = 10
 
 EPISODE_STEPS = 1000  # control steps; the time limit of every task of the suite
-
-# MuJoCo itself calls a state bad beyond this magnitude (mjMAXVAL).
-MAX_MAGNITUDE = 1e10
 
 
 class Task(abc.ABC):
     """What distinguishes one task: its model, start states, observation and reward.
 
     `model` below is the host-side MuJoCo model, used for names, ids and ranges.
-    `data` has positions, velocities, kinematics and sensors of the present state.
+    `data` has positions, velocities, kinematics and sensors of the present state;
+    touch, force, torque and acceleration sensors show the last physics step.
+
+    Where an episode also draws something that is not a coordinate, such as the place
+    of a target, that is its *scene*: a vector of numbers that `draw_scene` draws and
+    `place` writes into the model. Tasks without one leave these methods alone.
     """
 
     xml: str
@@ -45,15 +50,47 @@ class Task(abc.ABC):
     control_timestep: float | None = None
     """Seconds per control step; None means one physics step."""
 
+    episode_steps: int = EPISODE_STEPS
+    """Control steps after which an episode ends by time."""
+
+    solver: tuple[int, int] | None = (SOLVER_ITERATIONS, LINE_SEARCH_ITERATIONS)
+    """Iterations of solver and line search; None keeps those of the model."""
+
+    terminal: Callable[[MjModel, mjx.Data], Bool[Array, ""]] | None = None
+    """Whether the state after a decision ends the episode for good; None means never,
+    as in the whole suite, where episodes end by time."""
+
+    camera: int | str = 0
+    """The model's camera that pictures are drawn from, by number or name."""
+
     def load(self) -> MjModel:
-        """The model of the task."""
+        """The model of the task; override to change what all episodes share."""
         return load_model(self.xml)
+
+    def scene(self, model: MjModel) -> np.ndarray:
+        """The scene of the model as loaded, `(n,)`; empty for most tasks."""
+        return np.zeros(0)
+
+    def draw_scene(self, model: MjModel, key: Key[Array, ""]) -> Float[Array, " n"]:
+        """Draws the scene of an episode."""
+        return jnp.asarray(self.scene(model), float)
+
+    def place(
+        self, model: MjModel, mjx_model: mjx.Model, scene: Float[Array, " n"]
+    ) -> mjx.Model:
+        """`mjx_model` with the scene written into it."""
+        return mjx_model
 
     @abc.abstractmethod
     def initial(
-        self, model: MjModel, key: Key[Array, ""]
+        self, simulator: Simulator, key: Key[Array, ""]
     ) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
-        """Draws the positions and velocities with which an episode starts."""
+        """Draws the positions and velocities with which an episode starts.
+
+        Args:
+            simulator: the physics of this episode, its scene in place.
+            key: PRNG key.
+        """
 
     @abc.abstractmethod
     def observe(self, model: MjModel, data: mjx.Data) -> Float[Array, " obs"]:
@@ -64,30 +101,18 @@ class Task(abc.ABC):
         """The reward of one control step, at the state in which it ended."""
 
 
-class Physics(eqx.Module):
-    """The part of `mjx.Data` that the simulation continues from.
-
-    All the rest is recomputed from it, so selects, batches and checkpoints of states
-    stay small. The acceleration is only the solver's starting point.
-    """
-
-    qpos: Float[Array, "*batch nq"]
-    qvel: Float[Array, "*batch nv"]
-    act: Float[Array, "*batch na"]
-    ctrl: Float[Array, "*batch nu"]
-    qacc_warmstart: Float[Array, "*batch nv"]
-
-
 class MjxState(State):
     """State of one `MjxEnv`.
 
     Attributes:
         physics: MuJoCo coordinates, always finite.
-        gravity: magnitude of gravity, m/s².
+        scene: what the episode drew besides coordinates; see `Task`.
+        parameters: gravity, friction, mass and gain, kept over all episodes.
     """
 
     physics: Physics
-    gravity: Float[Array, "*batch"]
+    scene: Float[Array, "*batch nscene"]
+    parameters: PhysicsParameters
     key: Key[Array, "*batch"]
     step_count: Int[Array, "*batch"]
     needs_reset: Bool[Array, "*batch"]
@@ -103,6 +128,11 @@ class MjxState(State):
         """Generalized velocities."""
         return self.physics.qvel
 
+    @property
+    def gravity(self) -> Array:
+        """Magnitude of gravity, m/s²."""
+        return self.parameters.gravity
+
 
 class MjxEnv(Env[MjxState]):
     """A `Task` simulated by MJX."""
@@ -116,18 +146,18 @@ class MjxEnv(Env[MjxState]):
             action_repeat: control steps per decision; must divide the episode.
 
         Raises:
-            ValueError: `action_repeat` does not divide the 1000 control steps of an
-                episode, or the model's controls are not bounded by ±1.
+            ValueError: `action_repeat` does not divide the control steps of an
+                episode, or a control of the model is unbounded.
         """
-        check_action_repeat(action_repeat, EPISODE_STEPS)
+        check_action_repeat(action_repeat, task.episode_steps)
         model = task.load()
-        if not np.array_equal(model.actuator_ctrlrange, [[-1.0, 1.0]] * model.nu):
+        if not np.all(model.actuator_ctrllimited):
             raise ValueError(
-                f"{task.xml}: every control must be bounded by [-1, 1], got "
-                f"{model.actuator_ctrlrange.tolist()}: rescale the actuators' gear"
+                f"{task.xml}: every control must be bounded, got ctrllimited="
+                f"{model.actuator_ctrllimited.tolist()}: give each actuator a ctrlrange"
             )
-        model.opt.iterations = SOLVER_ITERATIONS
-        model.opt.ls_iterations = LINE_SEARCH_ITERATIONS
+        if task.solver is not None:
+            model.opt.iterations, model.opt.ls_iterations = task.solver
         # MJX does not compute energies and refuses models that ask for them.
         model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_ENERGY)
 
@@ -135,16 +165,14 @@ class MjxEnv(Env[MjxState]):
         self.task = task
         self.model = model
         self.n_substeps = round(control_timestep / model.opt.timestep)
-        self._mjx_model = mjx.put_model(model)
-        self._template = mjx.make_data(model)
-        self._gravity_magnitude = float(np.linalg.norm(model.opt.gravity))
-        self._gravity_direction = model.opt.gravity / self._gravity_magnitude
-        self._rest = Physics(  # the model's reference pose
-            qpos=jnp.asarray(model.qpos0, float),
-            qvel=jnp.zeros(model.nv),
-            act=jnp.zeros(model.na),
-            ctrl=jnp.zeros(model.nu),
-            qacc_warmstart=jnp.zeros(model.nv),
+        self._simulator = Simulator.of(model)
+        self._parametrization = Parametrization.of(model)
+        self._rest = self._simulator.at_rest()
+        # Compiled once: `from_physics` is also called outside of `jax.jit`.
+        self._sense_forces = jax.jit(
+            lambda physics, parameters, scene: self._simulator_with(
+                parameters, scene
+            ).sense_forces(physics)
         )
         obs = jax.eval_shape(
             lambda: self.observe(self.from_physics(self._rest.qpos, self._rest.qvel))
@@ -154,49 +182,49 @@ class MjxEnv(Env[MjxState]):
             obs_shape=obs.shape,
             action_dim=model.nu,
             action_repeat=action_repeat,
-            episode_steps=EPISODE_STEPS,
+            episode_steps=task.episode_steps,
             control_timestep=float(control_timestep),
         )
 
     def reset(self, key: Key[Array, ""]) -> tuple[MjxState, Timestep]:
-        rest = self._rest
-        return self.restart(self.from_physics(rest.qpos, rest.qvel, key=key))
+        return self._begin(
+            key=key,
+            parameters=self._parametrization.default(),
+            corrupt_count=jnp.zeros((), jnp.int32),
+        )
 
     def restart(self, state: MjxState) -> tuple[MjxState, Timestep]:
-        next_key, draw_key = jax.random.split(state.key)
-        qpos, qvel = self.task.initial(self.model, draw_key)
-        state = dataclasses.replace(
-            self.from_physics(qpos, qvel, key=next_key),
-            gravity=state.gravity,
+        return self._begin(
+            key=state.key,
+            parameters=state.parameters,
             corrupt_count=state.corrupt_count,
         )
-        return state, first_timestep(self.observe(state))
 
     def advance(
         self, state: MjxState, action: Num[Array, " action"]
     ) -> tuple[MjxState, Timestep]:
-        model = self._model_with(state.gravity)
-
-        def substep(physics: Physics, _):
-            # MJX relies on rank promotion, which its caller may have forbidden.
-            with jax.numpy_rank_promotion("allow"):
-                return _lean(mjx.step(model, self._load(physics))), None
+        simulator = self._simulator_of(state)
 
         def control_step(physics: Physics, _):
-            physics, _ = jax.lax.scan(substep, physics, length=self.n_substeps)
-            return physics, self.task.reward(self.model, self._refresh(physics))
+            physics = simulator.step(physics, steps=self.n_substeps)
+            return physics, self.task.reward(self.model, simulator.refresh(physics))
 
-        start = dataclasses.replace(state.physics, ctrl=self._clipped(action))
+        start = dataclasses.replace(state.physics, ctrl=self._control(action))
         end, rewards = jax.lax.scan(control_step, start, length=self.spec.action_repeat)
         reward = jnp.sum(rewards)
 
         # Coordinates that were bad once stay bad, so the end shows the whole decision.
         # A corrupt decision stays where it began, or, if it was handed bad numbers,
         # goes to the reference pose: the state holds only finite numbers.
-        corrupt = ~(_is_sound(end) & jnp.isfinite(reward))
-        fallback = select(_is_sound(state.physics), state.physics, self._rest)
+        corrupt = ~(is_sound(end) & jnp.isfinite(reward))
+        fallback = select(is_sound(state.physics), state.physics, self._rest)
         state = dataclasses.replace(state, physics=select(corrupt, fallback, end))
-        return self._end_decision(state, reward=reward, corrupt=corrupt)
+        terminal = None
+        if self.task.terminal is not None:
+            terminal = self.task.terminal(self.model, self.data(state))
+        return self._end_decision(
+            state, reward=reward, corrupt=corrupt, terminal=terminal
+        )
 
     def from_physics(
         self,
@@ -204,6 +232,8 @@ class MjxEnv(Env[MjxState]):
         qvel: Num[Array | np.ndarray, " nv"],
         act: Num[Array | np.ndarray, " na"] | None = None,
         *,
+        scene: Num[Array | np.ndarray, " nscene"] | None = None,
+        force: Num[Array | np.ndarray, " nforce"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> MjxState:
         """A state at the start of an episode, from MuJoCo coordinates.
@@ -212,21 +242,33 @@ class MjxEnv(Env[MjxState]):
             qpos: generalized positions.
             qvel: generalized velocities.
             act: actuator activations; None means zeros.
+            scene: what an episode draws besides (see `Task`), such as the place of a
+                target; None means the one in the model's file.
+            force: readings of the force sensors; None means those without actuation.
             key: from which the next episode will be drawn; None means key 0.
 
         Raises:
             ValueError: an argument's shape is not the model's.
         """
+        default = self.task.scene(self.model)
+        scene = self._vector("scene", default if scene is None else scene, default.size)
         act = self._rest.act if act is None else act
+        physics = self._simulator.physics(
+            self._vector("qpos", qpos, self.model.nq),
+            self._vector("qvel", qvel, self.model.nv),
+            self._vector("act", act, self.model.na),
+        )
+        parameters = self._parametrization.default()
+        if force is None:
+            physics = self._sense_forces(physics, parameters, scene)
+        else:
+            force = self._vector("force", force, physics.force.size)
+            physics = dataclasses.replace(physics, force=force)
         zero = jnp.zeros((), jnp.int32)
         return MjxState(
-            physics=dataclasses.replace(
-                self._rest,
-                qpos=self._vector("qpos", qpos, self.model.nq),
-                qvel=self._vector("qvel", qvel, self.model.nv),
-                act=self._vector("act", act, self.model.na),
-            ),
-            gravity=jnp.asarray(self._gravity_magnitude, float),
+            physics=physics,
+            scene=scene,
+            parameters=parameters,
             key=jax.random.key(0) if key is None else key,
             step_count=zero,
             needs_reset=jnp.asarray(False),
@@ -243,16 +285,83 @@ class MjxEnv(Env[MjxState]):
             gravity: magnitude in m/s² (may be traced); a scalar, or one per state of
                 a batch. The direction stays the model's.
         """
-        value = jnp.asarray(gravity, float)
-        return dataclasses.replace(
-            state, gravity=jnp.broadcast_to(value, state.gravity.shape)
-        )
+        return self.with_physics(state, gravity=gravity)
+
+    def with_physics(
+        self,
+        state: MjxState,
+        *,
+        gravity: float | Num[Array | np.ndarray, "..."] | None = None,
+        friction: float | Num[Array | np.ndarray, "..."] | None = None,
+        mass: float | Num[Array | np.ndarray, "..."] | None = None,
+        gain: float | Num[Array | np.ndarray, "..."] | None = None,
+    ) -> MjxState:
+        """The state under other physics parameters, which every later episode keeps.
+
+        Each may be traced, and is a scalar, or one number per state of a batch; None
+        leaves it as it is. See `envs.physics.PhysicsParameters`.
+
+        Args:
+            state: one state, or a batch of them.
+            gravity: magnitude in m/s².
+            friction: factor of all contact friction coefficients, above 0.
+            mass: factor of the mass and inertia of all bodies, above 0.
+            gain: factor of the force of all actuators.
+
+        Raises:
+            ValueError: a value is out of its range, does not fit the batch, or the
+                model cannot have it changed (muscles).
+        """
+        values = {"gravity": gravity, "friction": friction, "mass": mass, "gain": gain}
+        self._parametrization.check(**values)
+        return dataclasses.replace(state, parameters=state.parameters.replace(**values))
+
+    def data(self, state: MjxState) -> mjx.Data:
+        """Positions, velocities, kinematics and sensors of a state."""
+        return self._simulator_of(state).refresh(state.physics)
 
     def observe(self, state: MjxState) -> Float[Array, "*obs"]:
-        return self.task.observe(self.model, self._refresh(state.physics))
+        return self.task.observe(self.model, self.data(state))
 
     def reward(self, state: MjxState) -> Float[Array, ""]:
-        return self.task.reward(self.model, self._refresh(state.physics))
+        return self.task.reward(self.model, self.data(state))
+
+    def _begin(
+        self,
+        *,
+        key: Key[Array, ""],
+        parameters: PhysicsParameters,
+        corrupt_count: Int[Array, ""],
+    ) -> tuple[MjxState, Timestep]:
+        """Draws an episode: its scene, then its coordinates in that scene."""
+        next_key, draw_key = jax.random.split(key)
+        scene_key = draw_key
+        if self.task.scene(self.model).size:
+            draw_key, scene_key = jax.random.split(draw_key)
+        scene = self.task.draw_scene(self.model, scene_key)
+        simulator = self._simulator_with(parameters, scene)
+        qpos, qvel = self.task.initial(simulator, draw_key)
+        state = MjxState(
+            physics=simulator.sense_forces(simulator.physics(qpos, qvel)),
+            scene=scene,
+            parameters=parameters,
+            key=next_key,
+            step_count=jnp.zeros((), jnp.int32),
+            needs_reset=jnp.asarray(False),
+            corrupt_count=corrupt_count,
+        )
+        return state, first_timestep(self.observe(state))
+
+    def _control(self, action: Num[Array, " action"]) -> Float[Array, " nu"]:
+        """The controls that an action in [-1, 1] means: linear in each one's range."""
+        clipped = self._clipped(action)
+        low, high = self.model.actuator_ctrlrange.T
+        if np.all(low == -1) and np.all(high == 1):
+            return clipped
+        middle, half = (
+            jnp.asarray(x, float) for x in ((low + high) / 2, (high - low) / 2)
+        )
+        return middle + half * clipped
 
     def _vector(self, name: str, value: Array | np.ndarray, size: int) -> Array:
         value = jnp.asarray(value, float)
@@ -264,51 +373,13 @@ class MjxEnv(Env[MjxState]):
             )
         return value
 
-    def _model_with(self, gravity: Float[Array, ""]) -> mjx.Model:
-        option = self._mjx_model.opt.replace(gravity=gravity * self._gravity_direction)
-        return self._mjx_model.replace(opt=option)
+    def _simulator_of(self, state: MjxState) -> Simulator:
+        return self._simulator_with(state.parameters, state.scene)
 
-    def _load(self, physics: Physics) -> mjx.Data:
-        return self._template.replace(
-            qpos=physics.qpos,
-            qvel=physics.qvel,
-            act=physics.act,
-            ctrl=physics.ctrl,
-            qacc_warmstart=physics.qacc_warmstart,
-        )
-
-    def _refresh(self, physics: Physics) -> mjx.Data:
-        """Data whose kinematics and sensors belong to these coordinates.
-
-        After `mjx.step` they still belong to the state before the last substep.
-        """
-        model = self._mjx_model
-        data = self._load(physics)
-        stages = (
-            mjx.kinematics,
-            mjx.com_pos,
-            mjx.com_vel,
-            mjx.sensor_pos,
-            mjx.sensor_vel,
-        )
-        with jax.numpy_rank_promotion("allow"):
-            for stage in stages:
-                data = stage(model, data)
-        return data
-
-
-def _lean(data: mjx.Data) -> Physics:
-    return Physics(
-        qpos=data.qpos,
-        qvel=data.qvel,
-        act=data.act,
-        ctrl=data.ctrl,
-        qacc_warmstart=data.qacc_warmstart,
-    )
-
-
-def _is_sound(physics: Physics) -> Bool[Array, ""]:
-    """Whether every number is finite and within MuJoCo's own limit."""
-    # A comparison with NaN is false, so one comparison finds NaN as well.
-    sound = [jnp.all(jnp.abs(x) < MAX_MAGNITUDE) for x in jax.tree.leaves(physics)]
-    return jnp.all(jnp.stack(sound))
+    def _simulator_with(
+        self, parameters: PhysicsParameters, scene: Float[Array, " n"]
+    ) -> Simulator:
+        """The simulator under the physics parameters and the scene of a state."""
+        model = self._parametrization.apply(self._simulator.mjx_model, parameters)
+        placed = self.task.place(self.model, model, scene)
+        return dataclasses.replace(self._simulator, mjx_model=placed)

@@ -5,14 +5,36 @@ To add a domain, write its file in `envs/dmc/` and add its line to `DOMAINS`.
 
 import difflib
 
-from envs import toy
+from envs import factories, toy
 from envs.base import Env
-from envs.dmc import cartpole, pendulum, walker
+from envs.dmc import (
+    acrobot,
+    ball_in_cup,
+    cartpole,
+    cheetah,
+    finger,
+    hopper,
+    pendulum,
+    quadruped,
+    reacher,
+    walker,
+)
+from envs.factories import plain
+from envs.lqg import LQGEnv
 from envs.mjx_env import MjxEnv
+from envs.pixels import PixelEnv
+from envs.teacher import TeacherEnv
 
 DOMAINS = {
+    "acrobot": acrobot,
+    "ball_in_cup": ball_in_cup,
     "cartpole": cartpole,
+    "cheetah": cheetah,
+    "finger": finger,
+    "hopper": hopper,
     "pendulum": pendulum,
+    "quadruped": quadruped,
+    "reacher": reacher,
     "walker": walker,
 }
 
@@ -21,28 +43,37 @@ TASKS: tuple[str, ...] = tuple(
 )
 TOYS: tuple[str, ...] = tuple(toy.TOYS)
 
+_SYNTHETIC = {"lqg": LQGEnv, "teacher": TeacherEnv}
+SYNTHETIC: tuple[str, ...] = tuple(_SYNTHETIC)
+"""The synthetic systems of the theory's studies."""
+
 # A domain's name alone means its default task.
 _DEFAULTS = {domain: f"{domain}-{m.DEFAULT}" for domain, m in DOMAINS.items()}
 
 
 def canonical_name(name: str) -> str:
-    """The name in `TASKS` or `TOYS` that `name` means.
+    """The name in `TASKS`, `TOYS`, `SYNTHETIC` or `registered()` that `name` means.
 
     Case, `-` against `_`, and a leading `dmc` make no difference, and a domain alone
     means its default task: `dmc_walker_run` is `walker-run`, `walker` is `walker-walk`.
+    The path of a factory, `module:attribute`, is its own name.
 
     Raises:
-        ValueError: the name is unknown; the message gives the nearest known one.
+        ValueError: the name is unknown; the message gives the nearest known one. Or the
+            path leads to nothing that could make an environment.
     """
-    known = {_plain(n): n for n in (*TASKS, *TOYS)}
-    known |= {_plain(domain): task for domain, task in _DEFAULTS.items()}
-    plain = _plain(name).removeprefix("dmc_")
-    if plain in known:
-        return known[plain]
-    near = difflib.get_close_matches(plain, known, n=1, cutoff=0.0)
+    if factories.is_path(name):
+        factories.factory_of(name)
+        return name
+    known = _built_in() | {plain(n): n for n in factories.registered()}
+    asked = plain(name)
+    for form in (asked, asked.removeprefix("dmc_")):
+        if form in known:
+            return known[form]
+    near = difflib.get_close_matches(asked, known, n=1, cutoff=0.0)
     raise ValueError(
         f"env={name!r} is unknown: did you mean {known[near[0]]!r}? "
-        "(envs.TASKS and envs.TOYS list all names)"
+        "(envs.TASKS, envs.TOYS, envs.SYNTHETIC and envs.registered() list all names)"
     )
 
 
@@ -50,27 +81,61 @@ def make(name: str, *, obs: str = "state", action_repeat: int = 2) -> Env:
     """Makes an environment.
 
     Args:
-        name: a name that `canonical_name` accepts.
-        obs: "state" for the vector of numbers that dm_control observes.
+        name: a name that `canonical_name` accepts, or the path of a factory of your
+            own, `module:attribute`.
+        obs: "state" for the vector of numbers that dm_control observes; "pixels" for
+            64 × 64 images of MuJoCo tasks.
         action_repeat: control steps per decision; must divide the episode.
 
     Raises:
         ValueError: an argument is not one of those above.
     """
     canonical = canonical_name(name)
-    if obs == "pixels":
+    if obs not in ("state", "pixels"):
+        raise ValueError(f"obs={obs!r} is unknown: use obs='state' or obs='pixels'")
+    env = _make(canonical, action_repeat)
+    if obs == "state":
+        return env
+    if not isinstance(env, MjxEnv):
         raise ValueError(
-            "obs='pixels' is not available yet, pixels come later: use obs='state'"
+            f"obs='pixels': {canonical} has no MuJoCo model to draw: use obs='state'"
         )
-    if obs != "state":
-        raise ValueError(f"obs={obs!r} is unknown: use obs='state'")
+    return PixelEnv(env)
+
+
+def _make(canonical: str, action_repeat: int) -> Env:
+    if factories.is_path(canonical) or canonical in factories.registered():
+        return factories.make_registered(canonical, action_repeat=action_repeat)
     if canonical in TOYS:
         return toy.TOYS[canonical](name=canonical, action_repeat=action_repeat)
+    if canonical in SYNTHETIC:
+        return _SYNTHETIC[canonical](name=canonical, action_repeat=action_repeat)
     domain, task = canonical.split("-")
     return MjxEnv(
         DOMAINS[domain].TASKS[task], name=canonical, action_repeat=action_repeat
     )
 
 
-def _plain(name: str) -> str:
-    return name.lower().replace("-", "_")
+def register(name: str, factory: factories.Factory, *, replace: bool = False) -> None:
+    """Makes `envs.make(name)`, in this process, call `factory`.
+
+    Args:
+        name: letters, digits, `-`, `_` and `.`; not one that is taken.
+        factory: called as `factory(name=name, action_repeat=...)` by every `make`;
+            `functools.partial(envs.from_mjx, "robot.xml", observe=..., reward=...)` is
+            one.
+        replace: an environment registered under this name before gives way.
+
+    Raises:
+        ValueError: the name is taken or has other characters, or the factory cannot be
+            called with these keywords.
+    """
+    taken = _built_in().get(plain(name))
+    if taken is not None:
+        raise ValueError(f"name={name!r} is taken by {taken!r}: choose another")
+    factories.add(name, factory, replace=replace)
+
+
+def _built_in() -> dict[str, str]:
+    known = {plain(n): n for n in (*TASKS, *TOYS, *SYNTHETIC)}
+    return known | {plain(domain): task for domain, task in _DEFAULTS.items()}

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 from envs._mjx import MjModel, mjx
 from envs.dmc.rewards import tolerance
 from envs.mjx_env import Task
+from envs.simulator import Simulator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Cartpole(Task):
     xml = "cartpole.xml"
 
     def initial(
-        self, model: MjModel, key: Key[Array, ""]
+        self, simulator: Simulator, key: Key[Array, ""]
     ) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
         position_key, velocity_key = jax.random.split(key)
         if self.swing_up:
@@ -38,7 +39,7 @@ class Cartpole(Task):
         else:
             unit = jax.random.uniform(position_key, (2,), minval=-1.0)
             qpos = unit * np.array([0.1, 0.034], unit.dtype)
-        return qpos, 0.01 * jax.random.normal(velocity_key, (model.nv,))
+        return qpos, 0.01 * jax.random.normal(velocity_key, (simulator.model.nv,))
 
     def observe(self, model: MjModel, data: mjx.Data) -> Float[Array, " obs"]:
         pole = data.xmat[model.body("pole_1").id]

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 from envs._mjx import MjModel, mjx
 from envs.dmc.rewards import tolerance
 from envs.mjx_env import Task
+from envs.simulator import Simulator
 
 UPRIGHT_ANGLE = math.radians(8.0)
 
@@ -24,10 +25,10 @@ class Pendulum(Task):
     xml = "pendulum.xml"
 
     def initial(
-        self, model: MjModel, key: Key[Array, ""]
+        self, simulator: Simulator, key: Key[Array, ""]
     ) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
         qpos = jax.random.uniform(key, (1,), minval=-math.pi, maxval=math.pi)
-        return qpos, jnp.zeros(model.nv, qpos.dtype)
+        return qpos, jnp.zeros(simulator.model.nv, qpos.dtype)
 
     def observe(self, model: MjModel, data: mjx.Data) -> Float[Array, " obs"]:
         pole = data.xmat[model.body("pole").id]

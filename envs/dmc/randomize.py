@@ -1,9 +1,11 @@
 """Start positions drawn over the whole range of a model's joints."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from envs._mjx import MjModel, mujoco
 
@@ -12,31 +14,90 @@ def random_joints(model: MjModel, key: Key[Array, ""]) -> Float[Array, " nq"]:
     """Draws joint positions: limited joints over their range, hinges over a turn.
 
     Limited hinges and slides are uniform in their range, unlimited hinges uniform in
-    [-π, π); unlimited slides stay at the model's reference position.
+    [-π, π), ball joints uniform over the rotations. A free joint's rotation is drawn
+    as dm_control draws it, a normalized vector of [0, 1)⁴; its place and unlimited
+    slides stay at the model's reference position.
 
     Args:
-        model: a model whose joints are hinges and slides.
+        model: the model; its ball joints must be unlimited.
         key: PRNG key.
 
     Returns:
-        Positions `(nq,)`, metres and radians.
+        Positions `(nq,)`, metres, radians and unit quaternions.
 
     Raises:
-        ValueError: the model has a ball or free joint.
+        ValueError: the model has a limited ball joint.
     """
-    hinge, slide = mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE
-    is_hinge = model.jnt_type == hinge
-    if not np.all(is_hinge | (model.jnt_type == slide)):
+    kind = mujoco.mjtJoint
+    types, limited = model.jnt_type, model.jnt_limited.astype(bool)
+    if np.any((types == kind.mjJNT_BALL) & limited):
         raise ValueError(
-            f"model has joints of types {sorted(set(model.jnt_type.tolist()))}: only "
-            f"hinges ({int(hinge)}) and slides ({int(slide)}) can be randomized here"
+            "the model has a limited ball joint, which random_joints cannot draw: "
+            "remove its limit, or draw that joint in the task's `initial`"
         )
-    limited = model.jnt_limited.astype(bool)
-    free = np.where(is_hinge, np.pi, 0.0)
-    low = np.where(limited, model.jnt_range[:, 0], -free)
-    high = np.where(limited, model.jnt_range[:, 1], free)
     dtype = jnp.result_type(float)
-    unit = jax.random.uniform(key, (model.nq,), dtype)
-    drawn = low.astype(dtype) + unit * (high - low).astype(dtype)
-    kept = model.qpos0.astype(dtype)
-    return jnp.where(limited | is_hinge, drawn, kept)
+    is_hinge = types == kind.mjJNT_HINGE
+    turn = np.where(is_hinge, np.pi, 0.0)
+    low = np.where(limited, model.jnt_range[:, 0], -turn)
+    high = np.where(limited, model.jnt_range[:, 1], turn)
+    unit = jax.random.uniform(key, (model.njnt,), dtype)
+    scalar = low.astype(dtype) + unit * (high - low).astype(dtype)
+
+    qpos = jnp.asarray(model.qpos0, dtype)
+    (drawn,) = np.nonzero((limited & (types == kind.mjJNT_SLIDE)) | is_hinge)
+    qpos = qpos.at[model.jnt_qposadr[drawn]].set(scalar[drawn])
+    for joint in np.flatnonzero(types == kind.mjJNT_BALL):
+        quaternion = jax.random.normal(jax.random.fold_in(key, joint), (4,), dtype)
+        qpos = _set_rotation(qpos, int(model.jnt_qposadr[joint]), quaternion)
+    for joint in np.flatnonzero(types == kind.mjJNT_FREE):
+        quaternion = jax.random.uniform(jax.random.fold_in(key, joint), (4,), dtype)
+        qpos = _set_rotation(qpos, int(model.jnt_qposadr[joint]) + 3, quaternion)
+    return qpos
+
+
+def first_accepted[T: PyTree](
+    draw: Callable[[Key[Array, ""]], T],
+    accept: Callable[[T], Bool[Array, ""]],
+    key: Key[Array, ""],
+    *,
+    attempts: int = 1000,
+) -> T:
+    """Draws until `accept` holds.
+
+    For starts that must not collide, with `accept` = `simulator.gap(qpos) > 0`. Under
+    `jax.vmap` all copies draw until the last one is accepted.
+
+    Args:
+        draw: makes a candidate from a key.
+        accept: whether the candidate will do.
+        key: PRNG key.
+        attempts: at most that many candidates, at least 1. If none is accepted, the
+            last one is returned.
+
+    Returns:
+        The first accepted candidate.
+
+    Raises:
+        ValueError: `attempts` is less than 1.
+    """
+    if attempts < 1:
+        raise ValueError(f"attempts={attempts} must be at least 1")
+
+    def again(carry):
+        _, candidate, count = carry
+        return ~accept(candidate) & (count < attempts)
+
+    def redraw(carry):
+        key, _, count = carry
+        key, draw_key = jax.random.split(key)
+        return key, draw(draw_key), count + 1
+
+    start = redraw((key, None, jnp.zeros((), jnp.int32)))
+    return jax.lax.while_loop(again, redraw, start)[1]
+
+
+def _set_rotation(
+    qpos: Float[Array, " nq"], address: int, vector: Float[Array, "4"]
+) -> Float[Array, " nq"]:
+    unit = vector / jnp.linalg.norm(vector)
+    return jax.lax.dynamic_update_slice(qpos, unit, (address,))

@@ -9,6 +9,7 @@ from envs._mjx import MjModel, mjx
 from envs.dmc.randomize import random_joints
 from envs.dmc.rewards import tolerance
 from envs.mjx_env import Task
+from envs.simulator import Simulator
 
 STAND_HEIGHT = 1.2  # metres, of the torso's centre
 
@@ -26,10 +27,10 @@ class Walker(Task):
     control_timestep = 0.025
 
     def initial(
-        self, model: MjModel, key: Key[Array, ""]
+        self, simulator: Simulator, key: Key[Array, ""]
     ) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
-        qpos = random_joints(model, key)
-        return qpos, jnp.zeros(model.nv, qpos.dtype)
+        qpos = random_joints(simulator.model, key)
+        return qpos, jnp.zeros(simulator.model.nv, qpos.dtype)
 
     def observe(self, model: MjModel, data: mjx.Data) -> Float[Array, " obs"]:
         orientations = data.xmat[1:, 0, ::2].ravel()

@@ -1,0 +1,282 @@
+"""How far the environments are from dm_control: the error of one control step.
+
+    python -m benchmarks.env_parity [--quick] [--tasks TASK ...] [--json OUT]
+                                    [--png OUT]
+
+States are visited by dm_control under random actions. From each, both sides take the
+same control step; the error of a step is that of its worst entry, absolute, in the
+entry's own unit. Two processes do it in float64 and in float32: MJX keeps the constants
+of the precision that used it first.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+import envs
+from train.errors import UserError, one_line_errors
+from train.provenance import write_result
+
+PRECISIONS = ("float64", "float32")
+PARTS = ("state", "observation", "reward")
+QUICK_TASKS = ("cartpole-balance", "walker-walk")
+EPISODES, EVERY = 4, 5
+LOWEST = 1e-18
+"""Where the picture shows errors that are 0."""
+
+
+class Steps(NamedTuple):
+    """Control steps of dm_control: a row for each, before and, from `state`, after."""
+
+    qpos: np.ndarray
+    qvel: np.ndarray
+    act: np.ndarray
+    warmstart: np.ndarray
+    scene: np.ndarray
+    action: np.ndarray
+    state: np.ndarray
+    observation: np.ndarray
+    reward: np.ndarray
+
+
+def visit(task: str, env: Any, states: int) -> Steps:
+    """Random episodes of dm_control, of which every fifth step is kept."""
+    dm_env = _load(task)
+    rng = np.random.default_rng(0)
+    spec = dm_env.action_spec()
+    rows = []
+    for _ in range(EPISODES):
+        dm_env.reset()
+        data = dm_env.physics.data
+        scene = np.array(env.task.scene(dm_env.physics.model.ptr))
+        for t in range(EVERY * math.ceil(states / EPISODES)):
+            action = rng.uniform(-1, 1, spec.shape)
+            before = (data.qpos, data.qvel, data.act, data.qacc_warmstart)
+            before = [x.copy() for x in before]
+            row = dm_env.step(_controls(action, spec))
+            if t % EVERY == EVERY - 1:
+                after = np.concatenate([data.qpos, data.qvel, data.act])
+                seen = [np.ravel(x) for x in row.observation.values()]
+                result = (after, np.concatenate(seen), np.array(row.reward))
+                rows.append((*before, scene, action, *result))
+    return Steps(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def errors(task: str, states: int) -> dict[str, dict[str, float]]:
+    """Median, 95th percentile and maximum of each part's error, in JAX's precision."""
+    env: Any = envs.make(task, action_repeat=1)
+    steps = visit(task, env, states)
+
+    def step(qpos, qvel, act, warmstart, scene, action):
+        state = env.from_physics(qpos, qvel, act, scene=scene)
+        # Where the constraint solver begins is part of the state.
+        physics = dataclasses.replace(state.physics, qacc_warmstart=warmstart)
+        state, _ = env.advance(dataclasses.replace(state, physics=physics), action)
+        end = state.physics
+        coordinates = jnp.concatenate([end.qpos, end.qvel, end.act])
+        return coordinates, env.observe(state), env.reward(state)
+
+    inputs = [jnp.asarray(column, float) for column in steps[:6]]
+    found = jax.jit(jax.vmap(step))(*inputs)
+    return {
+        part: summary(np.asarray(ours, np.float64) - theirs)
+        for part, ours, theirs in zip(PARTS, found, steps[6:], strict=True)
+    }
+
+
+def summary(difference: Float[np.ndarray, "steps ..."]) -> dict[str, float]:
+    """Of the worst entry of each step."""
+    worst = np.max(np.abs(difference.reshape(len(difference), -1)), axis=1)
+    return {
+        "median": float(np.median(worst)),
+        "p95": float(np.quantile(worst, 0.95)),
+        "max": float(np.max(worst)),
+    }
+
+
+def in_own_process(
+    precision: str, tasks: Sequence[str], states: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """`errors` of all tasks, from a process that computes in `precision`.
+
+    Raises:
+        UserError: the process failed; it has told why.
+    """
+    command = [sys.executable, "-m", "benchmarks.env_parity", "--precision", precision]
+    command += ["--states", str(states), "--tasks", *tasks]
+    environment = os.environ | {
+        "JAX_ENABLE_X64": str(precision == "float64"),
+        "MUJOCO_GL": "disabled",  # dm_control.suite opens a renderer otherwise
+    }
+    found = {}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                found |= json.loads(line)
+                print(f"{precision}: {len(found)}/{len(tasks)} tasks", file=sys.stderr)
+    if process.returncode:
+        raise UserError(f"the {precision} process ended with {process.returncode}")
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """The errors as text."""
+    names = "".join(f"{name:>9}" for name in ("median", "95 %", "largest"))
+    lines = [
+        f"{'':36}" + "".join(f"{precision:^29}" for precision in PRECISIONS),
+        f"{'':36}" + f"{names:29}" * len(PRECISIONS),
+    ]
+    for task, precisions in found.items():
+        for number, part in enumerate(PARTS):
+            line = f"{'' if number else task:24}{part:12}"
+            for precision in PRECISIONS:
+                values = precisions[precision][part].values()
+                line += f"{''.join(f'{value:9.0e}' for value in values):29}"
+            lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def draw(found: dict[str, Any], title: str) -> Figure:
+    """From the median (filled) over the 95th percentile to the maximum, by task."""
+    tasks = list(found)
+    size = (12, 2.2 + 0.36 * len(tasks))
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(PARTS), sharey=True, sharex=True)
+    for panel, part in zip(panels, PARTS, strict=True):
+        for number, precision in enumerate(PRECISIONS):
+            places = [i + 0.3 * (number - 0.5) for i in range(len(tasks))]
+            values = {
+                name: [max(LOWEST, found[t][precision][part][name]) for t in tasks]
+                for name in ("median", "p95", "max")
+            }
+            color = f"C{number}"
+            panel.hlines(places, values["median"], values["max"], color=color, lw=1)
+            panel.plot(values["median"], places, "o", color=color, label=precision)
+            panel.plot(values["p95"], places, "|", color=color, ms=9)
+            panel.plot(values["max"], places, "o", color=color, mfc="white")
+        panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(numticks=8))
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.set_title(part)
+        panel.grid(alpha=0.3, axis="x")
+    panels[1].set_xlabel("absolute error of the worst entry")
+    panels[0].set_yticks(range(len(tasks)), tasks)
+    panels[0].set_ylim(len(tasks) - 0.5, -0.5)
+    panels[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    figure.suptitle(
+        f"{title}\nmedian (filled), 95 % (bar) and largest error (open); 0 is drawn at "
+        f"{LOWEST:g}",
+        fontsize="medium",
+    )
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    options = _parser().parse_args(argv)
+    with one_line_errors():
+        default = QUICK_TASKS if options.quick else envs.TASKS
+        tasks = chosen_tasks(options.tasks, default)
+        states = options.states or (24 if options.quick else 400)
+        if options.precision is not None:
+            for task in tasks:
+                print(json.dumps({task: errors(task, states)}), flush=True)
+                jax.clear_caches()
+            return 0
+        by_precision = {p: in_own_process(p, tasks, states) for p in PRECISIONS}
+        found = {t: {p: by_precision[p][t] for p in PRECISIONS} for t in tasks}
+        print(table(found))
+        title, what = "One control step against dm_control", "a measurement"
+        if options.quick:
+            print("--quick: a check of the machinery, no measurement")
+            what = "a check of the machinery"
+            title += f": {what}"
+        result = {"what": what, "states": states, "tasks": found}
+        save(options, result, draw(found, title))
+    return 0
+
+
+def chosen_tasks(asked: Sequence[str] | None, default: Sequence[str]) -> list[str]:
+    """The canonical names of tasks of the suite.
+
+    Raises:
+        UserError: a name is none of them.
+    """
+    found = []
+    for name in asked or default:
+        try:
+            found.append(envs.canonical_name(name))
+        except ValueError as error:
+            raise UserError(f"--tasks {name}: {error}") from None
+        if found[-1] not in envs.TASKS:
+            raise UserError(f"--tasks {name}: allowed: {', '.join(envs.TASKS)}")
+    return found
+
+
+def save(options: argparse.Namespace, result: dict[str, Any], figure: Figure) -> None:
+    """Writes what `--json` and `--png` ask for.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    try:
+        if options.json is not None:
+            write_result(options.json, result)
+            print(f"wrote {options.json}")
+        if options.png is not None:
+            options.png.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(options.png)
+            print(f"drew {options.png}")
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be written ({error.strerror})"
+        ) from None
+
+
+def _load(task: str) -> Any:
+    os.environ.setdefault("MUJOCO_GL", "disabled")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from dm_control import suite
+    domain, name = task.split("-")
+    return suite.load(domain, name, task_kwargs={"random": 0})
+
+
+def _controls(action: np.ndarray, spec: Any) -> np.ndarray:
+    return spec.minimum + (action + 1) / 2 * (spec.maximum - spec.minimum)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.env_parity",
+        description="Compare one control step of every task with dm_control's.",
+    )
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all")
+    parser.add_argument("--states", type=int, help="of each task (default 400)")
+    parser.add_argument("--quick", action="store_true", help="two tasks, 24 states")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument("--png", type=Path, metavar="OUT")
+    parser.add_argument("--precision", choices=PRECISIONS, help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""How fast the environments run: control steps a second, by task and batch size.
+
+    python -m benchmarks.env_throughput [--quick] [--tasks TASK ...]
+                                        [--batch 1,16,128] [--json OUT] [--png OUT]
+
+An environment's program is what training runs: physics, observation, reward and
+automatic reset, under random actions, in float32 and one compiled loop. Beside it
+stands MuJoCo C by `mujoco.rollout`, which does the physics alone, in float64. All
+programs of a task run in turn, round after round. Compile time and memory are XLA's.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from matplotlib.figure import Figure
+
+import envs
+from benchmarks.env_cases import ACTION_REPEAT, make, mjx_rollout, mujoco_rollout
+from benchmarks.env_parity import chosen_tasks, save
+from benchmarks.timing import Spread, interleave
+from train.errors import UserError, one_line_errors
+
+BATCHES = (1, 16, 128)
+QUICK_TASKS = ("cartpole-balance", "walker-walk")
+
+
+class Row(NamedTuple):
+    """What was found for one program."""
+
+    task: str
+    program: str
+    batch: int | None
+    """Environments side by side; None for MuJoCo C."""
+    threads: int | None
+    """Of MuJoCo C; None for MJX, which takes what XLA takes."""
+    steps_per_second: Spread
+    """Control steps of all environments together."""
+    physics_per_control: int
+    compile_seconds: float | None
+    temporary_bytes: int | None
+    state_bytes: int | None
+    corrupt_share: float | None
+
+
+def measure(
+    task: str,
+    batches: Sequence[int],
+    *,
+    rounds: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> list[Row]:
+    """Compiles and times all programs of one task, each for about `seconds` a round."""
+    env = make(task)
+    device, host = {}, {}
+    for batch in batches:
+        say(f"{task}: compiling {batch}")
+        device[f"MJX, {batch}"] = batch, mjx_rollout(env, batch, seconds=seconds)
+    for threads in sorted({1, cores()}):
+        name = f"MuJoCo C, {threads} thread{'s' if threads > 1 else ''}"
+        host[name] = threads, mujoco_rollout(env, threads=threads, seconds=seconds)
+    programs = {name: found.run for name, (_, found) in {**device, **host}.items()}
+    taken = interleave(
+        programs,
+        rounds=rounds,
+        progress=lambda done: say(f"{task}: round {done}/{rounds}"),
+    )
+    rows = []
+    for name, (number, found) in {**device, **host}.items():
+        on_device = name in device
+        speeds = [found.control_steps / s for s in taken[name]]
+        rows.append(
+            Row(
+                task=task,
+                program=name,
+                batch=number if on_device else None,
+                threads=None if on_device else number,
+                steps_per_second=Spread.of(speeds),
+                physics_per_control=env.n_substeps,
+                compile_seconds=found.compile_seconds if on_device else None,
+                temporary_bytes=found.temporary_bytes if on_device else None,
+                state_bytes=found.state_bytes if on_device else None,
+                corrupt_share=found.corrupt_share() if on_device else None,
+            )
+        )
+    return rows
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text."""
+    lines, previous = [], None
+    for row in rows:
+        if row.task != previous:
+            each = row.physics_per_control
+            lines += ["", f"{row.task} ({each} physics steps a control step)"]
+            lines += [
+                f"{'':22} {'control steps/s':>15} {'quartiles':>17} "
+                f"{'compile s':>9} {'kB/env':>8}"
+            ]
+        previous = row.task
+        speed = row.steps_per_second
+        quartiles = f"{speed.low:,.0f}-{speed.high:,.0f}"
+        line = f"{row.program:22} {speed.median:15,.0f} {quartiles:>17}"
+        if row.compile_seconds is not None:
+            line += f" {row.compile_seconds:9.1f}"
+        if row.temporary_bytes is not None and row.batch is not None:
+            line += f" {row.temporary_bytes / row.batch / 1e3:8.1f}"
+        lines.append(line)
+    return "\n".join(lines[1:])
+
+
+def draw(rows: Sequence[Row], title: str) -> Figure:
+    """Speed by task: a point with quartiles for each program, logarithmic."""
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    programs = list(dict.fromkeys(row.program for row in rows))
+    figure = Figure(figsize=(9, 1.6 + 0.5 * len(tasks)), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    markers = "os^Dv<>p"
+    for number, program in enumerate(programs):
+        found = [row for row in rows if row.program == program]
+        places = [tasks.index(row.task) for row in found]
+        offset = 0.5 * (number / max(1, len(programs) - 1) - 0.5)
+        speeds = [row.steps_per_second for row in found]
+        is_host = found[0].batch is None
+        axes.errorbar(
+            [speed.median for speed in speeds],
+            [place + offset for place in places],
+            xerr=[
+                [speed.median - speed.low for speed in speeds],
+                [speed.high - speed.median for speed in speeds],
+            ],
+            fmt=markers[number % len(markers)],
+            color="0.45" if is_host else f"C{number}",
+            markerfacecolor="white" if is_host else None,
+            capsize=2,
+            label=f"{program} (physics alone)"
+            if is_host
+            else f"{program} environment{'s' if found[0].batch != 1 else ''}",
+        )
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(tasks)), tasks)
+    axes.set_ylim(len(tasks) - 0.5, -0.5)
+    axes.set_xlabel("control steps per second, all environments together")
+    axes.set_title(title)
+    axes.grid(alpha=0.3, which="both", axis="x")
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small")
+    return figure
+
+
+def record(rows: Sequence[Row]) -> dict[str, Any]:
+    """The result file's content, without what the caller knows better."""
+    return {
+        "action_repeat": ACTION_REPEAT,
+        "device": jax.devices()[0].device_kind,
+        "notes": (
+            "MJX rows: physics, observation, reward and automatic reset in float32. "
+            "MuJoCo C rows: mujoco.rollout of the same model, physics alone in float64."
+        ),
+        "rows": [
+            {**row._asdict(), "steps_per_second": row.steps_per_second._asdict()}
+            for row in rows
+        ],
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    options = _parser().parse_args(argv)
+    with one_line_errors():
+        default = QUICK_TASKS if options.quick else envs.TASKS
+        tasks, batches = chosen_tasks(options.tasks, default), _batches(options)
+        rounds = options.rounds or (2 if options.quick else 7)
+        seconds = 0.1 if options.quick else 1.0
+        found: list[Row] = []
+        for task in tasks:
+            # A line that is written over, where there is a terminal to write on.
+            def say(text: str) -> None:
+                if sys.stderr.isatty():
+                    print(f"\r{text:60}", end="", file=sys.stderr, flush=True)
+
+            rows = measure(task, batches, rounds=rounds, seconds=seconds, say=say)
+            say("")
+            found += rows
+            print(f"\n{table(rows)}", flush=True)
+            jax.clear_caches()
+        checked = options.quick or options.rounds == 1
+        what = "a check of the machinery" if checked else "a measurement"
+        if options.quick:
+            print("\n--quick: a check of the machinery, no measurement")
+        title = f"Environments on {cores()} CPU cores"
+        if jax.default_backend() != "cpu":
+            title = f"Environments on {jax.devices()[0].device_kind}"
+        title += f": {what}" if checked else ""
+        result = {"what": what, "rounds": rounds, **record(found)}
+        save(options, result, draw(found, title))
+    return 0
+
+
+def _batches(options: argparse.Namespace) -> list[int]:
+    if options.batch is None:
+        return [4] if options.quick else list(BATCHES)
+    try:
+        found = [int(word) for word in options.batch.split(",")]
+    except ValueError:
+        found = [0]
+    if min(found) < 1:
+        raise UserError(
+            f"--batch {options.batch}: allowed: positive integers with commas between "
+            "them, such as 1,16,128"
+        )
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.env_throughput",
+        description="Time the environments, and MuJoCo C beside them.",
+    )
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all")
+    parser.add_argument("--batch", metavar="N,N", help="sizes (default 1,16,128)")
+    parser.add_argument("--rounds", type=int, help="rounds that count (default 7)")
+    parser.add_argument("--quick", action="store_true", help="two tasks, one batch")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument("--png", type=Path, metavar="OUT")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Random poses of every domain, drawn by the ray caster and by MuJoCo's renderer."""
+
+import dataclasses
+import importlib
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from envs._mjx import MjModel, mujoco
+from envs.render import Renderer
+from envs.render_pose import Pose
+
+DOMAINS = (
+    "acrobot",
+    "ball_in_cup",
+    "cartpole",
+    "cheetah",
+    "finger",
+    "hopper",
+    "pendulum",
+    "quadruped",
+    "reacher",
+    "walker",
+)
+
+# The camera of the pixel benchmarks is the first one, but for the quadruped, of which
+# the first shows little more than a dot.
+CAMERAS = {"quadruped": 2}
+
+GL_REMEDY = (
+    "MuJoCo finds no OpenGL to compare with: set MUJOCO_GL=egl (needs a GPU's driver "
+    "or Mesa's libegl1) or MUJOCO_GL=osmesa (needs libosmesa6)"
+)
+
+
+def load(domain: str) -> MjModel:
+    """The model of a domain's default task."""
+    module = importlib.import_module(f"envs.dmc.{domain}")
+    return module.TASKS[module.DEFAULT].load()
+
+
+def random_states(model: MjModel, count: int, *, seed: int = 0) -> list[Any]:
+    """States with random joints, as `mujoco.MjData`, kinematics up to date.
+
+    A hinge with limits turns between them, one without goes all around, unless its body
+    also slides: such a body is the trunk of a robot and stays roughly upright. Tendons
+    keep to their limits.
+    """
+    rng = np.random.default_rng(seed)
+    states = []
+    while len(states) < count:
+        data = mujoco.MjData(model)
+        for joint in range(model.njnt):
+            _turn(model, data.qpos, joint, rng)
+        mujoco.mj_forward(model, data)
+        limited = model.tendon_limited.astype(bool)
+        if np.all(data.ten_length[limited] <= model.tendon_range[limited, 1]):
+            states.append(data)
+    return states
+
+
+def _turn(model: MjModel, qpos: Any, joint: int, rng: np.random.Generator) -> None:
+    kinds = mujoco.mjtJoint
+    kind, start = model.jnt_type[joint], model.jnt_qposadr[joint]
+    siblings = model.jnt_type[model.jnt_bodyid == model.jnt_bodyid[joint]]
+    if kind == kinds.mjJNT_FREE:
+        qpos[start : start + 3] += rng.uniform([-2, -2, 0], [2, 2, 0.4])
+        turn = [1, 0, 0, 0] + 0.3 * rng.normal(size=4)
+        qpos[start + 3 : start + 7] = turn / np.linalg.norm(turn)
+    elif model.jnt_limited[joint]:
+        qpos[start] = rng.uniform(*model.jnt_range[joint])
+    elif kind == kinds.mjJNT_HINGE:
+        reach = 0.8 if np.any(siblings == kinds.mjJNT_SLIDE) else np.pi
+        qpos[start] = rng.uniform(-reach, reach)
+    else:
+        qpos[start] += rng.uniform(-0.3, 0.3)
+
+
+class Reference:
+    """MuJoCo's own renderer.
+
+    Args:
+        plain: without shadows and reflections, which its default settings have.
+
+    Raises:
+        RuntimeError: there is no OpenGL.
+    """
+
+    def __init__(
+        self, model: MjModel, camera: int, size: int, *, plain: bool = False
+    ) -> None:
+        try:
+            # GLFW warns, in several lines, of what the error below says in one.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._color = mujoco.Renderer(model, size, size)
+                self._segment = mujoco.Renderer(model, size, size)
+        except Exception as error:  # each GL library fails in its own way
+            raise RuntimeError(GL_REMEDY) from error
+        self._segment.enable_segmentation_rendering()
+        if plain:
+            for flag in (
+                mujoco.mjtRndFlag.mjRND_SHADOW,
+                mujoco.mjtRndFlag.mjRND_REFLECTION,
+            ):
+                self._color.scene.flags[flag] = 0
+        self._camera = camera
+
+    def draw(self, data: Any) -> UInt8[np.ndarray, "size size 3"]:
+        """The picture of a state."""
+        self._color.update_scene(data, camera=self._camera)
+        return self._color.render()
+
+    def segment(self, data: Any) -> np.ndarray:
+        """Number and `mujoco.mjtObj` of the object at each pixel, -1 for the sky."""
+        self._segment.update_scene(data, camera=self._camera)
+        return self._segment.render()
+
+    def close(self) -> None:
+        """Give the OpenGL contexts back."""
+        self._color.close()
+        self._segment.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What two renderers make of the same poses.
+
+    Attributes:
+        overlap: of each pose, the intersection over the union of the pixels that
+            either shows as something other than sky and planes.
+        labels: share of pixels for which both name the same geom, site or tendon.
+        difference: mean absolute difference of the pictures, of 255.
+        body_difference: the same over the pixels that the reference shows as bodies.
+        pictures: pairs of the reference's picture and ours.
+    """
+
+    overlap: Float[np.ndarray, " poses"]
+    labels: float
+    difference: float
+    body_difference: float
+    pictures: list[tuple[np.ndarray, np.ndarray]]
+
+
+def stack_poses(renderer: Renderer, states: Iterable[Any]) -> Pose:
+    """The poses of several states as a batch."""
+    poses = [renderer.pose(data) for data in states]
+    return jax.tree.map(lambda *rows: jnp.stack(rows), *poses)
+
+
+def compare(domain: str, count: int, *, size: int = 64) -> Comparison:
+    """Draw `count` random poses of a domain with both renderers.
+
+    Raises:
+        RuntimeError: there is no OpenGL.
+    """
+    model, camera = load(domain), CAMERAS.get(domain, 0)
+    reference = Reference(model, camera, size)
+    renderer = Renderer(model, camera=camera, size=size)
+    states = random_states(model, count)
+    poses = stack_poses(renderer, states)
+    images = np.asarray(jax.jit(jax.vmap(renderer.draw))(poses))
+    numbers = np.asarray(jax.jit(jax.vmap(renderer.segment))(poses))
+
+    overlap, same, difference, on_bodies, pictures = [], [], [], [], []
+    for state, image, number in zip(states, images, numbers, strict=True):
+        names, theirs = _names(renderer, number), reference.segment(state)
+        ours, other = _is_body(model, names), _is_body(model, theirs)
+        overlap.append(np.sum(ours & other) / np.sum(ours | other))
+        same.append(np.mean(np.all(names == theirs, axis=-1)))
+        expected = reference.draw(state)
+        gap = np.abs(image.astype(float) - expected)
+        difference.append(np.mean(gap))
+        on_bodies.append(np.mean(gap[other]))
+        pictures.append((expected, image))
+    reference.close()
+    return Comparison(
+        overlap=np.array(overlap),
+        labels=float(np.mean(same)),
+        difference=float(np.mean(difference)),
+        body_difference=float(np.mean(on_bodies)),
+        pictures=pictures,
+    )
+
+
+def _names(renderer: Renderer, numbers: np.ndarray) -> np.ndarray:
+    """Segmentation of ours in MuJoCo's terms."""
+    kinds = {"geom": "mjOBJ_GEOM", "site": "mjOBJ_SITE", "tendon": "mjOBJ_TENDON"}
+    rows = [
+        (solid.index, int(mujoco.mjtObj.__members__[kinds[solid.source]]))
+        for solid in renderer.scene.solids
+    ]
+    return np.array([*rows, (-1, -1)])[numbers]  # the last row is number -1, the sky
+
+
+def _is_body(model: MjModel, names: np.ndarray) -> Bool[np.ndarray, "size size"]:
+    index, kind = names[..., 0], names[..., 1]
+    (planes,) = np.nonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE)
+    plane = (kind == mujoco.mjtObj.mjOBJ_GEOM) & np.isin(index, planes)
+    return (index >= 0) & ~plane

@@ -1,0 +1,180 @@
+"""An environment from any MuJoCo model and a few functions."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key, PyTree
+
+from envs._mjx import MjModel, mjx, mujoco
+from envs.mjx_env import EPISODE_STEPS, MjxEnv, Task
+from envs.simulator import Simulator
+
+Measure = Callable[[MjModel, mjx.Data], Array]
+"""A function of the host-side model (names, ids, ranges) and the data of a state."""
+
+Initial = Callable[[MjModel, Key[Array, ""]], tuple[Array, Array]]
+"""A function of the host-side model and a key to positions and velocities."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionTask(Task):
+    """A `Task` whose parts are functions; see `from_mjx`."""
+
+    xml: str
+    source: MjModel
+    observation: Measure
+    value: Measure
+    start: Initial | None
+    control_timestep: float | None
+    episode_steps: int
+    solver: tuple[int, int] | None
+    terminal: Callable[[MjModel, mjx.Data], Bool[Array, ""]] | None
+
+    def load(self) -> MjModel:
+        return self.source
+
+    def initial(
+        self, simulator: Simulator, key: Key[Array, ""]
+    ) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+        model = simulator.model
+        if self.start is not None:
+            qpos, qvel = self.start(model, key)
+            return jnp.asarray(qpos, float), jnp.asarray(qvel, float)
+        return jnp.asarray(model.qpos0, float), jnp.zeros(model.nv)
+
+    # What the functions return is checked by `from_mjx`, which can name them.
+    def observe(self, model: MjModel, data: mjx.Data) -> Any:
+        return self.observation(model, data)
+
+    def reward(self, model: MjModel, data: mjx.Data) -> Any:
+        return self.value(model, data)
+
+
+def from_mjx(
+    model: MjModel | str | os.PathLike[str],
+    *,
+    observe: Measure,
+    reward: Measure,
+    initial: Initial | None = None,
+    terminal: Callable[[MjModel, mjx.Data], Bool[Array, ""]] | None = None,
+    name: str = "custom",
+    action_repeat: int = 1,
+    control_timestep: float | None = None,
+    episode_steps: int = EPISODE_STEPS,
+    solver: tuple[int, int] | None = None,
+) -> MjxEnv:
+    """An environment from a MuJoCo model and functions of it, all of them traced.
+
+    Actions are in [-1, 1], which is stretched to each actuator's `ctrlrange`.
+
+    Args:
+        model: a model, or the path of its XML or MJB file. It is copied.
+        observe: `(model, data) -> (obs,)`, the observation of a state. `model` is the
+            host-side MuJoCo model, for names, ids and ranges; `data` has the
+            positions, velocities, kinematics and sensors of the state.
+        reward: `(model, data) -> ()`, the reward of a control step that ended there.
+        initial: `(model, key) -> ((nq,), (nv,))`, draws the positions and velocities an
+            episode starts with; None means the model's reference pose, at rest.
+        terminal: `(model, data) -> ()`, a boolean: is the episode over for good? It is
+            asked after each decision. None means that episodes end by time alone.
+        name: for `EnvSpec.name`.
+        action_repeat: control steps per decision; must divide `episode_steps`.
+        control_timestep: seconds per control step, a multiple of the model's timestep;
+            None means one physics step.
+        episode_steps: control steps per episode.
+        solver: iterations of the constraint solver and of its line search; None means
+            the model's own. (8, 10) is as exact for the control suite as 100 and 50,
+            and faster.
+
+    Raises:
+        FileNotFoundError: `model` is a path where there is no file.
+        ValueError: an argument does not fit, a function returns another shape than
+            above, or MJX cannot simulate the model.
+    """
+    source, label = _load(model)
+    if not source.nu:
+        raise ValueError(f"{label}: the model has no actuator, so there is no action")
+    _check_numbers(source, control_timestep, episode_steps)
+    task = FunctionTask(
+        xml=label,
+        source=source,
+        observation=observe,
+        value=reward,
+        start=initial,
+        control_timestep=control_timestep,
+        episode_steps=episode_steps,
+        solver=solver,
+        terminal=terminal,
+    )
+    try:
+        env = MjxEnv(task, name=name, action_repeat=action_repeat)
+    except NotImplementedError as error:
+        raise ValueError(f"{label}: MJX cannot simulate this model: {error}") from error
+    _check_functions(env, initial)
+    return env
+
+
+def _load(model: MjModel | str | os.PathLike[str]) -> tuple[MjModel, str]:
+    """A copy of the model, which may be changed, and what to call it."""
+    if not isinstance(model, str | os.PathLike):
+        label = model.names.split(b"\0", 1)[0].decode() or "model"
+        return copy_model(model), label
+    path = pathlib.Path(model)
+    if not path.is_file():
+        raise FileNotFoundError(f"model={str(model)!r}: there is no such file")
+    binary = path.suffix.lower() == ".mjb"
+    load = mujoco.MjModel.from_binary_path if binary else mujoco.MjModel.from_xml_path
+    return load(str(path)), path.name
+
+
+def copy_model(model: MjModel) -> MjModel:
+    """A model that can be changed without changing the other."""
+    buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    return mujoco.MjModel.from_binary_path("model", {"model": buffer.tobytes()})
+
+
+def _check_numbers(
+    model: MjModel, control_timestep: float | None, episode_steps: int
+) -> None:
+    if episode_steps < 1:
+        raise ValueError(f"episode_steps={episode_steps} must be at least 1")
+    if control_timestep is None:
+        return
+    steps = control_timestep / model.opt.timestep
+    if round(steps) < 1 or abs(steps - round(steps)) > 1e-6 * steps:
+        raise ValueError(
+            f"control_timestep={control_timestep} must be a multiple of the model's "
+            f"timestep, {model.opt.timestep:g} s"
+        )
+
+
+def _check_functions(env: MjxEnv, initial: Initial | None) -> None:
+    """What the functions return, found without computing anything."""
+    task, model = env.task, env.model
+    rest = np.zeros(model.nv)
+    data = jax.eval_shape(lambda: env.data(env.from_physics(model.qpos0, rest)))
+    wanted = {"observe": (task.observe, None), "reward": (task.reward, ())}
+    if task.terminal is not None:
+        wanted["terminal"] = (task.terminal, ())
+    for name, (function, shape) in wanted.items():
+        found = _shapes(jax.eval_shape(lambda data, f=function: f(model, data), data))
+        if len(found) != 1 or (len(found[0]) != 1 if shape is None else found[0]):
+            want = "(obs,), one axis" if shape is None else "(), a scalar"
+            raise ValueError(f"{name} returns shapes {found}, but must return {want}")
+    if initial is not None:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        found = _shapes(jax.eval_shape(lambda key: initial(model, key), key))
+        want = [(model.nq,), (model.nv,)]
+        if found != want:
+            raise ValueError(f"initial returns shapes {found}, but must return {want}")
+
+
+def _shapes(tree: PyTree) -> list[tuple[int, ...]]:
+    return [leaf.shape for leaf in jax.tree.leaves(tree)]

@@ -1,0 +1,65 @@
+"""Planar cheetah: run."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from envs._mjx import MjModel, mjx, mujoco
+from envs.assets import load_spec
+from envs.dmc.randomize import random_joints
+from envs.dmc.rewards import tolerance
+from envs.mjx_env import Task
+from envs.simulator import Simulator
+
+RUN_SPEED = 10.0  # m/s, from which on the reward is 1
+SETTLING_STEPS = 200  # physics steps, 2 s
+
+
+@dataclasses.dataclass(frozen=True)
+class Cheetah(Task):
+    """Run forward; the reward grows linearly with speed up to `RUN_SPEED`.
+
+    Observation (17): positions of all joints but the horizontal one, velocities of
+    the nine joints.
+    """
+
+    xml = "cheetah.xml"
+
+    def load(self) -> MjModel:
+        # The file asks its compiler for a total mass, which is deprecated: MuJoCo warns
+        # about it on the terminal and in a log file. This sets the same mass after.
+        spec = load_spec(self.xml)
+        total_mass, spec.compiler.settotalmass = spec.compiler.settotalmass, -1
+        model = spec.compile()
+        mujoco.mj_setTotalmass(model, total_mass)
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+        return model
+
+    def initial(
+        self, simulator: Simulator, key: Key[Array, ""]
+    ) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+        model = simulator.model
+        limited = model.jnt_limited.astype(bool)
+        drawn = random_joints(model, key)
+        start = jnp.where(limited, drawn, jnp.asarray(model.qpos0, drawn.dtype))
+        # The joints are drawn in the air; the episode starts when it has landed.
+        settled = simulator.step(simulator.physics(start), steps=SETTLING_STEPS)
+        return settled.qpos, settled.qvel
+
+    def observe(self, model: MjModel, data: mjx.Data) -> Float[Array, " obs"]:
+        return jnp.concatenate([data.qpos[1:], data.qvel])
+
+    def reward(self, model: MjModel, data: mjx.Data) -> Float[Array, ""]:
+        velocity = model.sensor("torso_subtreelinvel")
+        return tolerance(
+            data.sensordata[velocity.adr[0]],  # along x
+            bounds=(RUN_SPEED, float("inf")),
+            margin=RUN_SPEED,
+            sigmoid="linear",
+            value_at_margin=0.0,
+        )
+
+
+DEFAULT = "run"
+TASKS = {"run": Cheetah()}

@@ -1,0 +1,279 @@
+"""These environments as Gymnasium ones, for viewing and for other libraries' agents.
+
+    from envs import gym
+    env = gym.make("walker-walk", render_mode="rgb_array")
+    batch = gym.make_vec("walker-walk", num_envs=16)
+
+Gymnasium is the optional extra `gym`. Every step crosses from the device to the host,
+so for training at speed use `envs.VectorEnv` inside a compiled program instead.
+"""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from envs import registry
+from envs._mjx import mujoco
+from envs.base import Env, EnvSpec
+from envs.mjx_env import MjxEnv
+from envs.vector import VectorEnv
+
+try:
+    import gymnasium
+    from gymnasium.vector import AutoresetMode
+    from gymnasium.vector.utils import batch_space
+except ImportError as error:
+    raise ImportError(
+        "envs.gym needs gymnasium, which is not installed: pip install "
+        "'smooth-dreamer[gym]' or uv sync --extra gym"
+    ) from error
+
+PHYSICS = ("gravity", "friction", "mass", "gain")
+
+
+class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """One environment behind Gymnasium's interface.
+
+    Observations are `(*obs_shape)` arrays of the environment's own dtype, actions
+    `(action_dim,)` in [-1, 1]. An episode is `truncated` when its time is over, or when
+    the simulation left the finite numbers (`info["is_corrupt"]`), and `terminated`
+    where the task itself ends.
+
+    `reset(seed=...)` makes all later episodes follow from the seed. With
+    `reset(options={"gravity": 4.0, "mass": 1.2})` the episode runs under other physics
+    parameters (see `envs.physics.PhysicsParameters`), which later ones do not keep.
+    """
+
+    def __init__(
+        self, env: Env, *, render_mode: str | None = None, size: tuple[int, int]
+    ):
+        """Args: an environment; None or "rgb_array"; height and width of a frame.
+
+        Raises:
+            ValueError: the mode is unknown, or the environment has no MuJoCo model.
+        """
+        decision = env.spec.control_timestep * env.spec.action_repeat
+        self.metadata = {
+            "render_modes": ["rgb_array"] if isinstance(env, MjxEnv) else [],
+            "render_fps": max(1, round(1 / decision)),
+        }
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(
+                f"render_mode={render_mode!r}: {env.spec.name} has "
+                f"{[None, *self.metadata['render_modes']]}"
+            )
+        self.env = env
+        self.render_mode = render_mode
+        self.observation_space = observation_space(env.spec)
+        self.action_space = action_space(env.spec)
+        self._size = size
+        self._renderer: Any = None
+        self._state: Any = None
+        self._reset = jax.jit(env.reset)
+        self._advance = jax.jit(env.advance)
+        self._observe = jax.jit(env.observe)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts an episode; see the class for the seed and the options.
+
+        Raises:
+            ValueError: an option is unknown, or its value is out of range.
+        """
+        super().reset(seed=seed)
+        number = self.np_random.integers(2**31)
+        self._state, row = self._reset(jax.random.key(int(number)))
+        if options:
+            self._state = _with_options(self.env, self._state, options)
+            return np.array(self._observe(self._state), row.obs.dtype), {}
+        return np.array(row.obs), {}
+
+    def step(
+        self, action: np.ndarray
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One decision, `action_repeat` control steps.
+
+        Raises:
+            gymnasium.error.ResetNeeded: there was no `reset` yet.
+            ValueError: the action's shape is not `(action_dim,)`.
+        """
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("call reset before the first step")
+        self._state, row = self._advance(self._state, jnp.asarray(action))
+        row = jax.device_get(row)
+        terminated = bool(row.is_terminal)
+        return (
+            np.array(row.obs),
+            float(row.reward),
+            terminated,
+            bool(row.is_last) and not terminated,
+            {"is_corrupt": bool(row.is_corrupt)},
+        )
+
+    def render(self) -> UInt8[np.ndarray, "height width 3"] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The present state, seen by the model's first camera; None without a mode.
+
+        Raises:
+            gymnasium.error.ResetNeeded: there was no `reset` yet.
+            RuntimeError: MuJoCo finds nothing to draw with.
+        """
+        if self.render_mode is None:
+            return None
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("call reset before render")
+        assert isinstance(self.env, MjxEnv)  # the others have no render mode
+        model = self.env.model
+        if self._renderer is None:
+            self._renderer = _renderer(model, self._size)
+        data = mujoco.MjData(model)
+        data.qpos[:] = self._state.qpos
+        mujoco.mj_forward(model, data)
+        if self._state.scene.size:  # a target is where this episode put it
+            placed = jax.jit(self.env.data)(self._state)
+            data.geom_xpos[:], data.site_xpos[:] = placed.geom_xpos, placed.site_xpos
+        self._renderer.update_scene(data, camera=0 if model.ncam else -1)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Gives the OpenGL context back."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+
+class GymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """`num_envs` copies behind Gymnasium's vector interface, advanced by one program.
+
+    An episode's end is followed by the first row of the next, whose action is ignored
+    and whose reward is 0: Gymnasium's `AutoresetMode.NEXT_STEP`.
+    """
+
+    def __init__(self, env: Env, num_envs: int):
+        """Args: an environment; how many copies, at least 1.
+
+        Raises:
+            ValueError: `num_envs` is less than 1.
+        """
+        batch = VectorEnv(env, num_envs)
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.env = env
+        self.num_envs = num_envs
+        self.single_observation_space = observation_space(env.spec)
+        self.single_action_space = action_space(env.spec)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._state: Any = None
+        self._reset = jax.jit(batch.reset)
+        self._step = jax.jit(batch.step)
+        self._observe = jax.jit(jax.vmap(env.observe))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts every copy, each with its own random numbers derived from the seed.
+
+        Options are physics parameters: one number, or one per copy. All later episodes
+        keep them.
+        """
+        super().reset(seed=seed)
+        number = self.np_random.integers(2**31)
+        self._state, row = self._reset(jax.random.key(int(number)))
+        if options:
+            self._state = _with_options(self.env, self._state, options)
+            return np.array(self._observe(self._state), row.obs.dtype), {}
+        return np.array(row.obs), {}
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One decision of every copy; see `GymEnv.step`."""
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("call reset before the first step")
+        self._state, row = self._step(self._state, jnp.asarray(actions))
+        row = jax.device_get(row)
+        terminated = np.array(row.is_terminal)
+        return (
+            np.array(row.obs),
+            np.array(row.reward),
+            terminated,
+            row.is_last & ~terminated,
+            {"is_corrupt": np.array(row.is_corrupt)},
+        )
+
+
+def make(
+    name: str,
+    *,
+    obs: str = "state",
+    action_repeat: int = 2,
+    render_mode: str | None = None,
+    height: int = 240,
+    width: int = 320,
+) -> GymEnv:
+    """`envs.make(name, obs=..., action_repeat=...)` as a Gymnasium environment.
+
+    Args:
+        render_mode: "rgb_array" for frames of `height` × `width` pixels from `render`.
+
+    Raises:
+        ValueError: an argument is unknown or does not fit.
+    """
+    env = registry.make(name, obs=obs, action_repeat=action_repeat)
+    return GymEnv(env, render_mode=render_mode, size=(height, width))
+
+
+def make_vec(
+    name: str, *, num_envs: int, obs: str = "state", action_repeat: int = 2
+) -> GymVectorEnv:
+    """`num_envs` copies of `envs.make(name, ...)` as a Gymnasium vector environment.
+
+    Raises:
+        ValueError: an argument is unknown or does not fit.
+    """
+    env = registry.make(name, obs=obs, action_repeat=action_repeat)
+    return GymVectorEnv(env, num_envs)
+
+
+def observation_space(spec: EnvSpec) -> gymnasium.spaces.Box:
+    """All numbers, or all bytes for images."""
+    low, high = (0, 255) if spec.obs_dtype == "uint8" else (-np.inf, np.inf)
+    dtype: Any = np.dtype(spec.obs_dtype).type
+    return gymnasium.spaces.Box(low, high, spec.obs_shape, dtype)
+
+
+def action_space(spec: EnvSpec) -> gymnasium.spaces.Box:
+    """The bounds to which actions are clipped."""
+    shape = (spec.action_dim,)
+    return gymnasium.spaces.Box(spec.action_low, spec.action_high, shape, np.float32)
+
+
+def _with_options(env: Env, state: Any, options: dict[str, Any]) -> Any:
+    unknown = sorted(set(options) - set(PHYSICS))
+    if unknown or not isinstance(env, MjxEnv):
+        known = PHYSICS if isinstance(env, MjxEnv) else ()
+        raise ValueError(
+            f"options={options}: {env.spec.name} has the options {list(known)}"
+        )
+    return env.with_physics(state, **options)
+
+
+def _renderer(model: Any, size: tuple[int, int]) -> Any:
+    height, width = size
+    # The off-screen buffer of a model is 640 × 480 unless its file asks for more.
+    model.vis.global_.offheight = max(model.vis.global_.offheight, height)
+    model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
+    try:
+        with warnings.catch_warnings():  # GLFW says in several lines what we say in one
+            warnings.simplefilter("ignore")
+            return mujoco.Renderer(model, height, width)
+    except Exception as error:  # each GL library fails in its own way
+        raise RuntimeError(
+            "render: MuJoCo finds no OpenGL to draw with: set MUJOCO_GL=egl (needs a "
+            "GPU's driver or Mesa's libegl1) or MUJOCO_GL=osmesa (needs libosmesa6) "
+            "before Python starts"
+        ) from error

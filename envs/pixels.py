@@ -1,0 +1,77 @@
+"""Images in place of the numbers of a MuJoCo environment."""
+
+import dataclasses
+
+from jaxtyping import Array, Float, Key, Num, UInt8
+
+from envs.base import Env, Timestep
+from envs.mjx_env import MjxEnv, MjxState
+from envs.render import Renderer
+
+SIZE = 64
+
+
+class PixelEnv(Env[MjxState]):
+    """Another environment, seen by its task's camera: 64 × 64 × 3 uint8.
+
+    Physics, rewards, episodes and states are those of `inner`. A picture is drawn from
+    the state that a step ends in, once a step: also under `jax.vmap(env.step)`, where
+    the inner environment computes both a decision and a new episode.
+
+    Attributes:
+        inner: the environment with its numbers.
+        renderer: what draws it.
+    """
+
+    def __init__(self, inner: MjxEnv, *, size: int = SIZE):
+        """Args: the environment to look at; height and width of the images.
+
+        Raises:
+            ValueError: its model has no such camera, or shows something that
+                `envs.render` cannot draw.
+        """
+        self.inner = inner
+        self.renderer = Renderer(inner.model, camera=inner.task.camera, size=size)
+        self.spec = dataclasses.replace(
+            inner.spec, obs_shape=(size, size, 3), obs_dtype="uint8"
+        )
+
+    def reset(self, key: Key[Array, ""]) -> tuple[MjxState, Timestep]:
+        return self._seen(*self.inner.reset(key))
+
+    def restart(self, state: MjxState) -> tuple[MjxState, Timestep]:
+        return self._seen(*self.inner.restart(state))
+
+    def advance(
+        self, state: MjxState, action: Num[Array, " action"]
+    ) -> tuple[MjxState, Timestep]:
+        return self._seen(*self.inner.advance(state, action))
+
+    def step(
+        self, state: MjxState, action: Num[Array, " action"]
+    ) -> tuple[MjxState, Timestep]:
+        return self._seen(*self.inner.step(state, action))
+
+    def observe(self, state: MjxState) -> UInt8[Array, "height width 3"]:
+        return self.renderer(self.inner.data(state))
+
+    def reward(self, state: MjxState) -> Float[Array, ""]:
+        return self.inner.reward(state)
+
+    def from_physics(self, *args, **kwargs) -> MjxState:
+        """See `MjxEnv.from_physics`."""
+        return self.inner.from_physics(*args, **kwargs)
+
+    def with_gravity(
+        self, state: MjxState, gravity: float | Num[Array, "..."]
+    ) -> MjxState:
+        """See `MjxEnv.with_gravity`."""
+        return self.inner.with_gravity(state, gravity)
+
+    def with_physics(self, state: MjxState, **changes) -> MjxState:
+        """See `MjxEnv.with_physics`."""
+        return self.inner.with_physics(state, **changes)
+
+    def _seen(self, state: MjxState, row: Timestep) -> tuple[MjxState, Timestep]:
+        # A corrupt decision leaves the state where it was, and so the picture.
+        return state, dataclasses.replace(row, obs=self.observe(state))

@@ -1,0 +1,188 @@
+"""Pictures of an environment, drawn on the device in pure JAX.
+
+>>> renderer = Renderer(env.model, camera=0)
+>>> image = renderer(data)                          # (64, 64, 3) uint8
+
+A ray caster: for every ray the nearest solid, then its colour under the model's lights.
+`jit`, `vmap` and `scan` work as everywhere. It draws what `mujoco.Renderer` draws by
+default, without shadows, reflections, highlights, transparency, stars and meshes.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int32, UInt8
+
+from envs._mjx import MjModel
+from envs.render_light import light
+from envs.render_pattern import checks, sky_share
+from envs.render_pose import Data, Pose, read_pose, to_camera
+from envs.render_read import read_scene
+from envs.render_shapes import Frame, Rays, depth, normal
+
+# What a ray meets that meets nothing: farther than any depth.
+_NOTHING = np.int32(np.iinfo(np.int32).max)
+
+
+class Renderer:
+    """Draws one model from one of its cameras.
+
+    Args:
+        model: the host-side MuJoCo model; its shapes, sizes and colours become
+            constants of the compiled program.
+        camera: number or name of the camera.
+        size: width and height of the picture in pixels.
+        samples: rays along each side of a pixel; their mean is its colour.
+        groups: the groups of geoms and sites that are visible.
+
+    Raises:
+        ValueError: the model has no such camera, shows something that cannot be drawn
+            (a mesh, a height field, a transparent geom), or `size` or `samples` is
+            less than 1.
+    """
+
+    def __init__(
+        self,
+        model: MjModel,
+        *,
+        camera: int | str = 0,
+        size: int = 64,
+        samples: int = 2,
+        groups: Sequence[int] = (0, 1, 2),
+    ):
+        for name, value in (("size", size), ("samples", samples)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        self.scene = read_scene(model, camera, groups)
+        self.size = size
+        self.samples = samples
+        self._id_bits = max(1, (len(self.scene.solids) - 1).bit_length())
+
+    def __call__(self, data: Data) -> UInt8[Array, "size size 3"]:
+        """The picture of one state.
+
+        Args:
+            data: `mjx.Data` after `kinematics` and `com_pos`, or `mujoco.MjData`.
+        """
+        return self.draw(self.pose(data))
+
+    def pose(self, data: Data) -> Pose:
+        """What a picture needs of a state."""
+        return read_pose(self.scene, data)
+
+    def draw(self, pose: Pose) -> UInt8[Array, "size size 3"]:
+        """The picture of one pose, red, green and blue from 0 to 255."""
+        frames = self._frames(pose)
+        rays = self._rays(self.samples)
+        # Barriers keep XLA from computing one stage again for each use of the next.
+        code = jax.lax.optimization_barrier(self._nearest(frames, rays))
+        rows, blend = jax.lax.optimization_barrier(
+            self._shade(pose, frames, rays, code)
+        )
+        channels = [self._channel(c, code, rows, blend) for c in range(3)]
+        image = jnp.stack(channels, axis=-1)
+        return jnp.floor(255.0 * image + 0.5).astype(jnp.uint8)
+
+    def segment(self, pose: Pose) -> Int32[Array, "size size"]:
+        """Which solid is at the centre of each pixel.
+
+        Returns:
+            Its number in `scene.solids`, or -1 for the sky.
+        """
+        code = self._nearest(self._frames(pose), self._rays(1))[0]
+        return jnp.where(code == _NOTHING, -1, self._number(code))
+
+    def _rays(self, samples: int) -> Rays:
+        """Rays of all samples, `(samples², size, size)`; the first row is the top."""
+        offsets = (np.arange(samples) + 0.5) / samples
+        pixels = np.arange(self.size)
+        line = (pixels + offsets[:, None]) / self.size * 2 - 1  # (samples, size)
+        line = (line * self.scene.tan_half).astype(np.float32)
+        shape = (samples, samples, self.size, self.size)
+        x = np.broadcast_to(line[None, :, None, :], shape)
+        y = np.broadcast_to(-line[:, None, :, None], shape)
+        flat = (samples * samples, self.size, self.size)
+        return Rays(jnp.asarray(x.reshape(flat)), jnp.asarray(y.reshape(flat)))
+
+    def _frames(self, pose: Pose) -> list[Frame]:
+        """Every solid in the frame of the camera."""
+        center = to_camera(pose, pose.position - pose.camera_position[None])
+        # One axis a row for the product, and back to one a column.
+        axes = to_camera(pose, pose.rotation.swapaxes(1, 2)).swapaxes(1, 2)
+        return [Frame(center[i], axes[i]) for i in range(len(self.scene.solids))]
+
+    def _nearest(self, frames: list[Frame], rays: Rays) -> Int32[Array, "*rays"]:
+        """Depth and number of the nearest solid of each ray, in one integer.
+
+        Floats of one sign are ordered as their bits are. The last bits of the depth
+        give way to the number, so that one minimum over integers finds both.
+        """
+        mask = np.int32(-(1 << self._id_bits))
+        nearest = jnp.full(rays.x.shape, _NOTHING)
+        for number, (solid, frame) in enumerate(
+            zip(self.scene.solids, frames, strict=True)
+        ):
+            t, hit = depth(solid, frame, rays)
+            hit &= (t > self.scene.near) & (t < self.scene.far)
+            bits = jax.lax.bitcast_convert_type(t, jnp.int32)
+            code = (bits & mask) | np.int32(number)
+            nearest = jnp.minimum(nearest, jnp.where(hit, code, _NOTHING))
+        return nearest
+
+    def _number(self, code: Int32[Array, "*rays"]) -> Int32[Array, "*rays"]:
+        return code & np.int32((1 << self._id_bits) - 1)
+
+    def _shade(
+        self, pose: Pose, frames: list[Frame], rays: Rays, code: Int32[Array, "*rays"]
+    ) -> tuple[list[Float[Array, "*rays"]], Float[Array, "*rays"]]:
+        """Light on each ray's nearest surface, and where between two colours it is."""
+        solids = list(zip(self.scene.solids, frames, strict=True))
+        empty = code == _NOTHING
+        t = jnp.where(empty, 1.0, jax.lax.bitcast_convert_type(code, jnp.float32))
+        here = [self._shows(number, code) for number in range(len(solids))]
+        point = (t * rays.x, t * rays.y, -t)
+        pixel = 2 * self.scene.tan_half / self.size
+
+        facing = [jnp.zeros_like(t)] * 3
+        blend = sky_share(pose.camera_rotation[2], rays)
+        textured = jnp.zeros_like(empty)
+        for (solid, frame), mine in zip(solids, here, strict=True):
+            toward = normal(solid, frame, point)
+            facing = [
+                jnp.where(mine, *pair) for pair in zip(toward, facing, strict=True)
+            ]
+            if solid.checker is not None:
+                blend = jnp.where(
+                    mine, checks(solid.checker, frame, t, rays, pixel), blend
+                )
+                textured |= mine
+        rows = light(self.scene, pose, point, facing, textured)
+        return [jnp.where(empty, 1.0, row) for row in rows], blend
+
+    def _shows(self, number: int, code: Int32[Array, "*rays"]) -> Bool[Array, "*rays"]:
+        """Where a solid is the nearest."""
+        return (self._number(code) == number) & (code != _NOTHING)
+
+    def _channel(
+        self,
+        channel: int,
+        code: Int32[Array, "samples size size"],
+        rows: list[Float[Array, "samples size size"]],
+        blend: Float[Array, "samples size size"],
+    ) -> Float[Array, "size size"]:
+        """One of the three colours, from 0 to 1, its samples averaged."""
+        above, below = self.scene.sky
+        low = jnp.full_like(blend, below[channel])
+        span = jnp.full_like(blend, above[channel] - below[channel])
+        for number, solid in enumerate(self.scene.solids):
+            mine = self._shows(number, code)
+            first = second = solid.color[channel]
+            if solid.checker is not None:
+                first = solid.checker.first[channel]
+                second = solid.checker.second[channel]
+            low = jnp.where(mine, second, low)
+            span = jnp.where(mine, first - second, span)
+        color = (low + span * blend) * rows[min(channel, len(rows) - 1)]
+        return jnp.mean(jnp.minimum(color, 1.0), axis=0)

@@ -1,0 +1,175 @@
+"""The environments' benchmarks, on as little as will do."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import envs
+from benchmarks import env_cases, env_parity, env_throughput, gpu, gpu_env
+from benchmarks.env_throughput import Row
+from benchmarks.timing import Spread
+
+
+def row(task, program, batch, threads, speed):
+    return Row(
+        task=task,
+        program=program,
+        batch=batch,
+        threads=threads,
+        steps_per_second=Spread(speed, 0.9 * speed, 1.1 * speed),
+        physics_per_control=10,
+        compile_seconds=None if batch is None else 3.0,
+        temporary_bytes=None if batch is None else 4000 * batch,
+        state_bytes=None if batch is None else 100 * batch,
+        corrupt_share=None if batch is None else 0.0,
+    )
+
+
+ROWS = [
+    row("walker-walk", "MJX, 16", 16, None, 3000.0),
+    row("walker-walk", "MuJoCo C, 1 thread", None, 1, 9000.0),
+]
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return env_throughput.measure(
+        "pendulum-swingup", [2], rounds=2, seconds=0.01, say=lambda _: None
+    )
+
+
+def test_every_program_is_measured(measured):
+    threads = sorted({1, env_throughput.cores()})
+    assert [row.batch for row in measured] == [2] + [None] * len(threads)
+    assert [row.threads for row in measured[1:]] == threads
+    for found in measured:
+        assert 0 < found.steps_per_second.low <= found.steps_per_second.high
+        assert found.physics_per_control == 1
+    assert measured[0].corrupt_share == 0
+    assert measured[0].compile_seconds > 0 and measured[0].temporary_bytes > 0
+    # Two pendulums: qpos, qvel, ctrl, warm start, four parameters, key, two counters
+    # and a flag.
+    assert measured[0].state_bytes == 2 * (4 * (4 + 4 + 2 + 2) + 1)
+    json.dumps(env_throughput.record(measured), allow_nan=False)
+
+
+def test_control_steps_are_those_of_all_environments():
+    env = env_cases.make("pendulum-swingup")
+    steps = env_cases.DECISIONS * env_cases.ACTION_REPEAT
+    host = env_cases.mujoco_rollout(env, threads=1, seconds=0.0)
+    assert host.control_steps == 4 * env_cases.HOST_STEPS
+    device = env_cases.mjx_rollout(env, 2, seconds=0.0)
+    assert device.control_steps == 2 * steps
+
+
+def test_table_and_picture():
+    text = env_throughput.table(ROWS)
+    assert "walker-walk (10 physics steps a control step)" in text
+    assert "3,000" in text and "2,700-3,300" in text and "4.0" in text
+    figure = env_throughput.draw(ROWS, "title")
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["walker-walk"]
+    assert axes.get_xscale() == "log"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tasks", "wlaker-walk"], "--tasks wlaker-walk: .*'walker-walk'"),
+        (["--tasks", "toy-target"], "--tasks toy-target: allowed: "),
+        (["--batch", "1,x"], "--batch 1,x: allowed: positive integers"),
+        (["--batch", "0"], "--batch 0: allowed"),
+    ],
+)
+def test_wrong_words_are_answered_in_one_line(words, message, capsys):
+    with pytest.raises(SystemExit) as raised:
+        env_throughput.main(["--quick", *words])
+    assert raised.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+
+
+def test_summary_is_of_the_worst_entry_of_each_step():
+    difference = np.array([[0.0, -3.0], [1.0, 0.5], [2.0, 0.0]])
+    found = env_parity.summary(difference)
+    assert found["median"] == 2 and found["max"] == 3
+    assert found["p95"] == pytest.approx(2.9)
+
+
+@pytest.fixture(scope="module")
+def visited():
+    env = envs.make("pendulum", action_repeat=1)
+    return env_parity.visit("pendulum-swingup", env, 8)
+
+
+@pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array")
+def test_visited_steps_go_from_one_state_to_the_next(visited):
+    assert visited.qpos.shape == (8, 1) and visited.state.shape == (8, 2)
+    angle = visited.state[:, 0]
+    seen = np.stack([np.cos(angle), np.sin(angle), visited.state[:, 1]], axis=1)
+    np.testing.assert_allclose(visited.observation, seen, atol=1e-12)
+    turned = (angle - visited.qpos[:, 0]) / 0.02
+    np.testing.assert_allclose(turned, visited.state[:, 1], atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array")
+def test_errors_are_those_of_float32():
+    found = env_parity.errors("pendulum-swingup", 8)
+    assert set(found) == set(env_parity.PARTS)
+    for part in ("state", "observation"):
+        assert 0 < found[part]["median"] <= found[part]["max"] < 1e-5
+
+
+def test_parity_table_and_picture():
+    error = {"median": 1e-14, "p95": 1e-13, "max": 0.0}
+    found = {
+        "walker-walk": {
+            p: dict.fromkeys(env_parity.PARTS, error) for p in env_parity.PRECISIONS
+        }
+    }
+    lines = env_parity.table(found).splitlines()
+    assert (
+        lines[2].split() == ["walker-walk", "state"] + ["1e-14", "1e-13", "0e+00"] * 2
+    )
+    assert len(env_parity.draw(found, "title").axes) == 3
+
+
+@pytest.mark.slow
+def test_parity_in_both_precisions(tmp_path, capsys):
+    path = tmp_path / "parity.json"
+    words = ["--tasks", "pendulum", "--states", "8", "--quick", "--json", str(path)]
+    assert env_parity.main([*words, "--png", str(tmp_path / "parity.png")]) == 0
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert result["what"] == "a check of the machinery" and "provenance" in result
+    found = result["tasks"]["pendulum-swingup"]
+    assert found["float64"]["state"]["max"] < 1e-12
+    assert found["float32"]["state"]["max"] > 1e-12
+    assert (tmp_path / "parity.png").stat().st_size > 1000
+
+
+def test_gpu_parts_take_less_than_nine_minutes():
+    assert sum(part.seconds for part in gpu_env.PARTS.values()) <= 520
+    assert gpu.STAGES["env"] is gpu_env.PARTS
+
+
+def test_gpu_entries_are_made_here_too():
+    checked = dict(
+        gpu_env.items(
+            {"p": lambda: gpu_env._check("pendulum", 1e-4)}, lambda: 60.0, 1.0
+        )
+    )["p"]
+    assert checked["passed"] and checked["arrays"][0]["median"] < 1e-5
+    assert not gpu_env._check("pendulum", 0.0)["passed"]
+    timed = gpu_env.time_batch("pendulum", 2, rounds=2, seconds=0.0)
+    assert timed["steps_per_second"]["median"] > 0
+    parts = {
+        "checks": {"ended": "complete", "seconds": 1.0, "entries": {"p": checked}},
+        "walker": {"ended": "complete", "seconds": 1.0, "entries": {"w": timed}},
+    }
+    json.dumps(parts, allow_nan=False)
+    text = gpu.summary(parts)
+    assert "checks: p: passed" in text and "control steps/s" in text
+    assert gpu.all_passed(parts["checks"])

@@ -1,0 +1,155 @@
+"""Perturbations against plain numpy, and their statistics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from envs import perturb
+from envs.perturb import ImagePerturbation, StateNoise, parse, stack
+
+
+def picture(height=64, width=64):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def turned(image, degrees):
+    """Bilinear rotation about the centre, pixel by pixel; black outside."""
+    height, width, _ = image.shape
+    out = np.zeros(image.shape)
+    angle = np.deg2rad(degrees)
+    for row in range(height):
+        for column in range(width):
+            # Up and right from the centre, turned back.
+            up, right = (height - 1) / 2 - row, column - (width - 1) / 2
+            y = (height - 1) / 2 - (up * np.cos(angle) - right * np.sin(angle))
+            x = (width - 1) / 2 + up * np.sin(angle) + right * np.cos(angle)
+            for i in (int(np.floor(y)), int(np.floor(y)) + 1):
+                for j in (int(np.floor(x)), int(np.floor(x)) + 1):
+                    if 0 <= i < height and 0 <= j < width:
+                        weight = (1 - abs(y - i)) * (1 - abs(x - j))
+                        out[row, column] += weight * image[i, j]
+    return out
+
+
+def within(values, expected, deviation):
+    """Whether the mean of the values is within three standard errors."""
+    return abs(np.mean(values) - expected) < 3 * deviation / np.sqrt(np.size(values))
+
+
+@pytest.mark.parametrize("degrees", [20.0, -30.0, 90.0])
+def test_rotation_agrees_with_numpy(degrees):
+    image = picture(16, 20)
+    ours = perturb.rotate(jnp.asarray(image, jnp.float32), degrees)
+    np.testing.assert_allclose(ours, turned(image.astype(float), degrees), atol=2e-2)
+
+
+def test_rotation_is_counterclockwise():
+    image = np.zeros((5, 5, 1), np.float32)
+    image[2, 4] = 1.0  # right of the centre
+    assert perturb.rotate(jnp.asarray(image), 90.0)[0, 2, 0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("text", ["none", "noise:0", "rotate:0", "mask:0"])
+def test_strength_zero_changes_nothing(text, getkey):
+    image = picture()
+    np.testing.assert_array_equal(parse(text)(getkey(), jnp.asarray(image)), image)
+
+
+def test_full_noise_has_the_given_moments(getkey):
+    grey = jnp.full((64, 64, 3), 0.5)
+    mean, variance = 0.1, 0.04
+    noise = perturb.add_noise(getkey(), grey, mean=mean, variance=variance) - grey
+    assert within(noise, mean, variance**0.5)
+    # A squared normal deviate has variance 2 σ⁴.
+    assert within((noise - mean) ** 2, variance, 2**0.5 * variance)
+    channels = np.asarray(noise - mean).reshape(-1, 3)
+    products = channels[:, 0] * channels[:, 1]
+    assert within(products, 0.0, variance)  # channels are independent
+
+
+def test_noise_is_added_at_the_scale_of_one_and_clipped(getkey):
+    image = jnp.full((64, 64, 3), 51, jnp.uint8)  # 0.2
+    key = getkey()
+    ours = ImagePerturbation(mean=0.5, variance=0.25, share=1.0)(key, image)
+    noise = perturb.add_noise(key, jnp.zeros((64, 64, 3)), mean=0.5, variance=0.25)
+    expected = np.round(255 * np.clip(0.2 + np.asarray(noise, float), 0, 1))
+    assert ours.dtype == jnp.uint8
+    assert np.max(np.abs(ours.astype(float) - expected)) <= 1
+    # A normal deviate with mean 0.7 and deviation 0.5 is below 0 with probability
+    # Φ(-1.4), above 1 with Φ(-0.6).
+    for level, chance in ((0, 0.08076), (255, 0.27425)):
+        assert within(ours == level, chance, (chance * (1 - chance)) ** 0.5)
+
+
+@pytest.mark.parametrize("percent", [25.0, 75.0])
+def test_mask_covers_its_share_of_whole_pixels(percent, getkey):
+    image = picture()
+    ours = np.asarray(parse(f"mask:{percent},5,0")(getkey(), jnp.asarray(image)))
+    share, hit = percent / 100, np.all(ours == 255, axis=-1)
+    np.testing.assert_array_equal(ours[~hit], image[~hit])
+    assert within(hit, share, (share * (1 - share)) ** 0.5)
+
+
+def test_mask_default_is_the_papers_noise(getkey):
+    ours, key = parse("mask:50"), getkey()
+    assert isinstance(ours, ImagePerturbation)
+    assert (float(ours.mean), float(ours.variance)) == pytest.approx((0.5, 0.15))
+    image = jnp.asarray(picture())
+    np.testing.assert_array_equal(
+        ours(key, image), parse("mask:50,0.5,0.15")(key, image)
+    )
+
+
+def test_conditions_run_in_one_program(getkey):
+    texts = ["none", "noise:0.35", "noise:0.5,0.1", "rotate:20", "mask:50"]
+    count = 0
+
+    @jax.jit
+    def run(conditions, key, image):
+        nonlocal count
+        count += 1
+        return jax.vmap(lambda p: p(key, image))(conditions)
+
+    image, key = jnp.asarray(picture()), getkey()
+    together = run(stack([parse(t) for t in texts]), key, image)
+    for ours, text in zip(together, texts, strict=True):
+        alone = parse(text)(key, image).astype(int)
+        assert np.max(np.abs(ours.astype(int) - alone)) <= 1, text
+    run(stack([parse("rotate:30")] * len(texts)), key, image)
+    assert count == 1
+
+
+def test_state_noise(getkey):
+    obs = jnp.arange(20000.0) / 1000
+    noise = np.asarray(parse("noise:0.5,0.04", pixels=False)(getkey(), obs) - obs)
+    assert within(noise, 0.5, 0.2)
+    assert within((noise - 0.5) ** 2, 0.04, 2**0.5 * 0.04)
+    np.testing.assert_array_equal(parse("noise:0", pixels=False)(getkey(), obs), obs)
+    np.testing.assert_array_equal(StateNoise()(getkey(), obs), obs)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "blur:3", "noise", "noise:a", "rotate:1,2", "noise:1,2,3", "none:1"]
+)
+def test_unknown_form_lists_the_known_ones(text):
+    with pytest.raises(ValueError, match="rotate:DEGREES"):
+        parse(text)
+
+
+def test_numbers_out_of_range():
+    with pytest.raises(ValueError, match="0 to 100"):
+        parse("mask:120")
+    with pytest.raises(ValueError, match="negative"):
+        parse("noise:0.5,-0.1")
+    with pytest.raises(ValueError, match="negative"):
+        parse("noise:nan")
+
+
+def test_wrong_kind_of_observation(getkey):
+    with pytest.raises(ValueError, match=r"use one of none, noise:VARIANCE, noise:M"):
+        parse("rotate:20", pixels=False)
+    with pytest.raises(ValueError, match="no image"):
+        parse("rotate:20")(getkey(), jnp.zeros(24))
+    with pytest.raises(ValueError, match="needs floats"):
+        parse("noise:1", pixels=False)(getkey(), jnp.zeros((4, 4, 3), jnp.uint8))
