@@ -1,0 +1,266 @@
+"""The programs that the throughput benchmark times: an update, and parts of it."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import envs
+from benchmarks.flops import matmul_flops
+from benchmarks.overhead import Bench
+from core.imagination import imagine
+from core.nets import cast
+from core.penalty import PenaltyOptions
+from core.world_model import world_model_loss
+from train import replay
+from train.chunk import Schedule, draw_batch, make_chunk
+from train.collect import collect
+from train.config import Config
+from train.start import choose_penalty, make_env
+from train.state import init_run
+from train.update import total_loss, update
+
+
+class Program(NamedTuple):
+    """A compiled program that does one thing several times.
+
+    Attributes:
+        call: begins it; what it returns can be waited for.
+        times: how often it does the thing.
+        compile_seconds: tracing and compiling.
+        peak_bytes: temporaries, as XLA reports them.
+        flops: of the matrix products of one time.
+    """
+
+    call: Callable[[], object]
+    times: int
+    compile_seconds: float
+    peak_bytes: int | None
+    flops: int
+
+
+class Update:
+    """One configuration's update and its parts, each as a program of `times` repeats.
+
+    Repeats run in one program, as in training: what a program sets up once does not
+    count for each. Every repeat has its own key, so that none is computed once for all.
+    """
+
+    def __init__(self, config: Config, times: int) -> None:
+        self.config, self.times = config, times
+        self.bench = Bench(config)
+        self.penalty = choose_penalty(config, jax.default_backend()).options
+
+    def whole(self, penalty: PenaltyOptions | None) -> Program:
+        """Loss, gradient and optimizer step."""
+        return self._repeat(self._update(penalty), self.bench.learner)
+
+    def seeds(self, count: int) -> Program:
+        """The same for `count` agents side by side."""
+        learners = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (count, *x.shape)), self.bench.learner
+        )
+        one = self._update(self.penalty)
+        return self._repeat(
+            lambda learner, key: jax.vmap(one)(learner, jax.random.split(key, count)),
+            learners,
+        )
+
+    def gradient(self) -> Program:
+        """All losses without penalty and their gradient, without the optimizer."""
+        bench = self.bench
+
+        def step(_, key):
+            loss = lambda agent: total_loss(  # noqa: E731
+                self.config,
+                agent,
+                bench.learner,
+                bench.initial,
+                bench.batch,
+                key=key,
+                penalty=None,
+                dtype=bench.dtype,
+            )[0]
+            return jax.grad(loss)(bench.learner.agent)
+
+        return self._repeat(step, bench.learner.agent)
+
+    def world_model(self) -> Program:
+        """The world model's losses and their gradient."""
+        bench = self.bench
+
+        def step(_, key):
+            def loss(model):
+                model, initial = cast((model, bench.initial), bench.dtype)
+                found = world_model_loss(model, initial, bench.batch, key=key)
+                return sum(jnp.mean(x) for x in found.losses.values())
+
+            return jax.grad(loss)(bench.learner.agent.model)
+
+        return self._repeat(step, bench.learner.agent.model)
+
+    def imagination(self) -> Program:
+        """The rollouts with what all heads say of them, no gradient."""
+        bench = self.bench
+        total = self.config.batch_size * self.config.batch_length
+        learner = bench.learner
+
+        def step(_, key):
+            agent, slow = cast((learner.agent, learner.slow_value), bench.dtype)
+            starts = cast(agent.model.rssm.initial(total), bench.dtype)
+            found = imagine(
+                agent.model,
+                agent.policy,
+                agent.value,
+                slow,
+                starts,
+                self.config.imagination_length,
+                key=key,
+            )
+            return found.reward, found.cont, found.estimate, found.slow
+
+        shapes = jax.eval_shape(step, None, jax.random.key(0))
+        return self._repeat(
+            step, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        )
+
+    def _update(self, penalty: PenaltyOptions | None):
+        bench = self.bench
+
+        def step(learner, key):
+            return update(
+                self.config,
+                learner,
+                bench.initial,
+                bench.batch,
+                key=key,
+                penalty=penalty,
+                dtype=bench.dtype,
+            )[0]
+
+        return step
+
+    def _repeat(self, step, carry) -> Program:
+        return repeat(step, carry, self.times)
+
+
+class Loop:
+    """The whole loop of one configuration, and what in it is not an update."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.schedule = Schedule.of(config)
+        self.env = envs.VectorEnv(make_env(config), config.num_envs)
+        self.penalty = choose_penalty(config, jax.default_backend()).options
+        self.dtype = Bench(config).dtype
+
+        def filled(key):
+            run = init_run(config, self.env, key)
+            rows = self.schedule.prefill_rows
+            collector, ring, _ = collect(
+                config,
+                self.env,
+                run.learner.agent,
+                run.collector,
+                run.replay,
+                rows,
+                key,
+            )
+            return run._replace(collector=collector, replay=ring)
+
+        self.run = jax.jit(filled)(jax.random.key(config.seed))
+
+    @property
+    def updates(self) -> int:
+        """Updates in a chunk."""
+        return self.schedule.cycles * self.schedule.updates
+
+    @property
+    def decisions(self) -> int:
+        """Decisions in a chunk."""
+        return self.schedule.cycles * self.schedule.rows * self.config.num_envs
+
+    def chunk(self) -> Program:
+        """What training runs between two lines of its log."""
+        chunk = make_chunk(
+            self.config, self.env, self.schedule, self.penalty, self.dtype
+        )
+        return compiled(lambda run, _: chunk(run), self.run, times=self.updates)
+
+    def collect(self) -> Program:
+        """The decisions of a chunk alone, in a scan of cycles as there."""
+        agent = self.run.learner.agent
+
+        def cycle(carry, key):
+            collector, ring = carry
+            rows = self.schedule.rows
+            collector, ring, _ = collect(
+                self.config, self.env, agent, collector, ring, rows, key
+            )
+            return (collector, ring), None
+
+        def program(carry, key):
+            keys = jax.random.split(key, self.schedule.cycles)
+            return jax.lax.scan(cycle, carry, keys)
+
+        carry = (self.run.collector, self.run.replay)
+        return compiled(program, carry, times=self.updates)
+
+    def sample(self) -> Program:
+        """Drawing the batches of a chunk and writing the latent states back."""
+        rssm = self.run.learner.agent.model.rssm
+
+        def one(ring, key):
+            initial, batch, window = draw_batch(
+                self.config, rssm, ring, dtype=self.dtype, key=key
+            )
+            context = self.config.replay_context
+            if context:
+                window = window._replace(time=window.time[context:])
+                states = jax.tree.map(
+                    lambda x: jnp.broadcast_to(x, (*window.time.shape, *x.shape[1:])),
+                    initial,
+                )
+                ring = replay.write_latents(ring, window, states)
+            return ring, (initial, batch)
+
+        def program(ring, key):
+            keys = jax.random.split(key, self.updates)
+            _, batch = jax.eval_shape(one, ring, key)
+            empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+            # The batch is carried, so that none of it can be left out.
+            step = lambda carry, key: (one(carry[0], key), None)  # noqa: E731
+            return jax.lax.scan(step, (ring, empty), keys)[0]
+
+        return compiled(program, self.run.replay, times=self.updates)
+
+
+def repeat(step: Callable[[Any, Any], Any], carry: Any, times: int) -> Program:
+    """`times` steps `(carry, key) -> carry` as one program.
+
+    What a step returns is carried, so that none of it can be left out.
+    """
+
+    def program(carry, key):
+        body = lambda carry, key: (step(carry, key), None)  # noqa: E731
+        return jax.lax.scan(body, carry, jax.random.split(key, times))[0]
+
+    return compiled(program, carry, times=times)
+
+
+def compiled(program: Callable[[Any, Any], Any], carry: Any, *, times: int) -> Program:
+    """The program, compiled for these arguments."""
+    key = jax.random.key(2)
+    start = time.perf_counter()
+    executable = jax.jit(program).lower(carry, key).compile()
+    seconds = time.perf_counter() - start
+    memory = executable.memory_analysis()
+    return Program(
+        lambda: executable(carry, key),
+        times,
+        seconds,
+        None if memory is None else memory.temp_size_in_bytes,
+        matmul_flops(program, carry, key) // times,
+    )
