@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train.errors import UserError
+from train.errors import UserError, printable
 from train.provenance import write_result
 
 EVALUATION_KEY = "eval/return_mean"
@@ -77,7 +77,7 @@ def read_curves(run_dirs: Sequence[Path]) -> list[Curve]:
     curves = [read_curve(run_dir) for run_dir in run_dirs]
     times = Counter(curve.label for curve in curves)
     return [
-        replace(curve, label=f"{curve.label} ({run_dir.resolve().name})")
+        replace(curve, label=f"{curve.label} ({_plain(run_dir.resolve().name)})")
         if times[curve.label] > 1
         else curve
         for curve, run_dir in zip(curves, run_dirs, strict=True)
@@ -230,9 +230,14 @@ def _label(run_dir: Path) -> str:
         seed = config["seed"]
         if path.parent != run_dir and run_dir.name.startswith("seed_"):
             seed += int(run_dir.name.removeprefix("seed_"))
-        return f"{config['env']}, seed {seed}"
+        return _plain(f"{config['env']}, seed {seed}")
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no 'env' and 'seed' to be read there") from error
+
+
+def _plain(text: str) -> str:
+    """The text as Matplotlib shows it, which takes what is between $ for a formula."""
+    return printable(text).replace("$", r"\$")
 
 
 def _draw_curve(

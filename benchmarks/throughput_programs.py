@@ -223,7 +223,7 @@ class Loop:
                     lambda x: jnp.broadcast_to(x, (*window.time.shape, *x.shape[1:])),
                     initial,
                 )
-                ring = replay.write_latents(ring, window, states)
+                ring = replay.write_latents(ring, window, states, jnp.asarray(True))
             return ring, (initial, batch)
 
         def program(ring, key):

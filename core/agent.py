@@ -2,7 +2,7 @@
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
 from core.heads import PolicyHead, TwoHotHead
 from core.rssm import State
@@ -13,8 +13,10 @@ class Agent(eqx.Module):
     """All trained parameters. `act` turns observations into actions.
 
     Args:
-        obs_size, action_size: lengths of the observation and action vectors.
-        units, deter, hidden, rows, classes, blocks, unimix: sizes, see `WorldModel`.
+        obs_size: length of the observation vector, or the shape of an image.
+        action_size: length of the action vector.
+        units, cnn_depth, deter, hidden, rows, classes, blocks, unimix: see
+            `WorldModel`.
     """
 
     model: WorldModel
@@ -23,11 +25,12 @@ class Agent(eqx.Module):
 
     def __init__(
         self,
-        obs_size: int,
+        obs_size: int | tuple[int, ...],
         action_size: int,
         *,
         key: PRNGKeyArray,
         units: int = 64,
+        cnn_depth: int = 4,
         deter: int = 512,
         hidden: int = 64,
         rows: int = 32,
@@ -42,6 +45,7 @@ class Agent(eqx.Module):
             action_size,
             key=model_key,
             units=units,
+            cnn_depth=cnn_depth,
             deter=deter,
             hidden=hidden,
             rows=rows,
@@ -55,7 +59,7 @@ class Agent(eqx.Module):
     def act(
         self,
         state: State,
-        obs: Float[Array, "*batch obs"],
+        obs: Num[Array, "..."],
         last_action: Float[Array, "*batch action"],
         is_first: Bool[Array, "*batch"],
         *,

@@ -1,12 +1,16 @@
-"""Decoder of latent features into observations."""
+"""Decoders of latent features into observations."""
+
+import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from core.nets import MLP, Linear
-from core.transforms import symexp, symlog
+from core.conv import Conv, ConvBlock
+from core.encoder import MULTIPLES, check_image_shape
+from core.nets import MLP, BlockLinear, Dense, Linear, RMSNorm
+from core.transforms import lift, symexp, symlog
 
 
 class VectorDecoder(eqx.Module):
@@ -51,3 +55,96 @@ class VectorDecoder(eqx.Module):
 
     def _symlog_prediction(self, features: Array) -> Array:
         return self.out(self.mlp(features)).astype(jnp.float32)
+
+
+class ImageDecoder(eqx.Module):
+    """DreamerV3's mirror image of `core.encoder.ImageEncoder`.
+
+    h, by a block-diagonal layer, and z, by a layer of 2·`units`, give the lowest
+    resolution. It is doubled four times, each time followed by a convolution.
+
+    Args:
+        deter, latent: lengths of h and of the flattened z in the features.
+        shape: height and width, multiples of 16, and channels of an image.
+        depth: the layers have 4, 4, 3 and 2 times as many channels.
+        units: half the width of the hidden layer for z.
+        blocks: blocks of the layer for h.
+
+    Raises:
+        ValueError: the shape is not one of those, or `blocks` divides neither `deter`
+            nor the numbers of the lowest resolution.
+    """
+
+    from_deter: BlockLinear
+    from_stoch: tuple[Dense, Linear]
+    norm: RMSNorm
+    layers: tuple[ConvBlock, ...]
+    out: Conv
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        deter: int,
+        latent: int,
+        shape: tuple[int, ...],
+        *,
+        key: PRNGKeyArray,
+        depth: int = 4,
+        units: int = 64,
+        blocks: int = 8,
+    ):
+        check_image_shape(shape)
+        channels = [depth * multiple for multiple in reversed(MULTIPLES)]
+        keys = jax.random.split(key, 3 + len(channels))
+        lowest = shape[0] // 16 * (shape[1] // 16) * channels[0]
+        self.from_deter = BlockLinear(deter, lowest, blocks, key=keys[0])
+        self.from_stoch = (
+            Dense(latent, 2 * units, key=keys[1]),
+            Linear(2 * units, lowest, key=keys[2]),
+        )
+        self.norm = RMSNorm(channels[0])
+        self.layers = tuple(
+            ConvBlock(i, o, key=k)
+            for i, o, k in zip(channels, channels[1:], keys[3:], strict=False)
+        )
+        self.out = Conv(channels[-1], shape[-1], key=keys[-1])
+        self.shape = shape
+
+    def __call__(
+        self, features: Float[Array, "*batch features"]
+    ) -> Float[Array, "*batch height width channels"]:
+        """The predicted image, from 0 to 1."""
+        batch = features.shape[:-1]
+        x = self._lowest(features.reshape(-1, features.shape[-1]))
+        for layer in self.layers:
+            x = layer.doubled(x)
+        image = jax.nn.sigmoid(self.out.doubled(x).astype(jnp.float32))
+        return image.reshape(*batch, *self.shape)
+
+    def loss(
+        self,
+        features: Float[Array, "*batch features"],
+        obs: UInt8[Array, "*batch height width channels"],
+    ) -> Float[Array, "*batch"]:
+        """Squared error of the image, from 0 to 1, summed over pixels and channels."""
+        error = self(features) - obs.astype(jnp.float32) / 255
+        return jnp.sum(jnp.square(error), axis=(-3, -2, -1))
+
+    def _lowest(
+        self, features: Float[Array, "batch features"]
+    ) -> Float[Array, "batch h w channels"]:
+        """The lowest resolution; each block of h gives some of the channels."""
+        weight = self.from_deter.weight
+        blocks, inputs, _ = weight.shape
+        height, width = self.shape[0] // 16, self.shape[1] // 16
+        split = blocks * inputs
+        deter, stoch = features[:, :split], features[:, split:]
+        grouped = jnp.einsum(
+            "ngi,gio->ngo", deter.reshape(-1, blocks, inputs), weight
+        ).reshape(-1, math.prod(weight.shape[::2]))
+        grouped = grouped + lift(self.from_deter.bias, 2)
+        channels = self.norm.scale.size
+        x = grouped.reshape(-1, blocks, height, width, channels // blocks)
+        x = jnp.moveaxis(x, 1, 3).reshape(-1, height, width, channels)
+        hidden, out = self.from_stoch
+        return jax.nn.silu(self.norm(x + out(hidden(stoch)).reshape(x.shape)))

@@ -1,10 +1,16 @@
-"""Encoder of observations into the embedding e that the posterior reads."""
+"""Encoders of observations into the embedding e that the posterior reads."""
 
 import equinox as eqx
-from jaxtyping import Array, Float, PRNGKeyArray
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
+from core.conv import ConvBlock
 from core.nets import MLP
 from core.transforms import symlog
+
+# Channels of the four layers, in units of the size's depth.
+MULTIPLES = (2, 3, 4, 4)
 
 
 class VectorEncoder(eqx.Module):
@@ -22,7 +28,69 @@ class VectorEncoder(eqx.Module):
     ):
         self.mlp = MLP(obs_size, units, layers, key=key)
 
+    @property
+    def embed_size(self) -> int:
+        """Length of the embedding."""
+        return self.mlp.layers[-1].linear.bias.size
+
     def __call__(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch embed"]:
         """Embedding of `units` numbers, in the module's own floating-point type."""
         dtype = self.mlp.layers[0].linear.weight.dtype
         return self.mlp(symlog(obs).astype(dtype))
+
+
+class ImageEncoder(eqx.Module):
+    """DreamerV3's convolutions: four times half the resolution and more channels.
+
+    Args:
+        shape: height and width, multiples of 16, and channels of an image.
+        depth: the layers have 2, 3, 4 and 4 times as many channels.
+
+    Raises:
+        ValueError: the shape is not one of those.
+    """
+
+    layers: tuple[ConvBlock, ...]
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        key: PRNGKeyArray,
+        depth: int = 4,
+    ):
+        check_image_shape(shape)
+        channels = [shape[-1], *(depth * multiple for multiple in MULTIPLES)]
+        keys = jax.random.split(key, len(MULTIPLES))
+        self.layers = tuple(
+            ConvBlock(i, o, key=k)
+            for i, o, k in zip(channels, channels[1:], keys, strict=False)
+        )
+        self.shape = shape
+
+    @property
+    def embed_size(self) -> int:
+        """Length of the embedding: all numbers of the last layer."""
+        height, width, _ = self.shape
+        return height * width // 256 * self.layers[-1].conv.bias.size
+
+    def __call__(
+        self, obs: UInt8[Array, "*batch height width channels"]
+    ) -> Float[Array, "*batch embed"]:
+        """Embedding of an image, in the module's own floating-point type."""
+        dtype = self.layers[0].conv.weight.dtype
+        batch = obs.shape[:-3]
+        x = obs.reshape(-1, *self.shape).astype(dtype) / 255 - 0.5
+        for layer in self.layers:
+            x = layer.halved(x)
+        return jnp.reshape(x, (*batch, -1))
+
+
+def check_image_shape(shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless an image can be halved four times."""
+    if len(shape) != 3 or shape[0] % 16 or shape[1] % 16:
+        raise ValueError(
+            f"shape={shape}: images need (height, width, channels), height and width "
+            "multiples of 16"
+        )

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
-from core.decoder import VectorDecoder
-from core.encoder import VectorEncoder
+from core.decoder import ImageDecoder, VectorDecoder
+from core.encoder import ImageEncoder, VectorEncoder
 from core.heads import ContinueHead, TwoHotHead
 from core.rssm import RSSM, Observed, State
 
@@ -20,7 +20,7 @@ class Sequence(NamedTuple):
     the one received with it (the sum over the repeated control steps).
     """
 
-    obs: Float[Array, "time *batch obs"]
+    obs: Num[Array, "time ..."]
     action: Float[Array, "time *batch action"]
     reward: Float[Array, "time *batch"]
     is_first: Bool[Array, "time *batch"]
@@ -32,24 +32,27 @@ class WorldModel(eqx.Module):
     """Everything that predicts: e = encoder(o), RSSM, and heads on (h, z).
 
     Args:
-        obs_size, action_size: lengths of the observation and action vectors.
+        obs_size: length of the observation vector, or the shape of an image.
+        action_size: length of the action vector.
         units: width of encoder, decoder and heads.
+        cnn_depth: for images, see `core.encoder.ImageEncoder`.
         deter, hidden, rows, classes, blocks, unimix: see `core.rssm.RSSM`.
     """
 
-    encoder: VectorEncoder
+    encoder: VectorEncoder | ImageEncoder
     rssm: RSSM
-    decoder: VectorDecoder
+    decoder: VectorDecoder | ImageDecoder
     reward: TwoHotHead
     cont: ContinueHead
 
     def __init__(
         self,
-        obs_size: int,
+        obs_size: int | tuple[int, ...],
         action_size: int,
         *,
         key: PRNGKeyArray,
         units: int = 64,
+        cnn_depth: int = 4,
         deter: int = 512,
         hidden: int = 64,
         rows: int = 32,
@@ -59,9 +62,22 @@ class WorldModel(eqx.Module):
     ):
         keys = jax.random.split(key, 5)
         features = deter + rows * classes
-        self.encoder = VectorEncoder(obs_size, key=keys[0], units=units)
+        if isinstance(obs_size, int):
+            self.encoder = VectorEncoder(obs_size, key=keys[0], units=units)
+            self.decoder = VectorDecoder(features, obs_size, key=keys[2], units=units)
+        else:
+            self.encoder = ImageEncoder(obs_size, key=keys[0], depth=cnn_depth)
+            self.decoder = ImageDecoder(
+                deter,
+                rows * classes,
+                obs_size,
+                key=keys[2],
+                depth=cnn_depth,
+                units=units,
+                blocks=blocks,
+            )
         self.rssm = RSSM(
-            units,
+            self.encoder.embed_size,
             action_size,
             key=keys[1],
             deter=deter,
@@ -71,7 +87,6 @@ class WorldModel(eqx.Module):
             blocks=blocks,
             unimix=unimix,
         )
-        self.decoder = VectorDecoder(features, obs_size, key=keys[2], units=units)
         self.reward = TwoHotHead(features, units, 1, key=keys[3])
         self.cont = ContinueHead(features, units, 1, key=keys[4])
 
@@ -93,15 +108,21 @@ def world_model_loss(
     key: PRNGKeyArray,
     free_nats: float = 1.0,
     discount_horizon: int = 333,
+    seen: Num[Array, "time ..."] | None = None,
 ) -> WorldModelOutput:
     """DreamerV3's prediction, dynamics and representation losses.
 
-    rec: squared symlog error; rew: two-hot cross-entropy; con: cross-entropy against
-    (1 − terminal)·(1 − 1/horizon), so that the continue head carries the discount;
-    dyn = max(free, KL(sg q ‖ p)) and rep = max(free, KL(q ‖ sg p)).
+    rec: squared error, of the symlog for vectors; rew: two-hot cross-entropy; con:
+    cross-entropy against (1 − terminal)·(1 − 1/horizon), so that the continue head
+    carries the discount; dyn = max(free, KL(sg q ‖ p)) and rep =
+    max(free, KL(q ‖ sg p)).
+
+    Args:
+        seen: what the encoder is given in place of `batch.obs`, which stays what the
+            decoder has to predict.
     """
     rssm = model.rssm
-    embeds = model.encoder(batch.obs)
+    embeds = model.encoder(batch.obs if seen is None else seen)
     _, observed = rssm.observe(
         initial, embeds, batch.action, batch.is_first, key=key, deferred=True
     )

@@ -93,6 +93,7 @@ def value_of(config: Config, flag: Flag) -> Any:
 OTHER = {
     "--env": "walker-run",
     "--preset": "laptop",
+    "--augment": "noise:0.1",
     "--penalty-target": "prior",
     "--lambda0-prior": 0.3,
     "--lambda-min": 0.25,
@@ -138,6 +139,8 @@ def test_every_flag_reaches_its_field(flag):
         ("--lr 1", ["--lr", "nearest valid: --learning-rate"]),
         ("-steps 5", ["-steps", "nearest valid: --steps"]),
         ("--imagination 5", ["nearest valid: --imagination-length"]),
+        ("--zzz 5", ["--zzz: unknown flag; --help lists all flags"]),
+        ("--seedz 5", ["--seedz", "nearest valid: --seed"]),
         ("steps 5", ["steps: belongs to no flag", "--steps"]),
         ("--rho 1.5", ["--rho 1.5", "in [0, 1]", "nearest valid: 1"]),
         ("--rho 0", ["--rho 0", "(0, 1]", "--penalty none"]),

@@ -61,6 +61,14 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     assert curves.read_curves(runs[:1])[0].label == "walker-walk, seed 3"
 
 
+def test_a_name_is_no_formula(tmp_path):
+    """Matplotlib would take what stands between two $ for one, and fail to read it."""
+    runs = [make_run(tmp_path / name, RECORDS) for name in (r"$\frac$", "b")]
+    found = curves.read_curves(runs)
+    assert found[0].label == r"walker-walk, seed 3 (\$\frac\$)"
+    curves.draw(found, quick=True).savefig(tmp_path / "x.png")
+
+
 def test_half_written_last_line_is_left_out(tmp_path):
     run = make_run(tmp_path / "run", RECORDS)
     with open(run / "metrics.jsonl", "a") as file:

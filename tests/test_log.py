@@ -5,10 +5,13 @@ import json
 import os
 import pathlib
 import resource
+import struct
+from typing import Any
 
 import numpy as np
 import pytest
 import rich.console
+from tensorboardX.proto import event_pb2
 
 from train import jsonl
 from train.console import Display, Speed, SpeedMeter, chosen
@@ -179,6 +182,32 @@ def test_tensorboard_holds_the_metrics(tmp_path):
         log.write(10, {"train/loss/dyn": 0.5})
     (path,) = (tmp_path / "tensorboard").iterdir()
     assert b"train/loss/dyn" in path.read_bytes()
+
+
+def test_tensorboard_goes_on_where_the_run_does(tmp_path):
+    """What an interrupted run had logged beyond its checkpoint is hidden."""
+    for restored, steps in ((None, (10, 20)), (10, (20, 30))):
+        with quiet(tmp_path, sinks=[TensorBoard], restored_step=restored) as log:
+            for step in steps:
+                log.write(step, {"x": float(step), "y": np.nan})
+    paths = sorted((tmp_path / "tensorboard").iterdir())
+    first, second = (read_events(path) for path in paths)
+    assert [event.step for event in first if event.summary.value] == [10, 20]
+    (start,) = [event for event in second if event.session_log.status == 1]
+    assert start.step == 11
+    points = [(v.tag, v.simple_value) for e in second for v in e.summary.value]
+    assert [point for point in points if point[0] == "x"] == [("x", 20.0), ("x", 30.0)]
+
+
+def read_events(path: pathlib.Path) -> list[Any]:
+    """All events of a file of TensorBoard's."""
+    content, events = path.read_bytes(), []
+    while content:
+        (size,) = struct.unpack("Q", content[:8])
+        event: Any = event_pb2
+        events.append(event.Event.FromString(content[12 : 12 + size]))
+        content = content[16 + size :]
+    return events
 
 
 def test_speed_is_kept_apart_from_the_record(tmp_path, monkeypatch):

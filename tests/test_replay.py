@@ -153,6 +153,14 @@ def test_an_element_without_a_clean_draw_repeats_a_clean_one():
     assert set(number[0]) == set(range(5))
 
 
+def test_a_batch_of_nothing_but_corrupt_rows_is_an_update_to_skip():
+    corrupt = {(number, env) for number in range(6) for env in (0, 1)}
+    rows, _ = sample(filled(6, corrupt=corrupt), jax.random.key(3), batch=9, length=2)
+    assert np.isnan(rows.reward).all()
+    rows, _ = sample(filled(6), jax.random.key(3), batch=9, length=2)
+    assert np.isfinite(rows.reward).all()
+
+
 def test_latents_are_packed_and_unpacked():
     stoch = jax.nn.one_hot(jnp.array([[1, 3], [0, 2]]), CLASSES)
     # 1 + 2^-9 has no bfloat16: the nearest is 1.
@@ -178,7 +186,9 @@ def test_latents_are_written_back_where_they_belong():
     classes = jnp.asarray((number + 1) % CLASSES, jnp.int32)
     stoch = jax.nn.one_hot(classes, CLASSES)[..., None, :]
     stoch = jnp.broadcast_to(stoch, (*mark.shape, ROWS, CLASSES))
-    after = jax.jit(replay.write_latents)(ring, window, State(deter, stoch))
+    after = jax.jit(replay.write_latents)(
+        ring, window, State(deter, stoch), jnp.array(True)
+    )
 
     written = {(int(t), int(e)) for t, e in zip(number.flat, env.flat, strict=True)}
     assert 2 < len(written) < CAPACITY * ENVS

@@ -1,8 +1,5 @@
-"""The loop over chunks: compiled once, stopped and resumed exactly, NaN survived."""
+"""The loop over chunks: compiled once, stopped and resumed exactly."""
 
-import collections
-import json
-import pathlib
 import random
 import signal
 from collections.abc import Iterator
@@ -10,30 +7,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from tensorboardX.record_writer import RecordWriter
+from toy_run import (
+    PENALTY,
+    Altered,
+    Toy,
+    assert_finite,
+    assert_same_bits,
+    configured,
+    log_lines,
+    raw,
+    shared,
+    vector_env,
+)
 
-from envs import VectorEnv
 from train import loop
 from train.checkpoint import Checkpointer
 from train.chunk import Schedule, make_chunk
-from train.cli import parse
 from train.config import Config
 from train.errors import UserError
 from train.presets import PRESETS, preset_config
-from train.start import choose_penalty, make_env
+from train.start import choose_penalty, short_intervals
 from train.state import RunState
-
-SMOKE = "--preset smoke --env toy-target --penalty none --log-every 40"
-PENALTY = choose_penalty(parse(SMOKE.split(), "cpu"), "cpu")
-
-
-def configured(words: str = "") -> Config:
-    return parse(f"{SMOKE} {words}".split(), "cpu")
-
-
-def vector_env(config: Config) -> VectorEnv:
-    return VectorEnv(make_env(config), config.num_envs)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,51 +40,9 @@ def quick_compiles() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-class Toy:
-    """Programs that all tests share, and how often the chunk was traced."""
-
-    def __init__(self) -> None:
-        self.config = configured()
-        self.traces: collections.Counter[str] = collections.Counter()
-
-        def counting(*args: Any):
-            chunk = make_chunk(*args)
-
-            def counted(run: RunState):
-                self.traces["chunk"] += 1
-                return chunk(run)
-
-            return counted
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "make_chunk", counting)
-            self.programs = loop.Programs(self.config, vector_env(self.config), PENALTY)
-
-    def train(self, run_dir: pathlib.Path, programs: Any = None):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "Programs", lambda *_: programs or self.programs)
-            run_dir.mkdir(exist_ok=True)
-            return loop.train(self.config, vector_env(self.config), run_dir, PENALTY)
-
-    def filled(self) -> RunState:
-        run, _ = self.programs.prefill(self.programs.init(self.programs.keys(0)))
-        return jax.device_put(run, jax.devices()[0])  # as the loop does
-
-
-class Altered:
-    """Shared programs with some of them replaced."""
-
-    def __init__(self, programs: loop.Programs, **replaced: Any) -> None:
-        self._programs = programs
-        self.__dict__.update(replaced)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._programs, name)
-
-
 @pytest.fixture(scope="module")
 def toy() -> Toy:
-    return Toy()
+    return shared()
 
 
 @pytest.fixture(scope="module")
@@ -98,33 +52,6 @@ def whole(toy: Toy, tmp_path_factory: pytest.TempPathFactory):
     run, code = toy.train(run_dir)
     assert code == 0
     return run_dir, run, log_lines(run_dir)
-
-
-def log_lines(run_dir: pathlib.Path) -> list[dict[str, Any]]:
-    text = (run_dir / "metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def raw(leaf: Any) -> np.ndarray:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return np.asarray(leaf)
-
-
-def assert_same_bits(a: Any, b: Any) -> None:
-    left = jax.tree_util.tree_flatten_with_path(a)[0]
-    right = jax.tree_util.tree_flatten_with_path(b)[0]
-    assert [path for path, _ in left] == [path for path, _ in right]
-    for (path, x), (_, y) in zip(left, right, strict=True):
-        x, y = raw(x), raw(y)
-        assert (x.dtype, x.shape) == (y.dtype, y.shape), path
-        assert x.tobytes() == y.tobytes(), jax.tree_util.keystr(path)
-
-
-def assert_finite(tree: Any) -> None:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        values = raw(leaf).astype(np.float64)
-        assert np.all(np.isfinite(values)), jax.tree_util.keystr(path)
 
 
 def assert_one_program(toy: Toy) -> None:
@@ -207,7 +134,8 @@ def stop_at(toy: Toy, chunks: list[int], number: signal.Signals) -> Altered:
 
 
 @pytest.mark.parametrize(
-    ("seed", "number", "code"), [(0, signal.SIGTERM, 143), (1, signal.SIGINT, 130)]
+    ("seed", "number", "code"),
+    [(0, signal.SIGTERM, 143), (1, signal.SIGINT, 130), (2, signal.SIGUSR1, 143)],
 )
 def test_a_resumed_run_is_bitwise_the_unbroken_one(
     toy, whole, tmp_path, capsys, seed, number, code
@@ -264,53 +192,36 @@ def test_a_second_interrupt_stops_at_once(toy, tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize("when", ["made", "written"])
+def test_a_logger_that_fails_costs_only_itself(
+    toy, whole, tmp_path, monkeypatch, capsys, when
+):
+    """TensorBoard cannot make its folder, or raises in the middle of the run."""
+    calls = iter(range(1000))
+    intact = RecordWriter.write
+
+    def failing(*args: Any) -> None:
+        if next(calls) == 5:
+            raise ConnectionError("no network")
+        intact(*args)
+
+    if when == "made":
+        (tmp_path / "tensorboard").write_text("in the way")
+    else:
+        monkeypatch.setattr(RecordWriter, "write", failing)
+    run, code = toy.train(tmp_path)
+    assert code == 0
+    assert capsys.readouterr().out.count("warning: TensorBoard failed and is left") == 1
+    metrics = "metrics.jsonl"
+    assert (tmp_path / metrics).read_bytes() == (whole[0] / metrics).read_bytes()
+    assert_same_bits(run, whole[1])
+
+
 def test_another_seed_is_another_run(toy, whole):
     other = loop.Programs(configured("--seed 1"), vector_env(toy.config), PENALTY)
     keys = [raw(p.keys(0)).tolist() for p in (toy.programs, other)]
     assert keys[0] != keys[1]
     assert raw(toy.programs.keys(1)).tolist() not in keys
-
-
-def poisoned(run: RunState, rows: slice) -> RunState:
-    """The same run with rewards of the replay that are not finite."""
-    reward = run.replay.rows.reward.at[rows].set(jnp.nan)
-    stored = run.replay.rows._replace(reward=reward)
-    return run._replace(replay=run.replay._replace(rows=stored))
-
-
-def test_an_update_that_is_not_finite_is_skipped_and_counted(toy):
-    schedule = Schedule.of(toy.config)
-    updates = schedule.cycles * schedule.updates
-    # Rows past the prefill are written over before they are drawn.
-    before = poisoned(toy.filled(), slice(None))
-    learner = jax.tree.map(jnp.copy, before.learner)
-    after, output = toy.programs.chunk(before)
-    assert output.skipped == output.skipped_in_row == updates
-    assert output.updates == after.learner.updates == 0
-    untouched = learner._replace(
-        skipped=after.learner.skipped, skipped_in_row=after.learner.skipped_in_row
-    )
-    assert_same_bits(after.learner, untouched)
-
-
-def test_one_bad_row_costs_the_updates_that_draw_it(toy):
-    schedule = Schedule.of(toy.config)
-    updates = schedule.cycles * schedule.updates
-    run, output = toy.programs.chunk(poisoned(toy.filled(), slice(12, 13)))
-    assert 0 < output.skipped < updates
-    assert output.updates + output.skipped == updates
-    assert_finite(run.learner)
-
-
-def test_a_diverged_run_stops_before_saving(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "MAX_SKIPPED_IN_ROW", 3)
-    programs = Altered(
-        toy.programs,
-        prefill=lambda run: (poisoned(toy.programs.prefill(run)[0], slice(None)), None),
-    )
-    with pytest.raises(loop.Diverged, match="3 updates in a row"):
-        toy.train(tmp_path, programs)
-    assert Checkpointer(tmp_path).steps() == []
 
 
 def realized_ratio(config: Config) -> float:
@@ -348,3 +259,10 @@ def test_a_chunk_is_not_longer_than_the_run():
     schedule = Schedule.of(config)
     rows = schedule.cycles * schedule.rows
     assert rows * config.num_envs * config.action_repeat <= config.steps
+
+
+def test_intervals_below_a_chunk_are_said():
+    assert short_intervals(configured()) == []
+    (line,) = short_intervals(configured("--eval-every 20 --save-every 30"))
+    words = "--eval-every 20 and --save-every 30: once in every chunk of 40 steps"
+    assert words in line

@@ -184,6 +184,61 @@ def test_a_replay_that_does_not_fit(tmp_path, capsys, monkeypatch):
     assert start.check_memory(configured(words), spec).startswith("500,000 decisions")
 
 
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU here")
+def test_a_gpu_that_is_asked_for_and_a_kernel_that_cannot_run(tmp_path, capsys):
+    message = refusal(capsys, f"{SMOKE} --require-gpu --logdir {tmp_path}")
+    assert "--require-gpu: JAX sees no GPU here" in message
+    penalty = choose_penalty(configured("--penalty pallas"), "cpu")
+    assert penalty.options is not None and penalty.options.implementation == "xla"
+    assert "the Pallas kernel needs a GPU; xla is the same" in penalty.reason
+
+
+def test_a_replay_that_cannot_fit_suggests_nothing_impossible(monkeypatch):
+    monkeypatch.setattr(start, "available_memory", lambda: 60_000)
+    spec = make_env(configured()).spec
+    with pytest.raises(UserError) as caught:
+        start.check_memory(configured(), spec)
+    message = str(caught.value)
+    assert "nearest valid" not in message
+    assert "less than the 32 decisions learning starts with" in message
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--batch-size 2e9", "--num-envs 1e6", "--seeds 1e6", "--eval-episodes 1e9"],
+)
+def test_what_certainly_does_not_fit_is_refused(tmp_path, capsys, monkeypatch, words):
+    monkeypatch.setattr(start, "available_memory", lambda: 8 << 30)
+    sizes = "--steps 2e9 --prefill 1 --replay-size 2e9 --action-repeat 1"
+    sizes = sizes if "num-envs" in words else ""
+    message = refusal(capsys, f"{SMOKE} {sizes} --logdir {tmp_path} {words}")
+    assert "free memory" in message and list(tmp_path.iterdir()) == []
+
+
+def test_the_least_memory_by_hand():
+    config = configured("--seeds 2 --num-envs 3 --eval-episodes 5")
+    # Batch 2 x 8, imagination 4; h of 512 and 32 x 4 classes in two bytes each.
+    states, latent = 16 + 3 + 5, 2 * (512 + 32 * 4)
+    assert start.least_bytes(config, 100) == 2 * (1600 + states * latent + 8 * 16 * 4)
+
+
+@pytest.mark.parametrize("fault", ["RESOURCE_EXHAUSTED: 5 GiB", "INTERNAL: a bug"])
+def test_device_memory_that_runs_out_is_said_in_one_line(
+    tmp_path, capsys, monkeypatch, fault
+):
+    def train(*args: Any, **options: Any) -> None:
+        raise jax.errors.JaxRuntimeError(fault)
+
+    monkeypatch.setattr(loop, "train", train)
+    words = f"{SMOKE} --logdir {tmp_path}".split()
+    if fault.startswith("INTERNAL"):
+        with pytest.raises(jax.errors.JaxRuntimeError):
+            main(words)
+    else:
+        assert main(words) == 1
+        assert capsys.readouterr().err == f"out of memory: {fault}\n"
+
+
 def test_several_seeds_are_several_runs(tmp_path, capsys):
     words = f"--penalty none --steps 200 --log-every 40 --logdir {tmp_path}"
     assert main(f"{SMOKE} {words} --seeds 2".split()) == 0

@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from train import manifest
-from train.errors import UserError
+from train.errors import UserError, printable
 from train.leaves import (
     array_leaves,
     check_same,
@@ -37,6 +38,8 @@ from train.leaves import (
     tree_bytes,
 )
 from train.lock import RunLock as RunLock
+
+LARGE = 2**29  # bytes
 
 _SCRATCH = ".unfinished-"
 _ARRAYS = "arrays"
@@ -73,7 +76,7 @@ class Checkpointer:
             raise ValueError(f"keep={keep}: keep at least 1 step")
         self._directory = pathlib.Path(run_dir).absolute() / "checkpoints"
         self._keep = keep
-        self._warn = warn or (lambda line: print(line, file=sys.stderr, flush=True))
+        self._warn = warn or _to_stderr
         self._orbax = ocp.Checkpointer(
             # Uncompressed is three times faster here, and its size known beforehand.
             ocp.PyTreeCheckpointHandler(
@@ -86,7 +89,7 @@ class Checkpointer:
         if not self._directory.is_dir():
             return []
         names = (path.name for path in self._directory.iterdir())
-        return sorted(int(name) for name in names if name.isdecimal())
+        return sorted(int(name) for name in names if re.fullmatch("[0-9]{12}", name))
 
     def save(self, step: int, tree: PyTree, metadata: Mapping[str, Any]) -> bool:
         """Save a step, then remove all but the latest `keep`.
@@ -178,7 +181,7 @@ class Checkpointer:
     def _load(
         self, directory: pathlib.Path, template: PyTree, *, partial: bool
     ) -> Restored:
-        record = json.loads((directory / _METADATA).read_text())
+        record = _read_metadata(directory / _METADATA)
         wanted = array_leaves(template)
         specs = {path: spec_of(leaf) for path, leaf in wanted.items()}
         check_same(directory, record["leaves"], specs, partial=partial)
@@ -219,6 +222,30 @@ class Checkpointer:
         """Remove what this or a killed process left; only the lock's holder saves."""
         for path in self._directory.glob(_SCRATCH + "*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _to_stderr(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def _read_metadata(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+        specs = record["leaves"].values()
+        if all({"dtype", "shape"} <= spec.keys() for spec in specs):
+            return {key: record[key] for key in ("step", "leaves", "metadata")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise UserError(
+        f"{path}: not the metadata of a checkpoint, though the manifest beside it says "
+        "it is whole; remove that step, or train anew with another --logdir"
+    )
+
+
+def kept(tree: PyTree) -> int:
+    """How many checkpoints a run keeps: 3, or 2 of those that take much of a disk, as
+    a replay of images does."""
+    return 3 if tree_bytes(tree) < LARGE else 2
 
 
 def check_disk(run_dir: str | os.PathLike[str], tree: PyTree, keep: int = 3) -> None:

@@ -74,6 +74,10 @@ class ChunkOutput(NamedTuple):
     updates: Array
     skipped: Array
     skipped_in_row: Array
+    last_key: Array
+    """Key data of the last update, for `redraw`."""
+    last_metrics: Metrics
+    """The last update's own metrics, which the means leave out if not finite."""
 
 
 def make_prefill(
@@ -109,9 +113,8 @@ def make_chunk(
 
     def learn(carry: tuple[Learner, replay.Replay], key):
         learner, ring = carry
-        sample_key, update_key = jax.random.split(key)
-        initial, batch, window = draw_batch(
-            config, learner.agent.model.rssm, ring, dtype=dtype, key=sample_key
+        initial, batch, window, update_key = redraw(
+            config, learner.agent.model.rssm, ring, dtype=dtype, key=key
         )
         learner, states, metrics = update(
             config,
@@ -124,7 +127,8 @@ def make_chunk(
         )
         if context:
             window = window._replace(time=window.time[context:])
-            ring = replay.write_latents(ring, window, states)
+            learned = learner.skipped_in_row == 0
+            ring = replay.write_latents(ring, window, states, learned)
         return (learner, ring), metrics
 
     def cycle(run: RunState, _: None):
@@ -138,14 +142,14 @@ def make_chunk(
             schedule.rows,
             collect_key,
         )
-        (learner, ring), metrics = jax.lax.scan(
-            learn, (run.learner, ring), jax.random.split(learn_key, schedule.updates)
-        )
+        keys = jax.random.split(learn_key, schedule.updates)
+        (learner, ring), metrics = jax.lax.scan(learn, (run.learner, ring), keys)
+        last = jax.random.key_data(keys[-1]), jax.tree.map(lambda x: x[-1], metrics)
         metrics = jax.tree.map(finite_mean, metrics)
-        return RunState(learner, collector, ring, key), (metrics, episodes)
+        return RunState(learner, collector, ring, key), (metrics, episodes, last)
 
     def chunk(run: RunState) -> tuple[RunState, ChunkOutput]:
-        run, (metrics, episodes) = jax.lax.scan(
+        run, (metrics, episodes, last) = jax.lax.scan(
             cycle, run, None, length=schedule.cycles
         )
         return run, ChunkOutput(
@@ -155,9 +159,27 @@ def make_chunk(
             run.learner.updates,
             run.learner.skipped,
             run.learner.skipped_in_row,
+            *jax.tree.map(lambda x: x[-1], last),
         )
 
     return chunk
+
+
+def redraw(
+    config: Config,
+    rssm: RSSM,
+    ring: replay.Replay,
+    *,
+    dtype: jnp.dtype,
+    key: PRNGKeyArray,
+) -> tuple[State, Sequence, replay.Window, PRNGKeyArray]:
+    """The batch of the update with this key, as `draw_batch`, and the loss's key.
+
+    After a chunk whose last update was skipped, its `last_key` gives that update's
+    batch again: a skipped update changes neither the learner nor the replay.
+    """
+    sample_key, update_key = jax.random.split(key)
+    return *draw_batch(config, rssm, ring, dtype=dtype, key=sample_key), update_key
 
 
 def draw_batch(

@@ -110,8 +110,13 @@ def _nearest_flag(name: str, known: Mapping[str, Flag]) -> str:
     if _SYNONYMS.get(plain) in known:
         return f"; nearest valid: {_SYNONYMS[plain]}"
     longer = [flag for flag in known if flag.startswith(plain)]
-    close = difflib.get_close_matches(plain, longer or known, n=1, cutoff=0.0)
-    return f"; nearest valid: {close[0]} (--help lists all)"
+    # The beginning of a flag's name is close to it, however short it is.
+    cutoff = 0.0 if longer else 0.6
+    names = [flag[2:] for flag in longer or known]  # the dashes would count as likeness
+    close = difflib.get_close_matches(plain[2:], names, n=1, cutoff=cutoff)
+    if not close:
+        return "; --help lists all flags"
+    return f"; nearest valid: --{close[0]} (--help lists all)"
 
 
 def parse(
@@ -205,7 +210,9 @@ def _known_env(name: str) -> str:
 
     try:
         return envs.canonical_name(name)
-    except ValueError:
+    except ValueError as error:
+        if ":" in name:
+            raise UserError(f"--env {name}: {error}") from None
         raise UserError(
             f"--env {name}: unknown; allowed: {', '.join(envs.TASKS)}"
             f"{did_you_mean(name, envs.TASKS)}"

@@ -193,9 +193,13 @@ class Config:
     """One training run. Build it with `train.cli.parse`, or directly in a notebook."""
 
     env: str = "walker-walk"
-    """Task, as domain-task; a domain alone means its default task."""
+    """Task, as domain-task; a domain alone means its default task. Or module:attribute,
+    a factory of your own (docs/environments.md)."""
     obs: Literal["state", "pixels"] = "state"
     """What the agent sees: the state vector, or 64x64 images."""
+    augment: str = "none"
+    """Perturbs what the encoder sees while the world model learns, never its targets:
+    noise:VARIANCE, rotate:DEGREES, mask:PERCENT (docs/pixels.md)."""
     action_repeat: Count = 2
     """Environment steps an action is held for: one decision."""
     size: Literal["1m", "12m", "25m", "50m", "100m", "200m", "dreamerv2"] = "12m"

@@ -10,6 +10,8 @@ import rich.live
 import rich.progress
 import rich.text
 
+from train.errors import printable
+
 # What is worth a glance, in this order: label, and the metric or group of metrics.
 _SHOWN = (
     ("return", "episode/return"),
@@ -80,7 +82,7 @@ class Display:
         self._bar = rich.progress.Progress(
             rich.progress.BarColumn(bar_width=30),
             rich.progress.TaskProgressColumn(),
-            rich.progress.TextColumn("{task.description}"),
+            rich.progress.TextColumn("{task.description}", markup=False),
             console=self._console,
         )
         self._task = self._bar.add_task("", total=total_steps)
@@ -113,7 +115,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(printable(line), markup=False, emoji=False, soft_wrap=True)
         if not self._console.is_terminal:
             self._console.file.flush()
 

@@ -1,6 +1,7 @@
 """Errors whose text is written for the person at the terminal."""
 
 import contextlib
+import pathlib
 import sys
 from collections.abc import Iterator
 
@@ -17,6 +18,38 @@ class RunLocked(UserError):
     """Another process already trains in this run directory."""
 
 
+def printable(text: str) -> str:
+    """The text with control characters, line ends and broken bytes as escapes.
+
+    A file name may hold what a terminal takes for a command, or what cannot be printed.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line."""
+    return printable(" ".join(str(error).split()))
+
+
+@contextlib.contextmanager
+def logdir_errors(directory: pathlib.Path) -> Iterator[None]:
+    """Turn what the system refuses into a line about the run directory.
+
+    Raises:
+        UserError: in place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        inside = f" at {error.filename}" if error.filename else ""
+        raise UserError(
+            f"--logdir {directory}: cannot be written ({error.strerror or error}"
+            f"{inside}); allowed: a directory you may write in"
+        ) from None
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Print a `UserError` as one line on stderr and exit with code 2.
@@ -27,5 +60,5 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None

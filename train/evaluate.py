@@ -18,10 +18,13 @@ from train.errors import UserError
 from train.fields import Range, did_you_mean
 
 PROGRAM = "python -m train.evaluate"
+# Flags that take several values.
+LISTS = ("--perturb", "--gravity")
 DESCRIPTION = f"""Play episodes with the newest checkpoint of a run.
 
   {PROGRAM} --run runs/my-run --episodes 20 --random
   {PROGRAM} --run runs/my-run --video out.gif
+  {PROGRAM} --run runs/my-run --perturb none noise:0.35 rotate:20 mask:50 --gravity 4
 
 Actions are the mode of the policy. A return is the sum of the rewards of all control
 steps of an episode; the standard deviation is over the episodes."""
@@ -41,6 +44,11 @@ class Options:
     """Which agent of a run with --seeds, counted from 0; none is all of them."""
     random: bool = False
     """Play the same starts with uniform random actions as well."""
+    perturb: str = ""
+    """Perturb what the agent sees: noise:VARIANCE, rotate:DEGREES, mask:PERCENT, none,
+    or several of them, each a row of the table (docs/pixels.md)."""
+    gravity: str = ""
+    """Play under other gravity, in m/s²; several make a row each."""
     video: str | None = None
     """Write the first episode (of the first agent) to this GIF file."""
     video_size: Annotated[int, Range(64, 240)] = 160
@@ -74,11 +82,15 @@ def run(argv: Sequence[str]) -> None:
     # Imported only now: a mistyped flag is answered before JAX and MuJoCo load.
     load_mujoco()
     from train import scoring, start
+    from train.conditions import read_conditions
     from train.provenance import provenance
     from train.video import Film
 
     start.enable_compilation_cache()
     env = start.make_env(config)
+    conditions = None
+    if options.perturb or options.gravity:
+        conditions = read_conditions(env, options.perturb, options.gravity)
     step, agents = scoring.load_agents(run_dir, config, env)
     film = Film(env, options.video_size) if options.video else None
     print(f"run          {run_dir}")
@@ -88,13 +100,25 @@ def run(argv: Sequence[str]) -> None:
     report: dict[str, Any] = {"run": run_dir.name, "env": env.spec.name, "step": step}
     report |= {"episodes": options.episodes, "seed": options.seed, "agents": []}
     count, seed = options.episodes, options.seed
-    play = scoring.make_player(env, count, seed, poses=film is not None)
     scores = {}
-    for index in chosen:
-        scores[index] = score = play(agents[index])
-        label = f"agent {index}" if config.seeds > 1 else "policy"
-        print(f"{label:<12} {score}", flush=True)
-        report["agents"].append({"agent": index, **score.record()})
+    if conditions is None or film is not None:
+        play = scoring.make_player(env, count, seed, poses=film is not None)
+        for index in chosen:
+            scores[index] = score = play(agents[index])
+            print(f"{label(index, config):<12} {score}", flush=True)
+            report["agents"].append({"agent": index, **score.record()})
+    if conditions is not None:
+        test = scoring.make_condition_scorer(env, count, seed, conditions)
+        width = max(len(text) for text in conditions.labels)
+        report["conditions"] = []
+        for index in chosen:
+            rows = zip(conditions.labels, test(agents[index]), strict=True)
+            for text, score in rows:
+                print(
+                    f"{label(index, config):<12} {text:<{width}}  {score}", flush=True
+                )
+                row = {"agent": index, "condition": text, **score.record()}
+                report["conditions"].append(row)
     if options.random:
         play = scoring.make_player(env, count, seed, random_actions=True)
         score = play(agents[chosen[0]])
@@ -109,6 +133,11 @@ def run(argv: Sequence[str]) -> None:
         film.close()
 
 
+def label(index: int, config: Config) -> str:
+    """What an agent is called in the table."""
+    return f"agent {index}" if config.seeds > 1 else "policy"
+
+
 def read_options(argv: Sequence[str]) -> Options:
     """The options that a command line asks for.
 
@@ -116,13 +145,27 @@ def read_options(argv: Sequence[str]) -> Options:
         UserError: the command line is not understood or not allowed.
         SystemExit: with code 0, after printing the help that was asked for.
     """
-    words = read_words(argv, Options)
+    words = read_words(join_lists(argv), Options)
     if words.help:
         tyro.cli(Options, prog=PROGRAM, description=DESCRIPTION, args=["--help"])
     if "--run" not in words.values:
         raise UserError("--run: not given; allowed: the directory of a run")
     values = {name[2:].replace("-", "_"): x for name, x in words.values.items()}
     return Options(**values)
+
+
+def join_lists(argv: Sequence[str]) -> list[str]:
+    """The words with all values of `--perturb` and of `--gravity` in one."""
+    joined: list[str] = []
+    collecting = False
+    for word in argv:
+        if word.startswith("--"):
+            collecting = word in LISTS
+        elif collecting and joined[-1] not in LISTS:
+            joined[-1] += f" {word}"
+            continue
+        joined.append(word)
+    return joined
 
 
 def read_config(run_dir: Path) -> Config:

@@ -1,5 +1,6 @@
 """The lock that keeps two processes from training in one directory."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -8,7 +9,8 @@ import socket
 from types import TracebackType
 from typing import Self
 
-from train.errors import RunLocked, UserError
+from train.errors import RunLocked, logdir_errors
+from train.inside import check_inside
 
 
 class RunLock:
@@ -31,17 +33,14 @@ class RunLock:
 
         Raises:
             RunLocked: another process holds it.
-            UserError: the directory cannot be made or written.
+            UserError: the directory cannot be made or written, or holds a link that
+                leads out of it.
         """
         directory = self._path.parent
-        try:
+        with logdir_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
+            check_inside(directory)
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UserError(
-                f"--logdir {directory}: cannot be written ({error.strerror}); "
-                "allowed: a directory you may write in"
-            ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -51,12 +50,11 @@ class RunLock:
                 f"--logdir {directory}: in use by {holder}; stop that process or "
                 "choose another --logdir"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(
-            descriptor,
-            json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(),
-            0,
-        )
+        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        # On a full disk the lock holds all the same, but cannot name its holder.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, holder.encode(), 0)
         self._descriptor = descriptor
         return self
 

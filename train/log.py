@@ -4,6 +4,7 @@
     RUN/timing.jsonl      wall-clock speed, apart because no two runs agree on it
     RUN/starts.jsonl      date, commit, versions, machine and command of every start
     RUN/tensorboard/      the same for TensorBoard
+    RUN/openloop/         of runs on images: what the model expected to see, as GIF
 
 With several seeds each has its own `RUN/seed_0/`, `RUN/seed_1/`, ... of these. Every
 line has a `step`, in environment steps of one agent; so has the horizontal axis of
@@ -20,6 +21,7 @@ interrupted and resumed leaves the same bytes as one that was not. For that, wri
 everything that belongs to a step before saving that step's checkpoint.
 """
 
+import contextlib
 import os
 import pathlib
 import time
@@ -32,6 +34,7 @@ import rich.console
 
 from train.console import Display, SpeedMeter
 from train.jsonl import JsonLines
+from train.tensorboard import TensorBoard as TensorBoard
 
 
 class Sink(Protocol):
@@ -48,29 +51,6 @@ class Sink(Protocol):
 
 # Makes the sink of one agent from its directory and the step it goes on from.
 SinkFactory = Callable[[pathlib.Path, int | None], Sink]
-
-
-class TensorBoard:
-    """Metrics as TensorBoard scalars, under `directory/tensorboard`."""
-
-    def __init__(self, directory: pathlib.Path, restored_step: int | None) -> None:
-        # Only here: a broken installation must cost this sink alone.
-        import tensorboardX
-
-        # TensorBoard then hides what the interrupted run had logged beyond this.
-        purge = None if restored_step is None else restored_step + 1
-        self._writer = tensorboardX.SummaryWriter(
-            str(directory / "tensorboard"), purge_step=purge
-        )
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add one point to each curve."""
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Write what is buffered."""
-        self._writer.close()
 
 
 class Logger:
@@ -141,6 +121,11 @@ class Logger:
         for agent, row in zip(self._agents, rows, strict=True):
             agent.write(step, row)
 
+    def write_gifs(self, step: int, name: str, gifs: Sequence[bytes]) -> None:
+        """Keep one film of each agent, as RUN/`name`/STEP.gif and for TensorBoard."""
+        for agent, gif in zip(self._agents, gifs, strict=True):
+            agent.write_gif(step, name, gif)
+
     def progress(self, step: int, updates: int) -> None:
         """Show progress and log the speed; the first call only starts the clock.
 
@@ -196,6 +181,7 @@ class _AgentLog:
         say: Callable[[str], None],
     ) -> None:
         self._say = say
+        self._directory = directory
         self._record = JsonLines(
             directory / "metrics.jsonl", restored_step=restored_step, warn=say
         )
@@ -211,12 +197,31 @@ class _AgentLog:
         self.write_sinks(step, metrics)
 
     def write_sinks(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._to_sinks(lambda sink: sink.write(step, metrics))
+
+    def write_gif(self, step: int, name: str, gif: bytes) -> None:
+        path = self._directory / name / f"{step:012d}.gif"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(gif)
+        except OSError as error:
+            self._say(f"warning: {path} was not written ({error.strerror})")
+
+        def show(sink: Sink) -> None:
+            if isinstance(sink, TensorBoard):
+                sink.write_gif(step, name, gif)
+
+        self._to_sinks(show)
+
+    def _to_sinks(self, hand_over: Callable[[Sink], None]) -> None:
         for sink in list(self._sinks):
             try:
-                sink.write(step, metrics)
+                hand_over(sink)
             except Exception as error:
                 self._sinks.remove(sink)
                 self._lost(type(sink).__name__, error)
+                with contextlib.suppress(Exception):  # it has been said
+                    sink.close()
 
     def close(self) -> None:
         for sink in self._sinks:

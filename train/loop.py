@@ -13,12 +13,16 @@ import numpy as np
 
 from envs import VectorEnv
 from train import record
-from train.checkpoint import Checkpointer, check_disk
+from train.checkpoint import Checkpointer, check_disk, kept
 from train.chunk import ChunkOutput, Schedule, make_chunk, make_prefill
 from train.config import Config
-from train.errors import UserError
+from train.divergence import Diverged as Diverged
+from train.divergence import Watch
+from train.errors import UserError, logdir_errors
 from train.evaluation import make_evaluate
+from train.leaves import tree_bytes
 from train.log import Logger
+from train.openloop import encode, make_open_loop
 from train.provenance import provenance
 from train.start import Penalty
 from train.state import RunState, compute_dtype, init_run
@@ -26,10 +30,6 @@ from train.state import RunState, compute_dtype, init_run
 # After so many updates in a row without a finite loss and gradient, a run has diverged.
 MAX_SKIPPED_IN_ROW = 50
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-
-class Diverged(Exception):
-    """Losses or gradients stayed non-finite; nothing was saved since."""
 
 
 class StopRequest:
@@ -75,6 +75,9 @@ class Programs:
             make_chunk(config, env, schedule, penalty.options, dtype), donate=True
         )
         self.evaluate = self._compile(make_evaluate(evaluation))
+        self.open_loop = None
+        if config.obs == "pixels":
+            self.open_loop = self._compile(make_open_loop(config, schedule))
 
     def keys(self, salt: int) -> jax.Array:
         """A key for each seed, from the seed and `salt` alone."""
@@ -106,31 +109,35 @@ def train(
         began: when the program was started, by `time.monotonic()`; now by default.
 
     Returns:
-        The final state and the exit code: 0, or 128 + the signal's usual number.
+        The final state and the exit code: 0; 1 where one of several agents diverged;
+        128 + the signal's usual number.
 
     Raises:
-        Diverged: too many updates in a row were not finite.
+        Diverged: too many updates in a row were not finite, of every agent.
         UserError: the directory's checkpoints do not fit this configuration.
     """
     began = time.monotonic() if began is None else began
     programs = Programs(config, env, penalty)
     template = jax.eval_shape(programs.init, programs.keys(0))
-    check_disk(run_dir, template)
-    checkpoints = Checkpointer(run_dir)
+    keep = kept(template)
+    check_disk(run_dir, template, keep)
+    checkpoints = Checkpointer(run_dir, keep)
     restored = checkpoints.restore(template) if config.resume != "never" else None
-    record.write(config, run_dir / "config.json")
-    starts = run_dir / "starts.jsonl"
-    with starts.open("a") as file:
-        file.write(json.dumps(provenance()) + "\n")
-    with (
-        StopRequest() as stop,
-        Logger(
+    with logdir_errors(run_dir):
+        record.write(config, run_dir / "config.json")
+        with (run_dir / "starts.jsonl").open("a") as file:
+            file.write(json.dumps(provenance()) + "\n")
+        open_logger = Logger(
             run_dir,
             total_steps=config.steps,
             seeds=config.seeds,
             restored_step=restored.step if restored else None,
-        ) as logger,
-    ):
+        )
+    with StopRequest() as stop, open_logger as logger:
+        logger.say(
+            f"checkpoints  {tree_bytes(template) / 2**20:,.0f} MiB each, replay "
+            f"included; the newest {keep} are kept"
+        )
         if restored:
             logger.say(f"resuming at environment step {restored.step:,}")
             run = restored.tree
@@ -143,7 +150,8 @@ def train(
         logger.progress(
             env_steps(config, run), restored.metadata["updates"] if restored else 0
         )
-        run = _loop(config, programs, run, checkpoints, logger, stop, began)
+        watch = Watch(config, run_dir, logger.say, limit=MAX_SKIPPED_IN_ROW)
+        run = _loop(config, programs, run, checkpoints, logger, stop, began, watch)
         step = env_steps(config, run)
         if stop.number is not None:
             name = signal.Signals(stop.number).name
@@ -153,7 +161,7 @@ def train(
             )
         else:
             logger.say(f"finished at environment step {step:,}; run {run_dir}")
-    return run, stop.exit_code
+    return run, stop.exit_code or int(bool(watch.diverged))
 
 
 def _loop(
@@ -164,6 +172,7 @@ def _loop(
     logger: Logger,
     stop: StopRequest,
     began: float,
+    watch: Watch,
 ) -> RunState:
     step = env_steps(config, run)
     first = True
@@ -178,16 +187,12 @@ def _loop(
             first = False
         before, step = step, env_steps(config, run)
         updates = int(np.max(output.updates))
-        if int(np.max(output.skipped_in_row)) >= MAX_SKIPPED_IN_ROW:
-            raise Diverged(
-                f"{MAX_SKIPPED_IN_ROW} updates in a row had a loss or gradient that "
-                f"is not finite, before environment step {step:,}; "
-                f"last good checkpoint: {checkpoints.steps()[-1:] or 'none'}"
-            )
+        watch.look(run, output, step, checkpoints.steps())
         metrics = log_metrics(config, output)
         final = step >= config.steps
         if crossed(before, step, config.eval_every) or final:
             metrics |= evaluate(programs, run, step)
+            metrics |= show_open_loop(programs, run, step, logger)
         logger.write(step, metrics)
         logger.progress(step, updates)
         due = crossed(before, step, config.save_every)
@@ -207,6 +212,21 @@ def evaluate(programs: Programs, run: RunState, step: int) -> dict[str, Any]:
         "eval/return_std": returns.std(-1),
         "eval/return_min": returns.min(-1),
     }
+
+
+def show_open_loop(
+    programs: Programs, run: RunState, step: int, logger: Logger
+) -> dict[str, Any]:
+    """Where the agent sees images: a film of what it expected to see, and its error."""
+    if programs.open_loop is None:
+        return {}
+    films, error = programs.open_loop(
+        run.learner.agent, run.replay, programs.keys(1 + step)
+    )
+    films = np.asarray(films)
+    each = films if programs.config.seeds > 1 else films[None]
+    logger.write_gifs(step, "openloop", [encode(film) for film in each])
+    return {"eval/openloop_error": np.asarray(error)}
 
 
 def log_metrics(config: Config, output: ChunkOutput) -> dict[str, Any]:
@@ -242,10 +262,13 @@ def check_resume(config: Config, run_dir: Path) -> list[str]:
         Lines for the user about changes that are allowed.
 
     Raises:
-        UserError: `--resume must` without a checkpoint, `--resume never` with one, or
-            a change that would make it another run.
+        UserError: `--resume must` without a checkpoint, `--resume never` with one, a
+            change that would make it another run, or an impossible path.
     """
-    steps = Checkpointer(run_dir).steps()
+    stored = run_dir / "config.json"
+    with logdir_errors(run_dir):
+        steps = Checkpointer(run_dir).steps()
+        was_run = bool(steps) and stored.exists()
     if config.resume == "must" and not steps:
         raise UserError(
             f"--resume must: {run_dir} holds no checkpoint; allowed: --resume auto"
@@ -255,8 +278,7 @@ def check_resume(config: Config, run_dir: Path) -> list[str]:
             f"--resume never: {run_dir} holds checkpoints up to step {steps[-1]}; "
             "allowed: another --logdir, or --resume auto to go on"
         )
-    stored = run_dir / "config.json"
-    if not stored.exists() or not steps:
+    if not was_run:
         return []
     difference = record.diff(record.read(stored), config)
     if difference.refused and not config.allow_changes:

@@ -4,18 +4,19 @@ import sys
 import time
 from collections.abc import Sequence
 
-from train.errors import UserError
+from train.errors import UserError, one_line, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
-    0 finished, 2 a mistake in the command, 1 diverged, 130 or 143 stopped by a signal.
+    0 finished, 2 a mistake in the command, 1 diverged or out of device memory, 130 or
+    143 stopped by a signal.
     """
     try:
         return run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped at once; the last checkpoint stands", file=sys.stderr)
@@ -50,15 +51,20 @@ def run(argv: Sequence[str]) -> int:
     for line in start.describe(
         config, env, preset_reason=choice.reason, penalty=penalty, cache=cache
     ):
-        print(line)
+        print(printable(line))
     with RunLock(run_dir):
-        print(f"run directory {run_dir}", flush=True)
+        print(f"run directory {printable(str(run_dir))}", flush=True)
         for line in changes:
-            print(f"changed      {line}")
+            print(f"changed      {printable(line)}")
         try:
             _, code = loop.train(config, env, run_dir, penalty, began=began)
         except loop.Diverged as error:
-            print(f"diverged: {error}", file=sys.stderr)
+            print(f"diverged: {one_line(error)}", file=sys.stderr)
+            return 1
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            print(f"out of memory: {one_line(error)[:200]}", file=sys.stderr)
             return 1
     return code
 

@@ -7,6 +7,8 @@ import hashlib
 import json
 import pathlib
 
+from train.inside import leads_inside
+
 NAME = "manifest.json"
 
 
@@ -34,16 +36,21 @@ def verify(directory: pathlib.Path) -> None:
     path = directory / NAME
     try:
         manifest = json.loads(path.read_bytes())
-        files = manifest["files"]
-        intact = manifest["self"] == _digest(files)
+        files = {
+            str(name): (int(size), str(sha256))
+            for name, (size, sha256) in manifest["files"].items()
+        }
+        intact = manifest["self"] == _digest(manifest["files"])
     except FileNotFoundError:
         raise Damaged(f"{path} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Damaged(f"{path} is corrupted") from None
     if not intact:
         raise Damaged(f"{path} is corrupted")
     for name, (size, sha256) in files.items():
         path = directory / name
+        if not leads_inside(path, directory.resolve()):
+            raise Damaged(f"{directory / NAME} names {name}, which lies outside")
         try:
             found = path.stat().st_size
             if found != size:

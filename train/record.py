@@ -129,9 +129,18 @@ def run_dir(config: Config) -> pathlib.Path:
 
     The name ends in a digest of every setting that must not change on resume, so the
     same command comes back to the same directory and another one does not.
+
+    Raises:
+        UserError: `logdir` begins with the home of a user who does not exist.
     """
     if config.logdir:
-        return pathlib.Path(config.logdir).expanduser()
+        try:
+            return pathlib.Path(config.logdir).expanduser()
+        except RuntimeError:
+            raise UserError(
+                f"--logdir {config.logdir}: no such user; allowed: a path (./~name "
+                "for a folder of that name)"
+            ) from None
     fixed = [
         f"{flag.name}={_get(config, flag.path)}"
         for flag in flags(Config)
@@ -139,7 +148,8 @@ def run_dir(config: Config) -> pathlib.Path:
     ]
     digest = hashlib.sha256(" ".join(fixed).encode()).hexdigest()[:6]
     penalty = config.penalty.implementation
-    name = f"{config.env}-{config.preset}-{penalty}-seed{config.seed}-{digest}"
+    env = config.env.replace(":", "-")  # a colon is no file name everywhere
+    name = f"{env}-{config.preset}-{penalty}-seed{config.seed}-{digest}"
     return pathlib.Path("runs") / name
 
 

@@ -103,7 +103,9 @@ def sample(
 
     A window never crosses the write position. Windows with a corrupt row are drawn
     again; an element whose every draw was corrupt repeats the first clean element.
-    The caller must have filled at least `length` rows.
+    Where the whole batch drew nothing clean, its rewards are NaN, so that the update
+    is skipped and counted: a corrupt row is never trained on. The caller must have
+    filled at least `length` rows.
     """
     capacity, envs = replay.rows.reward.shape
     start_key, env_key = jax.random.split(key)
@@ -120,19 +122,24 @@ def sample(
     element = jnp.where(usable, element, jnp.argmax(usable))
     window = Window(time[:, element, choice[element]], env[element, choice[element]])
     rows = jax.tree.map(lambda x: x[window.time, window.env[None]], replay.rows)
-    return rows, window
+    reward = jnp.where(jnp.any(usable), rows.reward, jnp.nan)
+    return rows._replace(reward=reward), window
 
 
-def write_latents(replay: Replay, window: Window, states: State) -> Replay:
+def write_latents(
+    replay: Replay, window: Window, states: State, learned: Bool[Array, ""]
+) -> Replay:
     """Store the latent states just computed for the rows of `window`.
 
-    States that are not finite, of an update that was skipped, leave the stored ones.
+    States that are not finite leave the stored ones. So do all states of an update
+    that was skipped (`learned` is False): its batch can then be drawn again, exactly,
+    to be looked at.
     """
     deter, stoch = pack_latent(states)
     rows = replay.rows
     index = (window.time, jnp.broadcast_to(window.env[None], window.time.shape))
     assert rows.deter is not None and rows.stoch is not None
-    finite = jnp.all(jnp.isfinite(deter), axis=-1, keepdims=True)
+    finite = learned & jnp.all(jnp.isfinite(deter), axis=-1, keepdims=True)
     deter = jnp.where(finite, deter, rows.deter[index])
     stoch = jnp.where(finite, stoch, rows.stoch[index])
     return replay._replace(

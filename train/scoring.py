@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from core.agent import Agent
-from envs import Env, VectorEnv
+from envs import Env, Timestep, VectorEnv
 from train.checkpoint import Checkpointer
+from train.conditions import Conditions, make_condition_player
 from train.config import Config
 from train.errors import UserError
 from train.evaluation import episode_returns, play
@@ -109,11 +110,15 @@ def make_player(
     batches = math.ceil(episodes / BATCH)
     vector = VectorEnv(env, math.ceil(episodes / batches))
 
+    def keep(state, timestep: Timestep):
+        pose = (state.qpos[0], timestep.is_last[0]) if poses else None
+        return timestep.reward, timestep.is_last, pose
+
     @jax.jit
     def play_batch(agent: Agent, key: PRNGKeyArray):
-        states, steps = play(vector, agent, key, random_actions=random_actions)
-        first = (states.qpos[:, 0], steps.is_last[:, 0]) if poses else None
-        return episode_returns(steps), first
+        visited = play(vector, agent, key, keep, random_actions=random_actions)
+        reward, is_last, first = visited
+        return episode_returns(reward, is_last), first
 
     def play_all(agent: Agent) -> Score:
         keys = jax.random.split(jax.random.key(seed), batches)
@@ -124,5 +129,25 @@ def make_player(
         qpos, is_last = played[0][1]
         # A corrupt simulation ends an episode early, and the next one begins.
         return Score(returns, qpos[: int(np.argmax(is_last)) + 1])
+
+    return play_all
+
+
+def make_condition_scorer(
+    env: Env, episodes: int, seed: int, conditions: Conditions
+) -> Callable[[Agent], list[Score]]:
+    """As `make_player`, with one score for each condition.
+
+    The starts are those of `make_player`.
+    """
+    batches = math.ceil(episodes / BATCH)
+    count = math.ceil(episodes / batches)
+    play_batch = jax.jit(make_condition_player(env, count, conditions))
+
+    def play_all(agent: Agent) -> list[Score]:
+        keys = jax.random.split(jax.random.key(seed), batches)
+        played = [np.asarray(play_batch(agent, key)) for key in keys]
+        returns = np.concatenate(played, axis=1)[:, :episodes]
+        return [Score(row, None) for row in returns]
 
     return play_all

@@ -1,5 +1,6 @@
 """What is decided and said before anything compiles."""
 
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,8 @@ import envs
 from core.penalty import PenaltyOptions
 from envs import Env, EnvSpec, VectorEnv
 from kernels import kernel_obstacle
+from train.chunk import Schedule
+from train.conditions import read_perturbation
 from train.config import Config, replay_bytes
 from train.errors import UserError
 from train.state import compute_dtype, init_agent
@@ -74,15 +77,17 @@ def make_env(config: Config) -> Env:
     """The configured environment.
 
     Raises:
-        UserError: its arguments do not fit this environment.
+        UserError: its arguments or `--augment` do not fit this environment.
     """
     try:
-        return envs.make(config.env, obs=config.obs, action_repeat=config.action_repeat)
+        env = envs.make(config.env, obs=config.obs, action_repeat=config.action_repeat)
     except ValueError as error:
         raise UserError(
             f"--env {config.env} --obs {config.obs} --action-repeat "
             f"{config.action_repeat}: {error}"
         ) from None
+    read_perturbation("--augment", config.augment, env)
+    return env
 
 
 def check_device(config: Config, platform: str) -> None:
@@ -98,11 +103,12 @@ def check_device(config: Config, platform: str) -> None:
         )
 
 
-def check_memory(config: Config, spec: EnvSpec) -> str:
+def check_memory(config: Config, spec: EnvSpec, parameters: int = 0) -> str:
     """The replay's size in words.
 
     Raises:
-        UserError: it does not fit; the message gives the largest size that does.
+        UserError: it does not fit, and the message gives the largest size that does;
+            or the rest certainly does not.
     """
     size = lambda config: replay_bytes(  # noqa: E731
         config, obs_shape=spec.obs_shape, action_dim=spec.action_dim
@@ -112,12 +118,59 @@ def check_memory(config: Config, spec: EnvSpec) -> str:
     if free is not None and needed > free // 2:
         row = needed / config.replay_capacity
         largest = int(free / 2 / row)
+        if largest >= config.learning_starts:
+            remedy = f"nearest valid: {largest}"
+        else:
+            remedy = (
+                f"that is less than the {config.learning_starts} decisions learning "
+                "starts with: free some memory, or lower --num-envs, --batch-length, "
+                "--prefill or --seeds"
+            )
         raise UserError(
             f"--replay-size {config.replay_size}: the replay would take "
             f"{needed / MIB:,.0f} MiB of {free / MIB:,.0f} MiB free memory; allowed: "
-            f"half of it; nearest valid: {largest}"
+            f"half of it; {remedy}"
+        )
+    least = least_bytes(config, parameters) + needed
+    if free is not None and least > free:
+        raise UserError(
+            f"--batch-size {config.batch_size}, --batch-length {config.batch_length}, "
+            f"--imagination-length {config.imagination_length}, --num-envs "
+            f"{config.num_envs}, --eval-episodes {config.eval_episodes}, --seeds "
+            f"{config.seeds}, --size {config.size}: take at least {least / MIB:,.0f} "
+            f"MiB of {free / MIB:,.0f} MiB free memory; allowed: smaller values"
         )
     return f"{config.replay_capacity:,} decisions, {needed / MIB:,.0f} MiB"
+
+
+def least_bytes(config: Config, parameters: int) -> int:
+    """What a run holds at the very least beside its replay, in bytes.
+
+    Parameters, their gradients and two moments in float32; latent states of the batch,
+    of the environments and of an evaluation in two bytes a number; two numbers in
+    float32 for every imagined step. A real run takes several times as much.
+    """
+    model = config.model
+    latent = 2 * (model.deter + model.stoch * model.classes)
+    batch = config.batch_size * config.batch_length
+    states = batch + config.num_envs + config.eval_episodes
+    imagined = 8 * batch * config.imagination_length
+    return config.seeds * (16 * parameters + latent * states + imagined)
+
+
+def short_intervals(config: Config) -> list[str]:
+    """A line on intervals shorter than a chunk, which can act only at its end."""
+    schedule = Schedule.of(config)
+    rows = schedule.cycles * schedule.rows
+    chunk = rows * config.num_envs * config.action_repeat
+    asked = {"--eval-every": config.eval_every, "--save-every": config.save_every}
+    short = [f"{flag} {value}" for flag, value in asked.items() if value < chunk]
+    if not short:
+        return []
+    return [
+        f"intervals    {' and '.join(short)}: once in every chunk of {chunk:,} steps, "
+        "which --log-every sets"
+    ]
 
 
 def available_memory() -> int | None:
@@ -143,17 +196,22 @@ def describe(
     counts = agent.parameter_counts()
     dtype = jnp.dtype(compute_dtype(config, platform)).name
     spec = env.spec
+    images = "x".join(str(length) for length in spec.obs_shape)
+    sees = f"{spec.obs_shape[0]} observations"
+    if spec.obs_dtype == "uint8":
+        sees = f"images of {images}, {math.prod(spec.obs_shape) / 1024:g} KiB each"
     seeds = f", {config.seeds} seeds side by side" if config.seeds > 1 else ""
     kind = platform.upper() if platform == "cpu" else f"{device.device_kind}"
     cores = f" ({os.cpu_count()} cores)" if platform == "cpu" else ""
     return [
         f"device       {kind}{cores}, {dtype} arithmetic",
         f"preset       {config.preset} ({preset_reason})",
-        f"environment  {spec.name}: {spec.obs_shape[0]} observations, "
+        f"environment  {spec.name}: {sees}, "
         f"{spec.action_dim} actions, action repeat {spec.action_repeat}, "
         f"{config.num_envs} copies{seeds}",
         f"parameters   {counts['total']:,} (dynamics {counts['dynamics']:,})",
         f"penalty      {penalty.reason}",
-        f"replay       {check_memory(config, spec)}",
+        f"replay       {check_memory(config, spec, counts['total'])}",
+        *short_intervals(config),
         f"compile cache {cache}",
     ]

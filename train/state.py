@@ -62,12 +62,14 @@ def compute_dtype(config: Config, platform: str) -> jnp.dtype:
 
 def init_agent(config: Config, env: VectorEnv, key: PRNGKeyArray) -> Agent:
     """An untrained agent of the configured size for this environment."""
-    size = config.model
+    size, shape = config.model, env.spec.obs_shape
     return Agent(
-        env.spec.obs_shape[0],
+        # Images by their shape, vectors by their length.
+        shape if env.spec.obs_dtype == "uint8" else shape[0],
         env.spec.action_dim,
         key=key,
         units=size.units,
+        cnn_depth=size.cnn_depth,
         deter=size.deter,
         hidden=size.hidden,
         rows=size.stoch,

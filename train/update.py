@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from core.actor_critic import imagined_loss, replayed_value_loss
 from core.agent import Agent
@@ -17,6 +17,7 @@ from core.penalty import PenaltyOptions, decayed_coefficient, dynamics_penalty
 from core.returns import ReturnScale
 from core.rssm import State
 from core.world_model import Sequence, world_model_loss
+from envs import perturb
 from train.config import Config
 from train.optimizer import make_optimizer
 from train.state import Learner
@@ -94,6 +95,7 @@ def total_loss(
     """The weighted sum of all losses; `agent` is what the gradient is taken of."""
     weights = config.loss
     observe_key, penalty_key, imagine_key = jax.random.split(key, 3)
+    seen = augmented(config, batch.obs, jax.random.fold_in(key, 3))
     agent, slow_value, initial = cast((agent, learner.slow_value, initial), dtype)
     model = agent.model
 
@@ -105,6 +107,7 @@ def total_loss(
         key=observe_key,
         free_nats=weights.free_nats,
         discount_horizon=config.discount_horizon,
+        seen=seen,
     )
     states = world.observed.states
 
@@ -172,6 +175,17 @@ def total_loss(
             metrics |= {f"penalty/{target}": value, f"lambda/{target}": coefficient}
     metrics["loss/total"] = total
     return total, (actor_critic.return_scale, states, metrics)
+
+
+def augmented(
+    config: Config, obs: Num[Array, "time batch ..."], key: PRNGKeyArray
+) -> Num[Array, "time batch ..."]:
+    """The observations as the encoder is given them in training (`--augment`)."""
+    if config.augment == "none":
+        return obs
+    perturbation = perturb.parse(config.augment, pixels=config.obs == "pixels")
+    keys = jax.random.split(key, obs.shape[:2])
+    return jax.vmap(jax.vmap(perturbation))(keys, obs)
 
 
 def penalty_coefficient(config: Config, learner: Learner, target: str) -> Array:

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -10,6 +11,7 @@ from PIL import Image
 from envs import Env
 from envs._mjx import mujoco
 from envs.mjx_env import MjxEnv
+from envs.pixels import PixelEnv
 from train.errors import UserError
 
 FRAMES_PER_SECOND = 25
@@ -22,7 +24,7 @@ GL_REMEDY = (
 
 
 class Film:
-    """Draws episodes of one environment, seen by the model's first camera.
+    """Draws episodes of one environment, seen by its task's camera.
 
     Args:
         size: width and height in pixels.
@@ -32,6 +34,8 @@ class Film:
     """
 
     def __init__(self, env: Env, size: int) -> None:
+        if isinstance(env, PixelEnv):
+            env = env.inner
         if not isinstance(env, MjxEnv):
             raise UserError(
                 f"--video: {env.spec.name} has no body that could be drawn; allowed: "
@@ -79,7 +83,7 @@ class Film:
         """One picture for each vector of generalized positions."""
         model = self._env.model
         data = mujoco.MjData(model)
-        camera = 0 if model.ncam else -1
+        camera = self._env.task.camera if model.ncam else -1
         frames = []
         for positions in qpos:
             data.qpos[:] = positions
@@ -94,7 +98,10 @@ class Film:
 
 
 def save_gif(
-    frames: UInt8[np.ndarray, "frames height width 3"], path: Path, *, milliseconds: int
+    frames: UInt8[np.ndarray, "frames height width 3"],
+    path: Path | BinaryIO,
+    *,
+    milliseconds: int,
 ) -> None:
     """Write frames as a GIF that repeats for ever.
 

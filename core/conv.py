@@ -1,0 +1,113 @@
+"""Convolutions of DreamerV3's image networks, in forms that are fast on a CPU too.
+
+Images are `[batch, height, width, channels]`. Halving and doubling the resolution are
+done on *phases*: the four pixels of every 2 × 2 block side by side as channels. A 5 × 5
+convolution at the high resolution is a 3 × 3 convolution at the low one, from four
+phases, or to four phases. The numbers are the same; the inner loops are longer, and
+where pixels were doubled first, 64 % of the multiplications are saved.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from core.nets import RMSNorm, truncated_normal
+from core.transforms import lift
+
+KERNEL = 5
+
+
+class Conv(eqx.Module):
+    """A 5 × 5 convolution with bias that changes the resolution by a factor of 2.
+
+    Args:
+        inputs, outputs: channels.
+    """
+
+    weight: Float[Array, "5 5 inputs outputs"]
+    bias: Float[Array, " outputs"]
+
+    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray):
+        shape = (KERNEL, KERNEL, inputs, outputs)
+        self.weight = truncated_normal(key, shape, KERNEL * KERNEL * inputs)
+        self.bias = jnp.zeros(outputs, jnp.float32)
+
+    def halved(
+        self, x: Float[Array, "batch height width inputs"]
+    ) -> Float[Array, "batch h w outputs"]:
+        """The convolution, and then the largest output of each 2 × 2 block."""
+        # A tap of one phase of the output reads one phase of the input.
+        taps = _phase_taps()
+        weight = jnp.einsum("piak,qjbl,klxy->ijabxpqy", taps, taps, self.weight)
+        weight = weight.reshape(3, 3, 4 * x.shape[-1], -1).astype(x.dtype)
+        phases = _convolve(_to_phases(x), weight)
+        out = phases.reshape(*phases.shape[:-1], 4, -1).max(axis=-2)
+        return out + lift(self.bias, out.ndim)
+
+    def doubled(
+        self, x: Float[Array, "batch height width inputs"]
+    ) -> Float[Array, "batch h w outputs"]:
+        """Every pixel twice in both directions, and then the convolution."""
+        # Both input phases of a doubled image are the same pixel.
+        taps = jnp.sum(_phase_taps(), axis=2)
+        weight = jnp.einsum("pik,qjl,klxy->ijxpqy", taps, taps, self.weight)
+        weight = weight.reshape(3, 3, x.shape[-1], -1).astype(x.dtype)
+        out = _from_phases(_convolve(x, weight))
+        return out + lift(self.bias, out.ndim)
+
+
+class ConvBlock(eqx.Module):
+    """Convolution → RMSNorm over the channels → SiLU."""
+
+    conv: Conv
+    norm: RMSNorm
+
+    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray):
+        self.conv = Conv(inputs, outputs, key=key)
+        self.norm = RMSNorm(outputs)
+
+    def halved(
+        self, x: Float[Array, "batch height width inputs"]
+    ) -> Float[Array, "batch h w outputs"]:
+        """See `Conv.halved`."""
+        return jax.nn.silu(self.norm(self.conv.halved(x)))
+
+    def doubled(
+        self, x: Float[Array, "batch height width inputs"]
+    ) -> Float[Array, "batch h w outputs"]:
+        """See `Conv.doubled`."""
+        return jax.nn.silu(self.norm(self.conv.doubled(x)))
+
+
+def _convolve(x: Array, weight: Array) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, weight, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _phase_taps() -> Float[np.ndarray, "out_phase block in_phase tap"]:
+    """Along one direction, 1 where a tap of the 5 reads that phase of that block.
+
+    An output pixel at 2n + p reads, by tap k, the input pixel at 2n + p + k − 2: phase
+    (p + k) mod 2 of the block that is (p + k) div 2 − 1 from its own.
+    """
+    taps = np.zeros((2, 3, 2, KERNEL), np.float32)
+    for phase in range(2):
+        for tap in range(KERNEL):
+            block, source = divmod(phase + tap, 2)
+            taps[phase, block, source, tap] = 1.0
+    return taps
+
+
+def _to_phases(x: Array) -> Array:
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return x.swapaxes(2, 3).reshape(batch, height // 2, width // 2, 4 * channels)
+
+
+def _from_phases(x: Array) -> Array:
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, 2, 2, channels // 4)
+    return x.swapaxes(2, 3).reshape(batch, 2 * height, 2 * width, channels // 4)

@@ -1,0 +1,250 @@
+"""NaN in an environment, in a batch, in a gradient; and a run that diverges."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_run import (
+    SMOKE,
+    Altered,
+    Toy,
+    assert_finite,
+    assert_same_bits,
+    poisoned,
+    shared,
+)
+
+import train.update
+from core.rssm import State
+from core.world_model import Sequence
+from train import divergence, loop
+from train.checkpoint import Checkpointer
+from train.chunk import Schedule, redraw
+from train.cli import parse
+from train.divergence import Diverged, Watch, failing_terms
+from train.main import main
+from train.state import RunState
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiles() -> Iterator[None]:
+    """Compiling is most of the time here; the programs stay the same."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def toy() -> Toy:
+    return shared()
+
+
+@pytest.fixture(scope="module")
+def one_update(toy: Toy) -> Any:
+    """One compiled update, whose gradient is NaN where the first reward is 1000."""
+    intact = train.update.total_loss
+
+    @jax.custom_jvp
+    def trap(loss, reward):
+        return loss
+
+    @trap.defjvp
+    def _(primals, tangents):
+        slope = jnp.where(primals[1] == 1000, jnp.nan, 1.0)
+        return primals[0], tangents[0] * slope
+
+    def planted(*args: Any, **options: Any):
+        batch = next(arg for arg in args if isinstance(arg, Sequence))
+        total, rest = intact(*args, **options)
+        return trap(total, batch.reward[0, 0]), rest
+
+    def update(learner, initial, batch, key):
+        float32 = jnp.dtype("float32")
+        return train.update.update(
+            toy.config, learner, initial, batch, key=key, penalty=None, dtype=float32
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.update, "total_loss", planted)
+        compiled = jax.jit(update)
+        run = toy.filled()
+        compiled(run.learner, *draw(toy, run, jax.random.key(0)))
+    return compiled
+
+
+def draw(toy: Toy, run: RunState, key: Any) -> tuple[State, Sequence, Any]:
+    rssm = run.learner.agent.model.rssm
+    float32 = jnp.dtype("float32")
+    initial, batch, _, key = redraw(
+        toy.config, rssm, run.replay, dtype=float32, key=key
+    )
+    return initial, batch, key
+
+
+def test_nan_in_one_environment_resets_it_alone(toy):
+    before = toy.filled()
+    clean, expected = toy.programs.chunk(jax.tree.map(jnp.copy, before))
+    state = before.collector.env_state
+    planted = state.position.at[0].set(jnp.nan)
+    collector = before.collector._replace(
+        env_state=dataclasses.replace(state, position=planted)
+    )
+    after, output = toy.programs.chunk(before._replace(collector=collector))
+    assert output.episodes.corrupt == 1 and expected.episodes.corrupt == 0
+    assert loop.log_metrics(toy.config, output)["episode/corrupt_rows"] == 1
+    marked = np.asarray(after.replay.rows.is_corrupt)
+    assert marked[:, 0].sum() == 1 and marked[:, 1].sum() == 0
+    (row,) = np.flatnonzero(marked[:, 0])
+    assert after.replay.rows.is_last[row, 0] and after.replay.rows.is_first[row + 1, 0]
+    assert_finite((after.learner, after.collector.timestep, after.replay))
+    assert output.skipped == 0 and output.updates == expected.updates
+    # It cost the environment one decision, the rest of its episode, and no more.
+    assert clean.collector.decisions - after.collector.decisions <= 1
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_counted(toy):
+    schedule = Schedule.of(toy.config)
+    updates = schedule.cycles * schedule.updates
+    # Rows past the prefill are written over before they are drawn.
+    before = poisoned(toy.filled(), slice(None))
+    learner = jax.tree.map(jnp.copy, before.learner)
+    after, output = toy.programs.chunk(before)
+    assert output.skipped == output.skipped_in_row == updates
+    assert output.updates == after.learner.updates == 0
+    untouched = learner._replace(
+        skipped=after.learner.skipped, skipped_in_row=after.learner.skipped_in_row
+    )
+    assert_same_bits(after.learner, untouched)
+
+
+def test_one_bad_row_costs_the_updates_that_draw_it(toy):
+    schedule = Schedule.of(toy.config)
+    updates = schedule.cycles * schedule.updates
+    run, output = toy.programs.chunk(poisoned(toy.filled(), slice(12, 13)))
+    assert 0 < output.skipped < updates
+    assert output.updates + output.skipped == updates
+    assert_finite(run.learner)
+
+
+def test_a_bad_gradient_behind_a_finite_loss_is_skipped(toy, one_update):
+    run = toy.filled()
+    initial, batch, key = draw(toy, run, jax.random.key(1))
+    bad = batch._replace(reward=batch.reward.at[0, 0].set(1000))
+    after, _, metrics = one_update(run.learner, initial, bad, key)
+    values = {name: float(value) for name, value in metrics.items()}
+    assert np.isfinite(values["loss/total"])
+    assert failing_terms(values) == ["gradient_norm"]
+    assert (after.updates, after.skipped, after.skipped_in_row) == (0, 1, 1)
+    counters = {"skipped": after.skipped, "skipped_in_row": after.skipped_in_row}
+    assert_same_bits(after, run.learner._replace(**counters))
+    after, _, metrics = one_update(after, initial, batch, key)
+    assert failing_terms({k: float(v) for k, v in metrics.items()}) == []
+    assert (after.updates, after.skipped, after.skipped_in_row) == (1, 1, 0)
+    assert_finite(after)
+
+
+def dumped(directory: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    record = json.loads((directory / "diverged.json").read_text())
+    with np.load(directory / "diverged.npz", allow_pickle=False) as arrays:
+        return record, dict(arrays)
+
+
+def test_a_diverged_run_stops_before_saving_and_leaves_the_batch(
+    toy, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(loop, "MAX_SKIPPED_IN_ROW", 3)
+    fill = lambda run: (poisoned(toy.programs.prefill(run)[0], slice(None)), None)  # noqa: E731
+    programs = Altered(toy.programs, prefill=fill)
+    monkeypatch.setattr(loop, "Programs", lambda *_: programs)
+    assert main([*SMOKE.split(), "--logdir", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("diverged: 3 updates in a row had a loss")
+    assert err.count("\n") == 1
+    assert "loss/rew" in err and str(tmp_path) in err
+    assert Checkpointer(tmp_path).steps() == []
+    record, arrays = dumped(tmp_path)
+    assert {"loss/rew", "loss/value"} & set(record["terms"])
+    assert record["skipped_in_row"] >= 3 and record["updates"] == 0
+    assert record["metrics"]["loss/rew"] == "nan" and record["metrics"]["loss/dyn"] > 0
+    length = toy.config.batch_length
+    assert arrays["reward"].shape == (length, toy.config.batch_size)
+    assert np.isnan(arrays["reward"]).any()
+    np.testing.assert_array_equal(arrays["key"], record["key"])
+
+
+def test_the_batch_written_down_is_the_one_that_failed(toy, one_update, tmp_path):
+    """Run again, its update gives the same numbers, those that are finite too."""
+    run, tries = poisoned(toy.filled(), slice(12, 13)), 0
+    while True:
+        run, output = toy.programs.chunk(run)
+        output = jax.tree.map(np.asarray, output)
+        if output.skipped_in_row:
+            break
+        run, tries = poisoned(run, slice(12, 13)), tries + 1
+        assert tries < 20
+    found = divergence.dump(
+        toy.config, run, output, directory=tmp_path, step=1, agent=0
+    )
+    record, arrays = dumped(tmp_path)
+    assert "loss/rew" in found == record["terms"]
+    assert np.isnan(arrays["reward"]).any() and not np.isnan(arrays["reward"]).all()
+    put = lambda name: jax.device_put(arrays[name], jax.devices()[0])  # noqa: E731
+    batch = Sequence(**{name: put(name) for name in Sequence._fields})
+    initial = State(put("initial_deter"), put("initial_stoch"))
+    key = jax.random.split(jax.random.wrap_key_data(put("key")))[1]
+    *_, metrics = one_update(run.learner, initial, batch, key)
+    assert metrics.keys() == record["metrics"].keys()
+    for name, value in metrics.items():
+        wanted = float(record["metrics"][name])
+        np.testing.assert_allclose(float(value), wanted, rtol=1e-4, err_msg=name)
+
+
+def test_of_several_agents_the_last_to_diverge_stops_the_run(toy, tmp_path):
+    config = parse([*SMOKE.split(), "--seeds", "2"], "cpu")
+    run = toy.filled()
+    run, output = toy.programs.chunk(poisoned(run, slice(None)))
+    both = lambda tree: jax.tree.map(lambda x: jnp.stack([x, x]), tree)  # noqa: E731
+    run, output = both(run), both(output)
+    warnings: list[str] = []
+    watch = Watch(config, tmp_path, warnings.append, limit=3)
+    for agent in (0, 1):
+        (tmp_path / f"seed_{agent}").mkdir()
+
+    def look(*in_row: int) -> None:
+        counts = output._replace(skipped_in_row=np.array(in_row))
+        watch.look(run, counts, 100, [40])
+
+    look(2, 2)
+    assert warnings == [] and not watch.diverged
+    for _ in range(2):  # said once
+        look(1, 3)
+    (warning,) = warnings
+    assert "3 updates in a row of seed 1" in warning
+    assert "the other agents go on" in warning
+    assert watch.diverged == {1}
+    assert not (tmp_path / "seed_0" / "diverged.json").exists()
+    assert dumped(tmp_path / "seed_1")[0]["seed"] == 1
+    with pytest.raises(Diverged, match=r"of seed 0 .*last good checkpoint: \[40\]"):
+        look(3, 3)
+    assert len(warnings) == 1 and dumped(tmp_path / "seed_0")[0]["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "terms"),
+    [
+        (["loss/rew", "loss/total", "gradient_norm"], ["loss/rew"]),
+        (["loss/total", "gradient_norm"], ["gradient_norm"]),
+        (["gradient_norm"], ["gradient_norm"]),
+        (["penalty/posterior", "loss/total", "gradient_norm"], ["penalty/posterior"]),
+        ([], []),
+    ],
+)
+def test_terms_are_named(bad, terms):
+    names = ["loss/rew", "loss/total", "gradient_norm", "penalty/posterior"]
+    assert failing_terms({n: np.nan if n in bad else 1.0 for n in names}) == terms

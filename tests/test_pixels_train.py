@@ -1,0 +1,286 @@
+"""Training, evaluating and filming from images."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import envs
+from core.agent import Agent
+from envs import VectorEnv, perturb
+from envs.dmc import cartpole
+from envs.mjx_env import MjxEnv
+from train import evaluate, main, openloop, replay, scoring, start
+from train.chunk import Schedule
+from train.cli import parse
+from train.conditions import make_condition_player, read_conditions
+from train.config import Config, replay_bytes
+from train.errors import UserError
+from train.evaluation import make_evaluate
+from train.leaves import tree_bytes
+from train.state import init_run
+from train.update import augmented
+
+TINY = {"units": 8, "deter": 16, "hidden": 8, "rows": 4, "classes": 4, "cnn_depth": 2}
+
+
+def configured(words: str) -> Config:
+    return parse(f"--preset smoke {words}".split(), "cpu")
+
+
+@pytest.fixture(scope="module")
+def smoke():
+    """Configuration of a smoke run on images, and the shapes of its state."""
+    config = configured("--env cartpole-balance --obs pixels")
+    env = VectorEnv(start.make_env(config), config.num_envs)
+    shapes = jax.eval_shape(lambda key: init_run(config, env, key), jax.random.key(0))
+    return config, env, shapes
+
+
+def test_replay_keeps_bytes_and_takes_what_was_said(smoke):
+    config, env, shapes = smoke
+    assert shapes.replay.rows.obs.shape == (100, 2, 64, 64, 3)
+    assert shapes.replay.rows.obs.dtype == jnp.uint8
+    said = replay_bytes(config, obs_shape=env.spec.obs_shape, action_dim=1)
+    counters = 8
+    assert tree_bytes(shapes.replay) == said + counters
+
+
+def test_images_come_back_from_the_replay_as_they_went_in(smoke, getkey):
+    shapes = smoke[2].replay.rows
+    empty = jax.tree.map(lambda x: jnp.zeros((8, *x.shape[1:]), x.dtype), shapes)
+    ring = replay.Replay(empty, jnp.int32(0), jnp.int32(0))
+    images = jax.random.randint(getkey(), (8, 2, 64, 64, 3), 0, 256).astype(jnp.uint8)
+    row = jax.tree.map(lambda x: x[0], empty)
+    for image in images:
+        ring = replay.add(ring, row._replace(obs=image))
+    rows, window = replay.sample(ring, batch=3, length=4, key=getkey())
+    assert rows.obs.dtype == jnp.uint8
+    np.testing.assert_array_equal(rows.obs, images[window.time, window.env[None]])
+
+
+def test_memory_that_images_do_not_fit_in(smoke, monkeypatch):
+    config, env, _ = smoke
+    monkeypatch.setattr(start, "available_memory", lambda: 4 * 2**20)
+    row = replay_bytes(config, obs_shape=(64, 64, 3), action_dim=1) // 200
+    assert row > 12 * 1024
+    with pytest.raises(UserError, match=f"nearest valid: {2 * 2**20 // row}$"):
+        start.check_memory(config, env.spec)
+
+
+def test_presets_take_their_depth_of_convolution():
+    config = parse(["--preset", "jacreg", "--env", "cartpole-balance"], "cpu")
+    env = VectorEnv(start.make_env(config), 1)
+    template = jax.eval_shape(
+        lambda key: init_run(dataclasses.replace(config, replay_size=1000), env, key),
+        jax.random.key(0),
+    )
+    first = template.learner.agent.model.encoder.layers[0]
+    assert first.conv.weight.shape == (5, 5, 3, 2 * 48)
+
+
+def test_augmentation_is_of_the_right_kind(getkey):
+    config = configured("--env cartpole-balance --obs pixels --augment mask:100,5,0")
+    images = jnp.zeros((2, 3, 64, 64, 3), jnp.uint8)
+    assert jnp.all(augmented(config, images, getkey()) == 255)
+    plain = dataclasses.replace(config, augment="none")
+    assert augmented(plain, images, getkey()) is images
+    state = configured("--env pendulum --augment noise:0.04")
+    noise = augmented(state, jnp.zeros((40, 50, 3)), getkey())
+    assert np.std(noise) == pytest.approx(0.2, rel=0.05)
+    assert len(np.unique(noise)) > 5900
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("--env pendulum --augment rotate:20", "--augment rotate:20"),
+        ("--env pendulum --obs pixels --augment blur:2", "--augment blur:2"),
+        ("--env toy-target --obs pixels", "no MuJoCo model to draw"),
+    ],
+)
+def test_bad_flags_get_one_line(words, part, tmp_path, capsys):
+    command = f"--preset smoke --logdir {tmp_path}/run {words}"
+    assert main.main(command.split()) == 2
+    error = capsys.readouterr().err
+    assert part in error and error.count("\n") == 1
+
+
+def test_no_perturbation_is_plain_evaluation(getkey):
+    """Bit by bit; and each of several conditions has the starts of the plain one."""
+    env = envs.make("toy-target")
+    size = env.spec.obs_shape[0]
+    agent = Agent(size, env.spec.action_dim, key=getkey(), **TINY, blocks=2)
+    key = getkey()
+    plain = jax.jit(make_evaluate(VectorEnv(env, 3)))(agent, key)
+    for text in ("none", "noise:0"):
+        alone = read_conditions(env, text, "")
+        played = jax.jit(make_condition_player(env, 3, alone))(agent, key)
+        np.testing.assert_array_equal(played, plain[None])
+    several = read_conditions(env, "none noise:4 none", "")
+    assert several.labels == ("none", "noise:4", "none")
+    played = jax.jit(make_condition_player(env, 3, several))(agent, key)
+    np.testing.assert_allclose(played[0], plain, rtol=1e-5)
+    np.testing.assert_array_equal(played[0], played[2])
+    assert not np.allclose(played[1], plain, rtol=1e-3)
+
+
+def test_conditions_are_all_pairs(getkey):
+    env = envs.make("pendulum", obs="pixels")
+    conditions = read_conditions(env, "none rotate:20", "9.81 4")
+    assert conditions.labels == (
+        "none gravity 9.81",
+        "rotate:20 gravity 9.81",
+        "none gravity 4",
+        "rotate:20 gravity 4",
+    )
+    assert conditions.gravity is not None
+    np.testing.assert_allclose(conditions.gravity, [9.81, 9.81, 4, 4])
+    assert isinstance(conditions.perturbation, perturb.ImagePerturbation)
+    np.testing.assert_allclose(conditions.perturbation.angle, [0, 20, 0, 20])
+    assert read_conditions(env, "", "4").labels == ("gravity 4",)
+
+
+@pytest.mark.parametrize(
+    ("env", "eyes", "gravity", "message"),
+    [
+        ("pendulum", "nosie:1", "", r"--perturb nosie:1: .*use one of none, noise"),
+        ("pendulum", "rotate:20", "", r"--perturb rotate:20: .*use one of none, noise"),
+        ("pendulum", "", "moon", r"--gravity moon: not a gravity"),
+        ("pendulum", "", "-1", r"--gravity -1: not a gravity"),
+        ("toy-target", "", "4", r"--gravity 4: toy-target has no gravity"),
+    ],
+)
+def test_bad_conditions(env, eyes, gravity, message):
+    with pytest.raises(UserError, match=message):
+        read_conditions(envs.make(env), eyes, gravity)
+
+
+def test_flags_that_take_several_values():
+    words = [
+        "--perturb",
+        "none",
+        "rotate:-20",
+        "--episodes",
+        "2",
+        "--gravity",
+        "4",
+        "1",
+    ]
+    joined = evaluate.join_lists(words)
+    assert joined == [
+        *("--perturb", "none rotate:-20", "--episodes", "2", "--gravity", "4 1"),
+    ]
+
+
+def test_open_loop_watches_and_then_imagines(getkey):
+    """Later images change nothing that the model shows; later actions do."""
+    agent = Agent((16, 16, 3), 1, key=getkey(), **TINY, blocks=2)
+    images = jax.random.randint(getkey(), (6, 2, 16, 16, 3), 0, 256)
+    no = jnp.zeros((6, 2), bool)
+    rows = openloop.Sequence(
+        images.astype(jnp.uint8),
+        jax.random.uniform(getkey(), (6, 2, 1)),
+        jnp.zeros((6, 2)),
+        no.at[0].set(True),
+        no,
+        no,
+    )
+    key = getkey()
+    predict = jax.jit(openloop.predict, static_argnums=2)
+    shown = predict(agent, rows, 3, key=key).model
+    assert shown.shape == (6, 2, 16, 16, 3)
+    blind = predict(agent, rows._replace(obs=rows.obs.at[3:].set(0)), 3, key=key).model
+    np.testing.assert_array_equal(blind, shown)
+    other = predict(agent, rows._replace(obs=rows.obs.at[2].set(0)), 3, key=key).model
+    np.testing.assert_array_equal(other[:2], shown[:2])
+    assert np.any(other[2:] != shown[2:])
+    moved = rows._replace(action=rows.action.at[4].set(-1.0))
+    other = predict(agent, moved, 3, key=key).model
+    np.testing.assert_array_equal(other[:4], shown[:4])
+    assert np.any(other[4:] != shown[4:])
+
+
+def test_film_marks_what_was_watched():
+    images = jnp.full((3, 2, 4, 4, 3), 0.5)
+    shown = openloop.Prediction(
+        images, jnp.zeros_like(images), jnp.zeros((3, 2), bool), 2
+    )
+    film = np.asarray(openloop.film(shown))
+    assert film.shape == (3, 3 * 8, 2 * 8, 3)
+    for time, color in enumerate([openloop.GREEN, openloop.GREEN, openloop.RED]):
+        np.testing.assert_array_equal(film[time, 0, 0], color)
+    truth, model, difference = (film[0, row * 8 + 4, 4, 0] for row in range(3))
+    assert (truth, model, difference) == (128, 0, 64)
+
+
+def run_smoke(tmp_path, env: str, extra: str = "") -> dict:
+    """Train on images to the end; returns the last line of the record."""
+    command = f"--env {env} --obs pixels --preset smoke --logdir {tmp_path} {extra}"
+    assert main.main(command.split()) == 0
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    return json.loads(lines[-1])
+
+
+class ShortCartpole(cartpole.Cartpole):
+    """Episodes of 20 control steps: an evaluation is as long as an episode."""
+
+    episode_steps = 20
+
+
+@pytest.fixture
+def short():
+    """The name of a task with short episodes, compiled in a hurry."""
+
+    def make(*, name: str, action_repeat: int) -> MjxEnv:
+        task = ShortCartpole(swing_up=False, sparse=False)
+        return MjxEnv(task, name=name, action_repeat=action_repeat)
+
+    envs.register("short-cartpole", make, replace=True)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield "short-cartpole"
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_smoke_run_on_images(short, tmp_path, capsys):
+    extra = "--augment noise:0.01 --steps 100 --log-every 50 --eval-every 1000"
+    last = run_smoke(tmp_path, short, extra)
+    said = capsys.readouterr().out
+    assert "images of 64x64x3, 12 KiB each" in said
+    assert "MiB each, replay included; the newest 3 are kept" in said
+    assert np.isfinite(last["train/loss/rec"]) and last["train/skipped_updates"] == 0
+    assert 0 < last["eval/openloop_error"] < 1 and "eval/return_mean" in last
+    (path,) = (tmp_path / "openloop").iterdir()
+    config = configured("--env cartpole-balance --obs pixels --steps 100")
+    rows = Schedule.of(config).prefill_rows
+    with Image.open(path) as image:
+        assert getattr(image, "n_frames", 1) == rows
+        assert image.size == (4 * 68, 3 * 68)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert path.read_bytes() in events.read_bytes()
+
+    words = f"--run {tmp_path} --episodes 1 --perturb none mask:50 --gravity 4"
+    assert evaluate.main(words.split()) == 0
+    table = capsys.readouterr().out
+    assert "none gravity 4 " in table and "mask:50 gravity 4 " in table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", envs.TASKS)
+def test_every_task_trains_from_images(task, tmp_path):
+    last = run_smoke(tmp_path, task)
+    assert last["train/skipped_updates"] == 0 and last["episode/corrupt_rows"] == 0
+
+
+def test_the_player_of_conditions_keeps_the_starts(monkeypatch, getkey):
+    env = envs.make("toy-target")
+    agent = Agent(env.spec.obs_shape[0], 1, key=getkey(), **TINY, blocks=2)
+    monkeypatch.setattr(scoring, "BATCH", 2)
+    plain = scoring.make_player(env, 5, 3)(agent).returns
+    conditions = read_conditions(env, "noise:0", "")
+    (score,) = scoring.make_condition_scorer(env, 5, 3, conditions)(agent)
+    np.testing.assert_array_equal(score.returns, plain)
