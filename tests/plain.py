@@ -57,13 +57,13 @@ def draw(rssm, logits, uniform):
 
 
 def world_model_loss(
-    model, initial, batch, *, key, free_nats=1.0, discount_horizon=333
+    model, initial, batch, *, key, free_nats=1.0, discount_horizon=333, seen=None
 ) -> WorldModelOutput:
     """The same as `core.world_model.world_model_loss`, step by step."""
     rssm = model.rssm
     time, size = batch.reward.shape
     uniforms = jax.random.uniform(key, (time, size, rssm.rows))
-    embeds = model.encoder(batch.obs)
+    embeds = model.encoder(batch.obs if seen is None else seen)
     state, rows = initial, []
     for t in range(time):
         keep = 1.0 - batch.is_first[t].astype(jnp.float32)[:, None]
