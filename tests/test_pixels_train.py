@@ -234,18 +234,18 @@ class ShortCartpole(cartpole.Cartpole):
 
 @pytest.fixture
 def short():
-    """The name of a task with short episodes, compiled in a hurry."""
+    """The name of a task with short episodes."""
 
     def make(*, name: str, action_repeat: int) -> MjxEnv:
         task = ShortCartpole(swing_up=False, sparse=False)
         return MjxEnv(task, name=name, action_repeat=action_repeat)
 
     envs.register("short-cartpole", make, replace=True)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield "short-cartpole"
-    jax.config.update("jax_disable_most_optimizations", False)
+    return "short-cartpole"
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_smoke_run_on_images(short, tmp_path, capsys):
     extra = "--augment noise:0.01 --steps 100 --log-every 50 --eval-every 1000"
     last = run_smoke(tmp_path, short, extra)

@@ -18,7 +18,6 @@ from toy_run import (
     configured,
     log_lines,
     raw,
-    shared,
     vector_env,
 )
 
@@ -42,7 +41,8 @@ def quick_compiles() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def toy() -> Toy:
-    return shared()
+    # Its own: what is counted here are the traces of these tests alone.
+    return Toy()
 
 
 @pytest.fixture(scope="module")
