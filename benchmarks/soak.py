@@ -1,12 +1,14 @@
 """Does a long run stay as it began: memory, speed, number of checkpoints?
 
     python -m benchmarks.soak [--minutes 120] [--preset laptop] [--env NAME]
-        [--json OUT] [--png OUT] [--quick] [-- FLAGS OF train.main]
+        [--logdir DIR] [--json OUT] [--png OUT] [--quick] [-- FLAGS OF train.main]
 
 Starts the trainer as a child, reads its resident memory while it runs, stops it by
 SIGTERM, and judges what came after the warm-up: resident memory must grow by less than
 1 MB in 10 minutes, the speed must change by less than a tenth over the time measured,
-and checkpoints must not pile up. The replay is kept small
+and checkpoints must not pile up. The speed is environment steps a second of processor
+time: what else runs on the machine, or a pause, hardly changes it. With `--logdir` the
+run is kept; without, it is deleted. The replay is kept small
 (--replay-size 20000), so that it is full when the warm-up ends: its memory is taken
 only when it is written. The minutes count from the first logged step. Reads /proc, so
 Linux only.
@@ -16,6 +18,7 @@ Linux only.
 
 import argparse
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -49,6 +52,7 @@ class Sample(NamedTuple):
     minute: float
     resident_mb: float
     checkpoints: int
+    cpu_seconds: float
 
 
 class Verdict(NamedTuple):
@@ -72,11 +76,15 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def speeds(
-    ticks: Sequence[tuple[float, int]], begin: float, end: float
+    samples: Sequence[Sample],
+    ticks: Sequence[tuple[float, int]],
+    begin: float,
+    end: float,
 ) -> list[tuple[float, float]]:
-    """Middle (minutes) and environment steps a second of equal parts of a time.
+    """Middle (minutes) and steps a processor second of equal parts of a time.
 
     Args:
+        samples: what was seen, ascending in time; gives the processor time.
         ticks: minute and environment step, ascending.
         begin: first minute, `end`: last minute.
     """
@@ -86,7 +94,9 @@ def speeds(
     minutes, steps = np.array(inside, float).T
     edges = np.linspace(minutes[0], minutes[-1], min(_WINDOWS, len(inside) - 1) + 1)
     at = np.interp(edges, minutes, steps)
-    rates = np.diff(at) / np.diff(edges) / 60
+    seen = [(sample.minute, sample.cpu_seconds) for sample in samples]
+    spent = np.interp(edges, *np.array(seen, float).T)
+    rates = np.diff(at) / np.diff(spent)
     middles = (edges[1:] + edges[:-1]) / 2
     return [(float(m), float(r)) for m, r in zip(middles, rates, strict=True)]
 
@@ -100,7 +110,7 @@ def judge(
         ValueError: no sample, or no speed, came after the warm-up.
     """
     judged = [sample for sample in samples if sample.minute >= warm]
-    parts = speeds(ticks, warm, samples[-1].minute if samples else warm)
+    parts = speeds(samples, ticks, warm, samples[-1].minute if samples else warm)
     if not judged or not parts:
         raise ValueError(f"warm={warm}: nothing was seen later; run for longer")
     minutes = [sample.minute for sample in judged]
@@ -119,14 +129,19 @@ def judge(
     ]
 
 
-def resident_mb(pid: int) -> float | None:
-    """Resident memory of a process in megabytes; None when it is gone."""
+def resources(pid: int) -> tuple[float, float] | None:
+    """Resident megabytes and processor seconds of a process; None when it is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        # The second field is the name in brackets, which may hold blanks.
+        rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
     found = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
-    return int(found[0]) * 1024 / 1e6 if found else None
+    if not found:
+        return None
+    ticks = int(rest[11]) + int(rest[12])  # utime and stime, of all its threads
+    return int(found[0]) * 1024 / 1e6, ticks / os.sysconf("SC_CLK_TCK")
 
 
 def watch(
@@ -139,10 +154,14 @@ def watch(
         all counted from the start of the process.
 
     Raises:
-        RuntimeError: it ended by itself, or otherwise than SIGTERM should end it.
+        RuntimeError: it ended by itself, or otherwise than SIGTERM should end it, or
+            the folder holds a run already.
     """
     command = [sys.executable, "-m", "train.main", *words, "--logdir", str(run_dir)]
-    said = run_dir.with_name("said.log")
+    said = run_dir.with_name(f"{run_dir.name}-said.log")
+    if (run_dir / "metrics.jsonl").exists():
+        raise RuntimeError(f"{run_dir}: holds a run already; name a new folder")
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
     samples: list[Sample] = []
     record = run_dir / "metrics.jsonl"
     begun, first = time.monotonic(), None
@@ -155,11 +174,12 @@ def watch(
                 first = minute
             if first is not None and minute - first >= minutes:
                 break
-            resident = resident_mb(child.pid)
-            if resident is not None:
+            used = resources(child.pid)
+            if used is not None:
+                resident, cpu = used
                 # A save in progress has another name.
                 count = len(list(run_dir.glob("checkpoints/[0-9]*")))
-                samples.append(Sample(minute, resident, count))
+                samples.append(Sample(minute, resident, count, cpu))
                 if len(samples) % 24 == 0:
                     print(
                         f"[{minute:5.1f} min] {resident:,.0f} MB, {count} checkpoints",
@@ -192,7 +212,7 @@ def draw(
     left.set_ylabel("resident memory, MB")
     if parts:
         right.plot(*zip(*parts, strict=True), color="C1", marker=".")
-    right.set_ylabel("environment steps a second")
+    right.set_ylabel("environment steps a processor second")
     for axes in (left, right):
         axes.axvspan(0, warm, color="0.9", label="not judged")
         axes.set_xlabel("minutes")
@@ -215,14 +235,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     words += ["--replay-size", "20000", *extra]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            samples, ticks, first = watch(words, Path(folder) / "run", minutes)
+            run_dir = options.logdir or Path(folder) / "run"
+            samples, ticks, first = watch(words, run_dir, minutes)
         warm = first + WARM_UP * minutes
         verdicts = judge(samples, ticks, warm=warm)
         for verdict in verdicts:
             print(verdict)
         if options.quick:
             print("--quick: a check of the machinery, no measurement")
-        parts = speeds(ticks, 0, samples[-1].minute)
+        parts = speeds(samples, ticks, first, samples[-1].minute)
         if options.json is not None:
             what = "a check of the machinery" if options.quick else "a measurement"
             result: dict[str, Any] = {
@@ -232,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "warm_up_minutes": warm,
                 "verdicts": [verdict._asdict() for verdict in verdicts],
                 "samples": [sample._asdict() for sample in samples],
-                "steps_per_second": [{"minute": m, "value": r} for m, r in parts],
+                "steps_per_cpu_second": [{"minute": m, "value": r} for m, r in parts],
             }
             write_result(options.json, result, with_device=False)
             print(f"wrote {options.json}")
@@ -255,6 +276,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="laptop")
     parser.add_argument("--env", help="default cartpole-balance")
     parser.add_argument("--quick", action="store_true", help="2 minutes, smoke preset")
+    parser.add_argument(
+        "--logdir", type=Path, metavar="DIR", help="keep the run here (a new folder)"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--png", type=Path, metavar="OUT")
     parser.add_argument("flags", nargs="*", help="after --: for train.main")

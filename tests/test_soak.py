@@ -1,6 +1,7 @@
 """The soak's arithmetic on made-up samples, and one short real run."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ def samples(growth: float = 0.0, most: int = 3) -> list[Sample]:
     """Two hours with so many megabytes in 10 minutes, after an hour's warm-up."""
     rng = np.random.default_rng(0)
     return [
-        Sample(m, 700 + 5 * min(m, 30) + growth * m / 10 + rng.normal(0, 1), most)
+        Sample(
+            m, 700 + 5 * min(m, 30) + growth * m / 10 + rng.normal(0, 1), most, 60 * m
+        )
         for m in np.linspace(0, 120, 1440)
     ]
 
@@ -53,9 +56,25 @@ def test_verdict_values_by_hand():
 
 
 def test_speeds_by_hand():
-    found = speeds([(0, 0), (1, 600), (2, 1800), (9, 9999)], 0, 2)
-    assert found == [(0.5, 10.0), (1.5, 20.0)]
-    assert speeds([(0, 0)], 0, 2) == []
+    ticks = [(0, 0), (1, 600), (2, 1800), (9, 9999)]
+    # One processor in the first minute, half of one in the second.
+    seen = [Sample(0, 1, 1, 10), Sample(1, 1, 1, 70), Sample(2, 1, 1, 100)]
+    assert speeds(seen, ticks, 0, 2) == [(0.5, 10.0), (1.5, 40.0)]
+    assert speeds(seen, [(0, 0)], 0, 2) == []
+
+
+def test_a_process_is_read_from_proc(tmp_path):
+    used = soak.resources(os.getpid())
+    assert used is not None
+    resident, cpu = used
+    assert 10 < resident < 1e5 and cpu > 0
+    assert soak.resources(2**22 + 1) is None
+
+
+def test_a_folder_with_a_run_is_refused(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    assert soak.main(["--minutes", "0.5", "--logdir", str(tmp_path)]) == 2
+    assert "holds a run already" in capsys.readouterr().err
 
 
 def test_nothing_after_the_warm_up_is_refused():
@@ -79,6 +98,6 @@ def test_a_short_real_run(tmp_path, capsys):
     assert len(record["samples"]) > 8 and len(record["verdicts"]) == 3
     assert all(sample["resident_mb"] > 100 for sample in record["samples"])
     assert 3 <= record["samples"][-1]["checkpoints"] <= 4
-    assert all(part["value"] > 0 for part in record["steps_per_second"])
+    assert all(part["value"] > 0 for part in record["steps_per_cpu_second"])
     assert png.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out.count("limit") == 3
