@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from core.conv import Conv, ConvBlock
 from core.encoder import MULTIPLES, check_image_shape
 from core.nets import MLP, BlockLinear, Dense, Linear, RMSNorm
-from core.transforms import lift, symexp, symlog
+from core.transforms import lift, merge, symexp, symlog, unmerge
 
 
 class VectorDecoder(eqx.Module):
@@ -115,11 +115,11 @@ class ImageDecoder(eqx.Module):
     ) -> Float[Array, "*batch height width channels"]:
         """The predicted image, from 0 to 1."""
         batch = features.shape[:-1]
-        x = self._lowest(features.reshape(-1, features.shape[-1]))
+        x = self._lowest(merge(features, len(batch)))
         for layer in self.layers:
             x = layer.doubled(x)
         image = jax.nn.sigmoid(self.out.doubled(x).astype(jnp.float32))
-        return image.reshape(*batch, *self.shape)
+        return unmerge(image, batch)
 
     def loss(
         self,

@@ -137,15 +137,13 @@ _tapped.defvjp(_tapped_forward, _tapped_backward)
 
 def _weight_gradient(x: Array, cotangent: Array, weight: Array) -> Array:
     """Σ x_tᵀ g_t over all steps and batch axes, summed in at least float32."""
-    if weight.ndim == 2:
-        x, g = (a.reshape(-1, a.shape[-1]) for a in (x, cotangent))
-        pattern = "ni,no->io"
-    else:
-        x, g = (
-            jnp.moveaxis(a, 1, 0).reshape(a.shape[1], -1, a.shape[-1])
-            for a in (x, cotangent)
-        )
-        pattern = "gni,gno->gio"
-    wide = jnp.promote_types(weight.dtype, jnp.float32)
-    total = jnp.einsum(pattern, x, g, preferred_element_type=wide)
+    # `[time, *batch, size]`, or with groups `[time, group, *batch, size]`.
+    groups = (1,) if weight.ndim == 3 else ()
+    summed = tuple(axis for axis in range(x.ndim - 1) if axis not in groups)
+    total = jax.lax.dot_general(
+        x,
+        cotangent,
+        ((summed, summed), (groups, groups)),
+        preferred_element_type=jnp.promote_types(weight.dtype, jnp.float32),
+    )
     return total.astype(weight.dtype)

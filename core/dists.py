@@ -195,7 +195,10 @@ class BoundedNormal(eqx.Module):
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "*batch action"]:
         """One sample a batch element."""
-        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.at(jax.random.normal(key, self.mean.shape, self.mean.dtype))
+
+    def at(self, noise: Float[Array, "*batch action"]) -> Float[Array, "*batch action"]:
+        """The sample that so many standard deviations make."""
         return self.mean + self.stddev * noise
 
     def log_prob(self, action: Float[Array, "*batch action"]) -> Float[Array, "*batch"]:

@@ -2,12 +2,11 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from core.conv import ConvBlock
 from core.nets import MLP
-from core.transforms import symlog
+from core.transforms import merge, symlog, unmerge
 
 # Channels of the four layers, in units of the size's depth.
 MULTIPLES = (2, 3, 4, 4)
@@ -81,10 +80,10 @@ class ImageEncoder(eqx.Module):
         """Embedding of an image, in the module's own floating-point type."""
         dtype = self.layers[0].conv.weight.dtype
         batch = obs.shape[:-3]
-        x = obs.reshape(-1, *self.shape).astype(dtype) / 255 - 0.5
+        x = merge(obs, len(batch)).astype(dtype) / 255 - 0.5
         for layer in self.layers:
             x = layer.halved(x)
-        return jnp.reshape(x, (*batch, -1))
+        return unmerge(x.reshape(len(x), -1), batch)
 
 
 def check_image_shape(shape: tuple[int, ...]) -> None:

@@ -11,6 +11,7 @@ from core.dists import BoundedNormal, TwoHot
 from core.heads import PolicyHead, TwoHotHead
 from core.rssm import State
 from core.world_model import WorldModel
+from kernels.sharding import divided
 
 
 class Imagined(NamedTuple):
@@ -56,9 +57,31 @@ def imagine(
     and its losses see the imagined features as constants. So every head is evaluated
     once, in the very step that makes the state; what the policy says there both draws
     the action and enters the loss.
+
+    On several devices each rolls out from its own starts: the gradients of the heads
+    are added up once, and not in every step.
     """
     model, slow_value, starts = _stop((model, slow_value, starts))
+    act_key, prior_key = jax.random.split(key)
+    batch = starts.deter.shape[:-1]
+    uniforms = jax.random.uniform(prior_key, (length, *batch, model.rssm.rows))
+    shape = (*batch, policy.mean.bias.size)
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape, starts.deter.dtype))(
+        jax.random.split(act_key, length)
+    )
+    rollouts = divided(_roll_out, (None, None, None, None, 0, 1, 1), 1)
+    return rollouts(model, policy, value, slow_value, starts, noise, uniforms)
 
+
+def _roll_out(
+    model: WorldModel,
+    policy: PolicyHead,
+    value: TwoHotHead,
+    slow_value: TwoHotHead,
+    starts: State,
+    noise: Float[Array, "time batch action"],
+    uniforms: Float[Array, "time batch rows"],
+) -> Imagined:
     def predict(features: Array) -> tuple[TwoHot, _Predicted]:
         dist = value(features)
         return dist, _stop(
@@ -70,13 +93,13 @@ def imagine(
             )
         )
 
-    def act(state: State, key: PRNGKeyArray):
+    def act(state: State, noise: Array):
         features = state.features
         dist = policy(features)
-        action = jax.lax.stop_gradient(dist.sample(key))
+        action = jax.lax.stop_gradient(dist.at(noise))
         return action, (dist, action, *predict(features))
 
-    last, seen = model.rssm.imagine(starts, act, length, key=key)
+    last, seen = model.rssm.imagine(starts, act, noise, uniforms=uniforms)
     dist, action, values, predicted = seen
     _, end = predict(last.features)
     join = lambda xs, x: jnp.concatenate([xs, x[None]])  # noqa: E731

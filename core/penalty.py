@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from core.rssm import RSSM, Observed, State
+from core.transforms import merge
 from core.world_model import Sequence
 from kernels import (
     CategoricalHead,
@@ -215,7 +216,7 @@ def _sampled_core(
     """Mean core penalty over sampled transitions that stay within an episode."""
     state_key, probe_key = jax.random.split(key)
     states, actions, inside = jax.tree.map(
-        lambda x: x.reshape(-1, *x.shape[batch.reward.ndim :]),
+        lambda x: merge(x, batch.reward.ndim),
         (
             jax.tree.map(lambda x: x[:-1], observed.states),
             batch.action[1:],
@@ -242,4 +243,4 @@ def _sampled_core(
 
 def _flatten(x: Array) -> Array:
     """All leading axes but the last in one."""
-    return x.reshape(-1, x.shape[-1])
+    return merge(x, x.ndim - 1)

@@ -9,7 +9,8 @@ first: `[time, *batch, ...]`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -20,6 +21,7 @@ from core.deferred import Apply, Weights, deferred_scan, plain, scan
 from core.dists import Categoricals, onehot_from_uniform
 from core.nets import RMS_EPS, BlockLinear, Dense, Linear, RMSNorm
 from core.transforms import lift
+from kernels.sharding import divided
 
 
 class State(NamedTuple):
@@ -201,7 +203,8 @@ class RSSM(eqx.Module):
             actions: the action taken *before* each observation, a_{t−1}.
             is_first: where true, the state and the action are zeroed first.
             deferred: take the weights' gradients in one product after the backward
-                scan (`core.deferred`): faster, but for reverse mode only.
+                scan (`core.deferred`): faster, but for reverse mode only. Devices that
+                share the work must divide the (one) batch axis evenly.
 
         Returns:
             The last state and everything found on the way.
@@ -224,10 +227,16 @@ class RSSM(eqx.Module):
             "posterior_out": self.posterior_out.weight,
         }
         inputs = (action_terms, embed_terms, uniforms, keep)
-        run = deferred_scan if deferred else scan
         vectors = eqx.filter(self, lambda x: eqx.is_array(x) and x.ndim == 1)
-        carry = self._carry(state)
-        last, observed = run(RSSM._observe_step, vectors, weights, carry, inputs)
+        run = partial(scan, RSSM._observe_step)
+        if deferred:
+            # Gradients of what devices share are added up after the scan, not in it.
+            run = divided(
+                partial(deferred_scan, RSSM._observe_step),
+                (None, None, _CARRY_AXES, 1),
+                (_CARRY_AXES, 1),
+            )
+        last, observed = run(vectors, weights, self._carry(state), inputs)
         return last.state, observed
 
     def _observe_step(
@@ -243,44 +252,40 @@ class RSSM(eqx.Module):
         state = State(deter, self._sample(logits, uniform))
         return _Carry(state, grouped), Observed(state, logits, preactivation)
 
-    def imagine[Seen](
+    def imagine[Inputs, Seen](
         self,
         state: State,
-        act: Callable[
-            [State, PRNGKeyArray], tuple[Float[Array, "*batch action"], Seen]
-        ],
-        length: int,
+        act: Callable[[State, Inputs], tuple[Float[Array, "*batch action"], Seen]],
+        inputs: Inputs,
         *,
-        key: PRNGKeyArray,
+        uniforms: Float[Array, "time *batch rows"],
     ) -> tuple[State, Seen]:
         """Roll the prior forward, `act` choosing every action.
 
         Args:
             state: where the rollouts start.
-            act: from a state, the action `[*batch, action]`, and whatever is wanted
-                of that state: it is computed where the state is made, so that states
-                need not be kept. `lambda state, key: (action, state)` keeps them.
+            act: from a state and the step's inputs the action `[*batch, action]`, and
+                whatever is wanted of that state: it is computed where the state is
+                made, so that states need not be kept.
+            inputs: arrays whose first axis is time, such as keys or noise.
+            uniforms: numbers from [0, 1) that draw every z.
 
         Returns:
-            The state after `length` actions, and what was seen in the `length` states
-            before it, stacked along a first axis.
+            The state after the last action, and what was seen in the states before,
+            stacked along a first axis.
         """
         weights, from_action = self._core_weights()
-        act_key, prior_key = jax.random.split(key)
-        batch = state.deter.shape[:-1]
-        uniforms = jax.random.uniform(prior_key, (length, *batch, self.rows))
 
-        def step(carry: _Carry, inputs: tuple[Array, Array]):
-            step_key, uniform = inputs
-            action, seen = act(carry.state, step_key)
+        def step(carry: _Carry, row: tuple[Inputs, Array]):
+            inputs, uniform = row
+            action, seen = act(carry.state, inputs)
             dtype = carry.state.deter.dtype
             term = self._action_term(from_action, action.astype(dtype))
             deter, grouped = self._core(plain(weights), carry, term)
             state = State(deter, self._sample(self.prior_logits(deter), uniform))
             return _Carry(state, grouped), seen
 
-        keys = jax.random.split(act_key, length)
-        last, seen = jax.lax.scan(step, self._carry(state), (keys, uniforms))
+        last, seen = jax.lax.scan(step, self._carry(state), (inputs, uniforms))
         return last.state, seen
 
     def _sample(self, logits: Array, uniform: Array) -> Array:
@@ -387,3 +392,7 @@ class _Carry(NamedTuple):
             jnp.where(keep[..., None, None], self.state.stoch, 0.0),
         )
         return _Carry(state, jnp.where(keep[None, ..., None], self.grouped, 0.0))
+
+
+# Where each part has its batch axis.
+_CARRY_AXES = _Carry(State(*cast(Any, (0, 0))), cast(Any, 1))

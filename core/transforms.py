@@ -72,3 +72,21 @@ def twohot(
 def lift(vector: Shaped[Array, " size"], ndim: int) -> Shaped[Array, "..."]:
     """The vector with leading axes of length one (rank promotion is an error)."""
     return vector.reshape((1,) * (ndim - 1) + vector.shape)
+
+
+def merge(x: Shaped[Array, "..."], batch_axes: int = 2) -> Shaped[Array, "merged ..."]:
+    """All batch axes in one, the last of them outermost.
+
+    `[time, batch, ...]` becomes `[batch · time, ...]`: where devices divide the batch,
+    each keeps its part in place. Were time outermost, parts would have to travel.
+    """
+    last_first = jnp.moveaxis(x, batch_axes - 1, 0) if batch_axes else x
+    return last_first.reshape(-1, *x.shape[batch_axes:])
+
+
+def unmerge(
+    x: Shaped[Array, "merged ..."], batch: tuple[int, ...]
+) -> Shaped[Array, "..."]:
+    """The inverse of `merge`: the leading axis back as those of shape `batch`."""
+    apart = x.reshape(*batch[-1:], *batch[:-1], *x.shape[1:])
+    return jnp.moveaxis(apart, 0, len(batch) - 1) if batch else apart

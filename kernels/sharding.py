@@ -1,4 +1,4 @@
-"""Runs the fused kernel on every device's own states.
+"""Runs a function on every device's own share of its operands.
 
 XLA divides its own operations among the devices of a mesh, but it cannot look into a
 kernel: called plainly on divided states, every device would run all of them.
@@ -6,6 +6,7 @@ kernel: called plainly on divided states, every device would run all of them.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,49 @@ RESULT_STATES_AXIS = (1, 1, 0)
 """Where y, D⊙x and Σ x⊙v have theirs."""
 
 
+def shares() -> int:
+    """Among how many devices XLA divides arrays under the mesh of `jax.set_mesh`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[name] for name in _automatic(mesh))
+
+
+def divided[F: Callable[..., Any]](run: F, inputs: tuple[Any, ...], outputs: Any) -> F:
+    """`run`, called by each device with its own share of every operand.
+
+    Without a mesh, or inside a map over all of its devices, it is `run` itself.
+
+    Args:
+        inputs: of every operand, a pytree of arrays, the axis along which it is
+            divided, or a pytree of axes; None for what every device has whole.
+        outputs: the same of the result.
+
+    `run` must not close over arrays.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = _automatic(mesh)
+    if shares() == 1:
+        return run
+
+    def spec(axis: int | None) -> PartitionSpec:
+        return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, axes)
+
+    def specs(axes: Any) -> Any:
+        return jax.tree.map(spec, axes, is_leaf=lambda axis: axis is None)
+
+    return jax.shard_map(
+        run,
+        in_specs=specs(inputs),
+        out_specs=specs(outputs),
+        axis_names=set(axes),
+        check_vma=False,
+    )
+
+
+def _automatic(mesh: jax.sharding.AbstractMesh) -> tuple[str, ...]:
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return tuple(name for name, kind in kinds if kind == AxisType.Auto)
+
+
 def over_states(
     run: Callable[..., tuple[Array, ...]], *operands: Float[Array, "..."]
 ) -> tuple[Array, ...]:
@@ -28,28 +72,12 @@ def over_states(
     every device. Only the kernel is inside the map: sums over states, and with them all
     gradients of weights, stay outside, where XLA adds up the devices' shares.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(
-        name
-        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-        if kind == AxisType.Auto
-    )
-    devices = math.prod(mesh.shape[name] for name in axes)
+    devices = shares()
     if devices == 1:
         return run(*operands)
-
-    def spec(axis: int | None) -> PartitionSpec:
-        return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, axes)
-
     n = operands[0].shape[1]
     share = -(-n // devices)
-    mapped = jax.shard_map(
-        run,
-        in_specs=tuple(spec(axis) for axis in STATES_AXIS),
-        out_specs=tuple(spec(axis) for axis in RESULT_STATES_AXIS),
-        axis_names=set(axes),
-        check_vma=False,
-    )
+    mapped = divided(run, STATES_AXIS, RESULT_STATES_AXIS)
     padded = (
         x if axis is None else pad(x, axis, share * devices)
         for x, axis in zip(operands, STATES_AXIS, strict=True)

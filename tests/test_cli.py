@@ -99,6 +99,10 @@ OTHER = {
     "--lambda-min": 0.25,
     "--probe-kind": "hadamard",
     "--probes": 2,
+    "--devices": 2,
+    "--coordinator": "auto",
+    "--num-processes": 2,
+    "--process-id": 1,
     "--logdir": "here",
     "--seed": 3,
     "--seeds": 2,
@@ -249,7 +253,7 @@ def test_every_field_is_documented():
             if isinstance(field, ast.AnnAssign):
                 fields += 1
                 assert isinstance(following, ast.Expr), ast.unparse(field)
-    assert fields == len(flags(Config)) + 3  # and the three nested dataclasses
+    assert fields == len(flags(Config)) + 4  # and the four nested dataclasses
 
 
 def test_one_line_errors(capsys):

@@ -183,12 +183,13 @@ def test_every_head_speaks_of_the_imagined_states(
         model, policy, value, slow_value, starts, key=key
     )
     # The same rollout again, with its states.
+    act_key, prior_key = jax.random.split(key)
     last, states = jax.jit(
         lambda rssm, policy: rssm.imagine(
             starts,
             lambda state, key: (policy(state.features).sample(key), state),
-            3,
-            key=key,
+            jax.random.split(act_key, 3),
+            uniforms=jax.random.uniform(prior_key, (3, 5, ROWS)),
         )
     )(model.rssm, policy)
     assert imagined.action.shape == (3, 5, ACTION)

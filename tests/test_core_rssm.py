@@ -275,9 +275,12 @@ def act(state, key):
 def test_imagine_follows_core_and_policy(rssm, getkey):
     start = make_state(getkey(), (BATCH,))
     length = 5
-    last, (states, actions) = jax.jit(
-        functools.partial(RSSM.imagine, act=act, length=length)
-    )(rssm, start, key=getkey())
+    last, (states, actions) = jax.jit(functools.partial(RSSM.imagine, act=act))(
+        rssm,
+        start,
+        inputs=jax.random.split(getkey(), length),
+        uniforms=jax.random.uniform(getkey(), (length, BATCH, ROWS)),
+    )
     assert states.deter.shape == (length, BATCH, DETER)
     assert states.stoch.shape == (length, BATCH, ROWS, CLASSES)
     assert actions.shape == (length, BATCH, ACTION)
@@ -304,8 +307,11 @@ def test_imagined_samples_follow_the_prior(rssm, getkey):
     def still(state, key):
         return jnp.zeros((total, ACTION)), None
 
-    last, _ = jax.jit(functools.partial(RSSM.imagine, act=still, length=1))(
-        rssm, start, key=getkey()
+    last, _ = jax.jit(functools.partial(RSSM.imagine, act=still))(
+        rssm,
+        start,
+        inputs=None,
+        uniforms=jax.random.uniform(getkey(), (1, total, ROWS)),
     )
     logits = prior(rssm, wide(last.deter[0]))
     probs = 0.99 * softmax(logits) + 0.01 / CLASSES

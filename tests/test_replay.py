@@ -118,9 +118,18 @@ def test_windows_are_drawn_uniformly():
     counts = np.histogram2d(number[0], env[0], bins=[4, 2])[0]
     allowed = 3 * np.sqrt(total * (1 / 8) * (7 / 8))
     assert (np.abs(counts - total / 8) < allowed).all()
-    # Neighbours in the batch are independent: equal windows as often as not.
-    same = (number[0][1:] == number[0][:-1]) & (env[0][1:] == env[0][:-1])
-    assert abs(same.sum() - total / 8) < allowed
+    # Neighbours in the batch are independent: each of the four starts is as likely.
+    same = number[0][1:] == number[0][:-1]
+    assert abs(same.sum() - total / 4) < 3 * np.sqrt(total * (1 / 4) * (3 / 4))
+
+
+def test_environments_are_represented_evenly():
+    """Part b of the batch comes from part b of the environments, in every batch."""
+    _, window = sample(filled(9), jax.random.key(5), batch=6, length=2)
+    np.testing.assert_array_equal(window.env, [0, 0, 0, 1, 1, 1])
+    assert replay.parts(16, 16) == 16
+    assert replay.parts(16, 12) == 4
+    assert replay.parts(6, 1) == 1
 
 
 def test_batches_differ_by_key():

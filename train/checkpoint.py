@@ -25,7 +25,7 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from train import manifest
+from train import cluster, manifest
 from train.errors import UserError, printable
 from train.leaves import (
     array_leaves,
@@ -44,6 +44,7 @@ LARGE = 2**29  # bytes
 _SCRATCH = ".unfinished-"
 _ARRAYS = "arrays"
 _METADATA = "metadata.json"
+_NONE, _UNREADABLE = -1, -2  # in place of a step
 
 
 class Restored(NamedTuple):
@@ -57,7 +58,9 @@ class Restored(NamedTuple):
 class Checkpointer:
     """Saves and restores the state of one run directory.
 
-    The caller holds the directory's `RunLock` while saving; reading needs no lock.
+    The caller holds the directory's `RunLock` while saving; reading needs no lock. Of
+    several processes all must save and restore together, in a directory they share:
+    each writes and reads its own parts of the arrays, process 0 does the rest.
 
     Args:
         run_dir: run directory.
@@ -119,31 +122,43 @@ class Checkpointer:
         text = json.dumps(record, indent=1)
 
         final = self._directory / f"{step:012d}"
-        scratch = self._directory / f"{_SCRATCH}{step}-{os.getpid()}"
-        try:
+        scratch = self._directory / f"{_SCRATCH}{step}"
+
+        def begin() -> None:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._remove_scratch()
             scratch.mkdir()
             _reserve(scratch, sum(a.nbytes for a in arrays.values()) + len(text))
             (scratch / _METADATA).write_text(text)
-            self._orbax.save(scratch / _ARRAYS, arrays)
+
+        def end() -> None:
             manifest.write(scratch)
             if final.exists():
                 os.rename(final, self._directory / f"{_SCRATCH}replaced-{step}")
             os.rename(scratch, final)
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # Orbax reports a full disk as the latter
+            self._prune(latest=step)
+
+        nothing = lambda: None  # noqa: E731
+        first, last = (begin, end) if cluster.leads() else (nothing, nothing)
+        write = lambda: self._orbax.save(scratch / _ARRAYS, arrays)  # noqa: E731
+        return all(self._try(step, part) for part in (first, write, last))
+
+    def _try(self, step: int, part: Callable[[], None]) -> bool:
+        """Whether a part of saving succeeded, in all processes."""
+        fine, reason = True, "in another process"
+        try:
+            part()
+        except (OSError, ValueError) as error:  # Orbax gives a full disk as the latter
+            fine, reason = False, str(error).strip().splitlines()[0][:200]
+        if cluster.agree(fine):
+            return True
+        if cluster.leads():
             self._remove_scratch()
-            reason = str(error).strip().splitlines()[0][:200]
-            self._warn(
-                f"warning: checkpoint {step} was not saved ({reason}); training goes "
-                "on and the next save will try again"
-            )
-            return False
-        self._prune(latest=step)
-        return True
+        self._warn(
+            f"warning: checkpoint {step} was not saved ({reason}); training goes "
+            "on and the next save will try again"
+        )
+        return False
 
     def restore(self, template: PyTree, *, partial: bool = False) -> Restored | None:
         """The latest step that can be read, or None where none was ever saved.
@@ -160,23 +175,29 @@ class Checkpointer:
             CheckpointMismatch: the leaves differ in structure, shape or type.
             UserError: there are steps, but none can be read.
         """
+        step = cluster.from_leader(self._newest_whole() if cluster.leads() else 0)
+        if step == _NONE:
+            return None
+        if step == _UNREADABLE:
+            raise UserError(
+                f"{self._directory}: none of the checkpoints {self.steps()} can be "
+                "read; restore the files, or train anew with another --logdir"
+            )
+        return self._load(self._directory / f"{step:012d}", template, partial=partial)
+
+    def _newest_whole(self) -> int:
+        """The latest undamaged step, `_NONE` or `_UNREADABLE`; warns of the damaged."""
         steps = self.steps()
         for position in range(len(steps) - 1, -1, -1):
             step = steps[position]
-            directory = self._directory / f"{step:012d}"
             try:
-                manifest.verify(directory)
+                manifest.verify(self._directory / f"{step:012d}")
             except manifest.Damaged as damage:
                 earlier = f"; trying {steps[position - 1]}" if position else ""
                 self._warn(f"warning: checkpoint {step} is unusable: {damage}{earlier}")
                 continue
-            return self._load(directory, template, partial=partial)
-        if steps:
-            raise UserError(
-                f"{self._directory}: none of the checkpoints {steps} can be read; "
-                "restore the files, or train anew with another --logdir"
-            )
-        return None
+            return step
+        return _UNREADABLE if steps else _NONE
 
     def _load(
         self, directory: pathlib.Path, template: PyTree, *, partial: bool

@@ -101,17 +101,13 @@ def make_prefill(
     return prefill
 
 
-def make_chunk(
-    config: Config,
-    env: VectorEnv,
-    schedule: Schedule,
-    penalty: PenaltyOptions | None,
-    dtype: jnp.dtype,
-) -> Callable[[RunState], tuple[RunState, ChunkOutput]]:
-    """A function that runs `schedule.cycles` cycles of acting and learning."""
+def make_learn(
+    config: Config, penalty: PenaltyOptions | None, dtype: jnp.dtype
+) -> Callable[..., tuple[tuple[Learner, replay.Replay], Metrics]]:
+    """A function of (learner, replay) and a key: one update on a batch of its own."""
     context = config.replay_context
 
-    def learn(carry: tuple[Learner, replay.Replay], key):
+    def learn(carry: tuple[Learner, replay.Replay], key: PRNGKeyArray):
         learner, ring = carry
         initial, batch, window, update_key = redraw(
             config, learner.agent.model.rssm, ring, dtype=dtype, key=key
@@ -130,6 +126,19 @@ def make_chunk(
             learned = learner.skipped_in_row == 0
             ring = replay.write_latents(ring, window, states, learned)
         return (learner, ring), metrics
+
+    return learn
+
+
+def make_chunk(
+    config: Config,
+    env: VectorEnv,
+    schedule: Schedule,
+    penalty: PenaltyOptions | None,
+    dtype: jnp.dtype,
+) -> Callable[[RunState], tuple[RunState, ChunkOutput]]:
+    """A function that runs `schedule.cycles` cycles of acting and learning."""
+    learn = make_learn(config, penalty, dtype)
 
     def cycle(run: RunState, _: None):
         key, collect_key, learn_key = jax.random.split(run.key, 3)

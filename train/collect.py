@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from core.agent import Agent
 from envs import VectorEnv
+from kernels.sharding import divided
 from train import replay
 from train.config import Config
 from train.state import Collector, make_row
@@ -40,7 +41,8 @@ def collect_step(
     )
     collector = collector._replace(latent=latent)
     ring = replay.add(ring, make_row(config, collector))
-    env_state, following = env.step(collector.env_state, action)
+    # Each device its own: a simulator's loops end when its own environments' do.
+    env_state, following = divided(env.step, (0, 0), 0)(collector.env_state, action)
     running = collector.episode_return + following.reward
     ended = following.is_last
     episodes = Episodes(

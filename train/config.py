@@ -189,6 +189,27 @@ class LossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScaleConfig:
+    """How many devices and processes train; nothing of what is trained."""
+
+    devices: Annotated[int | None, Range(1, MAX_COUNT)] = None
+    """Devices that share the work, over all processes; none is one, or with several
+    processes all they have. On a CPU, parts of it stand for devices."""
+    coordinator: str = ""
+    """With several processes: HOST:PORT of process 0, or auto for what the scheduler
+    says (SLURM, Open MPI)."""
+    num_processes: Annotated[int | None, Range(1, MAX_COUNT)] = None
+    """Number of processes; with --coordinator HOST:PORT."""
+    process_id: Annotated[int | None, Range(0, MAX_COUNT)] = None
+    """Which of them this is, from 0; with --coordinator HOST:PORT."""
+    coordinator_timeout: Count = 120
+    """Seconds to wait for the other processes at the start."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One training run. Build it with `train.cli.parse`, or directly in a notebook."""
 
@@ -256,6 +277,8 @@ class Config:
     """Optimizer of all networks."""
     loss: LossConfig = LossConfig()
     """Losses."""
+    scale: ScaleConfig = ScaleConfig()
+    """Devices and processes."""
 
     def __post_init__(self) -> None:
         _check(self)

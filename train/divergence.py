@@ -17,6 +17,7 @@ import numpy as np
 
 from core.rssm import State
 from core.world_model import Sequence
+from train import cluster
 from train.chunk import ChunkOutput, redraw
 from train.config import Config
 from train.state import RunState
@@ -132,9 +133,11 @@ def dump(
     metrics = {k: float(one(x)) for k, x in output.last_metrics.items()}
     key = one(np.asarray(output.last_key))
     initial, batch = jax.tree.map(
-        lambda x: np.asarray(one(x)), last_batch(config, run, output)
+        lambda x: one(cluster.fetch(x)), last_batch(config, run, output)
     )
     terms = failing_terms(metrics)
+    if not cluster.leads():
+        return terms
     arrays = {name: value for name, value in batch._asdict().items()}
     arrays |= {"initial_deter": initial.deter, "initial_stoch": initial.stoch}
     np.savez(directory / "diverged.npz", key=key, allow_pickle=False, **arrays)

@@ -49,8 +49,9 @@ def target_of(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
     """What Orbax should read a leaf as, and where to."""
     if isinstance(leaf, np.ndarray):
         return leaf
+    # Of a typed key it holds for the data too: that has one more axis, at the end.
     sharding = getattr(leaf, "sharding", None)
-    if sharding is None or is_key(leaf):
+    if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     if is_key(leaf):
         leaf = jax.eval_shape(jax.random.key_data, leaf)

@@ -170,6 +170,28 @@ class Logger:
         self.close()
 
 
+class Silent(Logger):
+    """The log of a process that leaves it to another one."""
+
+    def __init__(self) -> None:  # pyright: ignore[reportMissingSuperCall]
+        pass
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def write_gifs(self, step: int, name: str, gifs: Sequence[bytes]) -> None:
+        """Nothing."""
+
+    def progress(self, step: int, updates: int) -> None:
+        """Nothing."""
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class _AgentLog:
     """The files of one agent: the record, and the sinks that still work."""
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs import VectorEnv
-from train import record
+from train import cluster, record
 from train.checkpoint import Checkpointer, check_disk, kept
 from train.chunk import ChunkOutput, Schedule, make_chunk, make_prefill
 from train.config import Config
@@ -21,8 +21,9 @@ from train.divergence import Watch
 from train.errors import UserError, logdir_errors
 from train.evaluation import make_evaluate
 from train.leaves import tree_bytes
-from train.log import Logger
+from train.log import Logger, Silent
 from train.openloop import encode, make_open_loop
+from train.placement import Placement
 from train.provenance import provenance
 from train.start import Penalty
 from train.state import RunState, compute_dtype, init_run
@@ -48,6 +49,11 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def agreed(self) -> bool:
+        """Whether any process was asked to stop; every process must ask."""
+        self.number = cluster.largest(self.number or 0) or None
+        return self.number is not None
+
     def _note(self, number: int, _: types.FrameType | None) -> None:
         if self.number == signal.SIGINT == number:
             raise KeyboardInterrupt
@@ -62,35 +68,49 @@ class StopRequest:
 
 
 class Programs:
-    """The compiled functions of one run; with several seeds each is vmapped."""
+    """The compiled functions of one run; with several seeds each is vmapped.
 
-    def __init__(self, config: Config, env: VectorEnv, penalty: Penalty) -> None:
+    `template` is the run's state as shapes, each with where its array belongs.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        env: VectorEnv,
+        penalty: Penalty,
+        placement: Placement | None = None,
+    ) -> None:
         self.config = config
+        self._placement = place = placement or Placement.of(config)
         schedule = Schedule.of(config)
         dtype = compute_dtype(config, jax.default_backend())
         evaluation = VectorEnv(env.env, config.eval_episodes)
-        self.init = self._compile(lambda key: init_run(config, env, key))
-        self.prefill = self._compile(make_prefill(config, env, schedule), donate=True)
-        self.chunk = self._compile(
-            make_chunk(config, env, schedule, penalty.options, dtype), donate=True
+        init = lambda key: init_run(config, env, key)  # noqa: E731
+        shapes = place.shapes(init, self.keys(0))
+        self.template = place.template(shapes)
+        state = place.shardings(shapes)
+        self.init = place.compile(init, out=state)
+        self.prefill = place.compile(
+            make_prefill(config, env, schedule), donate=True, out=(state, None)
         )
-        self.evaluate = self._compile(make_evaluate(evaluation))
+        self.chunk = place.compile(
+            make_chunk(config, env, schedule, penalty.options, dtype),
+            donate=True,
+            out=(state, None),
+        )
+        self.evaluate = place.compile(make_evaluate(evaluation))
         self.open_loop = None
         if config.obs == "pixels":
-            self.open_loop = self._compile(make_open_loop(config, schedule))
+            self.open_loop = place.compile(make_open_loop(config, schedule))
 
     def keys(self, salt: int) -> jax.Array:
         """A key for each seed, from the seed and `salt` alone."""
         key = lambda seed: jax.random.fold_in(jax.random.key(seed), salt)  # noqa: E731
         first, count = self.config.seed, self.config.seeds
         if count == 1:
-            return key(first)
-        return jnp.stack([key(seed) for seed in range(first, first + count)])
-
-    def _compile(self, function, donate: bool = False):
-        if self.config.seeds > 1:
-            function = jax.vmap(function)
-        return jax.jit(function, donate_argnums=(0,) if donate else ())
+            return self._placement.put(key(first))
+        keys = jnp.stack([key(seed) for seed in range(first, first + count)])
+        return self._placement.put(keys, divided=True)
 
 
 def train(
@@ -98,6 +118,7 @@ def train(
     env: VectorEnv,
     run_dir: Path,
     penalty: Penalty,
+    placement: Placement | None = None,
     *,
     began: float | None = None,
 ) -> tuple[RunState, int]:
@@ -106,6 +127,7 @@ def train(
     The caller holds the run directory's lock.
 
     Args:
+        placement: the devices; those that the configuration asks for by default.
         began: when the program was started, by `time.monotonic()`; now by default.
 
     Returns:
@@ -117,22 +139,16 @@ def train(
         UserError: the directory's checkpoints do not fit this configuration.
     """
     began = time.monotonic() if began is None else began
-    programs = Programs(config, env, penalty)
-    template = jax.eval_shape(programs.init, programs.keys(0))
+    programs = Programs(config, env, penalty, placement)
+    template = programs.template
     keep = kept(template)
-    check_disk(run_dir, template, keep)
-    checkpoints = Checkpointer(run_dir, keep)
+    with cluster.leader_first():
+        check_disk(run_dir, template, keep)
+    warn = None if cluster.leads() else lambda _: None
+    checkpoints = Checkpointer(run_dir, keep, warn=warn)
     restored = checkpoints.restore(template) if config.resume != "never" else None
-    with logdir_errors(run_dir):
-        record.write(config, run_dir / "config.json")
-        with (run_dir / "starts.jsonl").open("a") as file:
-            file.write(json.dumps(provenance()) + "\n")
-        open_logger = Logger(
-            run_dir,
-            total_steps=config.steps,
-            seeds=config.seeds,
-            restored_step=restored.step if restored else None,
-        )
+    with cluster.leader_first():
+        open_logger = _open_log(config, run_dir, restored.step if restored else None)
     with StopRequest() as stop, open_logger as logger:
         logger.say(
             f"checkpoints  {tree_bytes(template) / 2**20:,.0f} MiB each, replay "
@@ -146,7 +162,8 @@ def train(
             run, _ = programs.prefill(programs.init(programs.keys(0)))
         # Restored arrays are committed to a device, new ones are not, and each kind
         # would compile a chunk of its own: a resumed run could not use the cache.
-        run = jax.device_put(run, jax.devices()[0])
+        if jax.process_count() == 1:
+            run = jax.device_put(run, jax.tree.map(lambda x: x.sharding, template))
         logger.progress(
             env_steps(config, run), restored.metadata["updates"] if restored else 0
         )
@@ -164,6 +181,22 @@ def train(
     return run, stop.exit_code or int(bool(watch.diverged))
 
 
+def _open_log(config: Config, run_dir: Path, restored_step: int | None) -> Logger:
+    """The log, and beside it the configuration and a line on this start."""
+    if not cluster.leads():
+        return Silent()
+    with logdir_errors(run_dir):
+        record.write(config, run_dir / "config.json")
+        with (run_dir / "starts.jsonl").open("a") as file:
+            file.write(json.dumps(provenance()) + "\n")
+        return Logger(
+            run_dir,
+            total_steps=config.steps,
+            seeds=config.seeds,
+            restored_step=restored_step,
+        )
+
+
 def _loop(
     config: Config,
     programs: Programs,
@@ -176,10 +209,10 @@ def _loop(
 ) -> RunState:
     step = env_steps(config, run)
     first = True
-    stopping = stop.number is not None
+    stopping = stop.agreed()
     while step < config.steps and not stopping:
         run, output = programs.chunk(run)
-        output = jax.tree.map(np.asarray, output)
+        output = jax.tree.map(cluster.fetch, output)
         if first:
             logger.say(
                 f"first updates done {time.monotonic() - began:.0f} s after the start"
@@ -197,7 +230,7 @@ def _loop(
         logger.progress(step, updates)
         due = crossed(before, step, config.save_every)
         # Asked for once, so that no signal ends the loop without a checkpoint.
-        stopping = stop.number is not None
+        stopping = stop.agreed()
         if due or final or stopping:
             checkpoints.save(step, run, {"updates": updates})
     return run
@@ -206,7 +239,8 @@ def _loop(
 def evaluate(programs: Programs, run: RunState, step: int) -> dict[str, Any]:
     """Returns of separate episodes played with the mode of the policy."""
     # The key depends on the step alone, so that a resumed run repeats it.
-    returns = np.asarray(programs.evaluate(run.learner.agent, programs.keys(1 + step)))
+    returns = programs.evaluate(run.learner.agent, programs.keys(1 + step))
+    returns = cluster.fetch(returns)
     return {
         "eval/return_mean": returns.mean(-1),
         "eval/return_std": returns.std(-1),
@@ -223,10 +257,10 @@ def show_open_loop(
     films, error = programs.open_loop(
         run.learner.agent, run.replay, programs.keys(1 + step)
     )
-    films = np.asarray(films)
+    films = cluster.fetch(films)
     each = films if programs.config.seeds > 1 else films[None]
     logger.write_gifs(step, "openloop", [encode(film) for film in each])
-    return {"eval/openloop_error": np.asarray(error)}
+    return {"eval/openloop_error": cluster.fetch(error)}
 
 
 def log_metrics(config: Config, output: ChunkOutput) -> dict[str, Any]:
@@ -247,7 +281,7 @@ def log_metrics(config: Config, output: ChunkOutput) -> dict[str, Any]:
 
 def env_steps(config: Config, run: RunState) -> int:
     """Environment (control) steps taken by one agent, all its environments together."""
-    return int(np.max(run.collector.decisions)) * config.action_repeat
+    return int(np.max(cluster.fetch(run.collector.decisions))) * config.action_repeat
 
 
 def crossed(before: int, after: int, interval: int) -> bool:

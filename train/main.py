@@ -1,5 +1,8 @@
 """Train a world-model agent: `python -m train.main --env walker --penalty pallas`."""
 
+import contextlib
+import functools
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -30,47 +33,80 @@ def run(argv: Sequence[str]) -> int:
     from train.origin import check_origin
 
     check_origin()
-    config = parse(argv, default_platform)
-    choice = preset_choice(argv, default_platform)
+    platform = functools.cache(functools.partial(start_jax, argv))
+    config = parse(argv, platform)
+    choice = preset_choice(argv, platform)
 
     # Imported only now: a mistyped flag is answered before JAX and MuJoCo load.
     import jax
 
     from envs import VectorEnv
-    from train import loop, start
+    from train import cluster, loop, start
     from train.lock import RunLock
+    from train.placement import Placement
     from train.record import run_dir as run_directory
 
-    platform = jax.default_backend()
-    start.check_device(config, platform)
-    penalty = start.choose_penalty(config, platform)
+    start.check_device(config, platform())
+    placement = Placement.of(config)
+    penalty = start.choose_penalty(config, platform())
     cache = start.enable_compilation_cache()
     env = VectorEnv(start.make_env(config), config.num_envs)
     run_dir = run_directory(config)
-    changes = loop.check_resume(config, run_dir)
-    for line in start.describe(
-        config, env, preset_reason=choice.reason, penalty=penalty, cache=cache
-    ):
-        print(printable(line))
-    with RunLock(run_dir):
-        print(f"run directory {printable(str(run_dir))}", flush=True)
-        for line in changes:
-            print(f"changed      {printable(line)}")
+    lines = start.describe(
+        config,
+        env,
+        preset_reason=choice.reason,
+        penalty=penalty,
+        placement=placement,
+        cache=cache,
+    )
+    with contextlib.ExitStack() as stack:
+        with cluster.leader_first():
+            if cluster.leads():
+                changes = loop.check_resume(config, run_dir)
+                for line in lines:
+                    print(printable(line))
+                stack.enter_context(RunLock(run_dir))
+                print(f"run directory {printable(str(run_dir))}", flush=True)
+                for line in changes:
+                    print(f"changed      {printable(line)}")
         try:
-            _, code = loop.train(config, env, run_dir, penalty, began=began)
+            _, code = loop.train(config, env, run_dir, penalty, placement, began=began)
         except loop.Diverged as error:
             print(f"diverged: {one_line(error)}", file=sys.stderr)
             return 1
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if "RESOURCE_EXHAUSTED" in str(error):
+                print(f"out of memory: {one_line(error)[:200]}", file=sys.stderr)
+                return 1
+            if jax.process_count() == 1:
                 raise
-            print(f"out of memory: {one_line(error)[:200]}", file=sys.stderr)
-            return 1
+            print(
+                f"error: lost another process ({one_line(error)[:200]}); start all of "
+                "them again: the same commands resume",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)  # JAX's own farewell would wait for the process that is gone
     return code
 
 
-def default_platform() -> str:
-    """`jax.default_backend()`, importing JAX only when it is asked for."""
+def start_jax(argv: Sequence[str]) -> str:
+    """Start JAX as the flags ask, joining other processes; the platform's name.
+
+    Raises:
+        UserError: the flags on processes do not fit, or the others did not come.
+    """
+    from train import cluster
+    from train.cli import read_words
+
+    values = read_words(argv).values
+    join = cluster.requested(values)
+    devices = values.get("--devices") or 1
+    processes = (join.num_processes if join else None) or 1
+    cluster.offer_cpu_devices(max(1, devices // processes))
+    if join:
+        cluster.connect(join)
     import jax
 
     return jax.default_backend()

@@ -16,7 +16,6 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from core.agent import Agent
 from core.decoder import ImageDecoder
-from core.rssm import State
 from core.world_model import Sequence
 from train import replay
 from train.chunk import Schedule
@@ -59,16 +58,17 @@ def predict(
         initial, embeds, seen.action, seen.is_first, key=observe_key
     )
 
-    def step(state: State, inputs: tuple[Array, PRNGKeyArray]):
-        action, key = inputs
-        state, _ = rssm.imagine(state, lambda *_: (action, ()), 1, key=key)
-        return state, state
-
     actions = rows.action[context:]
-    keys = jax.random.split(imagine_key, len(actions))
-    _, imagined = jax.lax.scan(step, last, (actions, keys))
+    uniforms = jax.random.uniform(imagine_key, (*actions.shape[:2], rssm.rows))
+    end, imagined = rssm.imagine(
+        last, lambda state, action: (action, state), actions, uniforms=uniforms
+    )
+    # The first of the imagined states is the last observed one.
     states = jax.tree.map(
-        lambda a, b: jnp.concatenate([a, b]), observed.states, imagined
+        lambda a, b, c: jnp.concatenate([a, b[1:], c[None]]),
+        observed.states,
+        imagined,
+        end,
     )
     truth = rows.obs.astype(jnp.float32) / 255
     return Prediction(truth, decoder(states.features), rows.is_first, context)

@@ -24,6 +24,11 @@ MAY_CHANGE = frozenset(
         "--resume",
         "--allow-changes",
         "--require-gpu",
+        "--devices",
+        "--coordinator",
+        "--num-processes",
+        "--process-id",
+        "--coordinator-timeout",
         "--preset",  # a name for values that are compared themselves
     }
 )

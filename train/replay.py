@@ -1,11 +1,13 @@
 """Replay on the device: a ring of rows, time first, all environments in lockstep.
 
 Why not flashbax: training starts each sequence from a stored latent state and writes
-the new latents back after every update, which needs the sampled positions; and rows of
-a corrupt simulation must never be drawn.
+the new latents back after every update, which needs the sampled positions; rows of a
+corrupt simulation must never be drawn; and on several devices, which each keep the rows
+of their own environments, no row may have to travel.
 """
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from core.rssm import State
 from core.world_model import Sequence
+from kernels.sharding import divided
 
 # Draws tried for a window without corrupt rows before the batch element is repeated.
 CANDIDATES = 4
@@ -59,10 +62,18 @@ class Replay(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Where a sampled batch lies: `[time, batch]` row and `[batch]` environment."""
+    """Where a sampled batch lies: `[time, batch]` row and `[batch]` environment.
+
+    An element that is not `usable` is the copy of another one.
+    """
 
     time: Int[Array, "time batch"]
     env: Int[Array, " batch"]
+    usable: Bool[Array, " batch"]
+
+
+# The axis of each field along which devices divide the batch.
+_WINDOW_AXES = Window(*cast(Any, (1, 0, 0)))
 
 
 def pack_latent(state: State) -> tuple[Array, Array]:
@@ -96,34 +107,67 @@ def add(replay: Replay, row: Row) -> Replay:
     )
 
 
+def parts(batch: int, envs: int) -> int:
+    """Into how many equal parts a batch and the environments are divided.
+
+    Every part of the batch is drawn from its own part of the environments, so any
+    number of devices that divides this one can each draw from what they keep, and
+    every number of devices draws the same batch.
+    """
+    return math.gcd(batch, envs)
+
+
 def sample(
     replay: Replay, *, batch: int, length: int, key: PRNGKeyArray
 ) -> tuple[Row, Window]:
     """Draw `batch` windows of `length` consecutive rows, uniformly.
 
-    A window never crosses the write position. Windows with a corrupt row are drawn
-    again; an element whose every draw was corrupt repeats the first clean element.
-    Where the whole batch drew nothing clean, its rewards are NaN, so that the update
-    is skipped and counted: a corrupt row is never trained on. The caller must have
-    filled at least `length` rows.
+    The environments are represented evenly, see `parts`. A window never crosses the
+    write position. Windows with a corrupt row are drawn again; an element whose every
+    draw was corrupt repeats the first clean element. Where the whole batch drew nothing
+    clean, its rewards are NaN, so that the update is skipped and counted: a corrupt row
+    is never trained on. The caller must have filled at least `length` rows.
     """
     capacity, envs = replay.rows.reward.shape
+    count = parts(batch, envs)
     start_key, env_key = jax.random.split(key)
     shape = (batch, CANDIDATES)
     offset = jax.random.randint(start_key, shape, 0, replay.filled - length + 1)
-    env = jax.random.randint(env_key, shape, 0, envs)
-    oldest = replay.position - replay.filled
-    steps = jnp.arange(length).reshape(-1, 1, 1)
-    time = (oldest + offset[None] + steps) % capacity
-    clean = ~jnp.any(replay.rows.is_corrupt[time, env[None]], axis=0)
-    choice = jnp.argmax(clean, axis=-1)
-    element = jnp.arange(batch)
-    usable = clean[element, choice]
-    element = jnp.where(usable, element, jnp.argmax(usable))
-    window = Window(time[:, element, choice[element]], env[element, choice[element]])
-    rows = jax.tree.map(lambda x: x[window.time, window.env[None]], replay.rows)
+    start = (replay.position - replay.filled + offset) % capacity
+    first = jnp.arange(batch) // (batch // count) * (envs // count)
+    env = first[:, None] + jax.random.randint(env_key, shape, 0, envs // count)
+
+    def draw(ring: Row, start: Array, env: Array) -> tuple[Row, Window]:
+        """Of the devices' own part of the batch, from their own environments."""
+        own = env % (envs // count) + _first(len(start), batch, envs)[:, None]
+        steps = jnp.arange(length).reshape(-1, 1, 1)
+        time = (start[None] + steps) % capacity
+        clean = ~jnp.any(ring.is_corrupt[time, own[None]], axis=0)
+        choice = jnp.argmax(clean, axis=-1)
+        element = jnp.arange(len(start))
+        time, own = time[:, element, choice], own[element, choice]
+        rows = jax.tree.map(lambda x: x[time, own[None]], ring)
+        return rows, Window(time, env[element, choice], clean[element, choice])
+
+    rows, window = divided(draw, (1, 0, 0), (1, _WINDOW_AXES))(replay.rows, start, env)
+    usable = window.usable
+
+    def mended() -> tuple[Row, Window]:
+        element = jnp.where(usable, jnp.arange(batch), jnp.argmax(usable))
+        copies = jax.tree.map(lambda x: x[:, element], rows)
+        return copies, Window(window.time[:, element], window.env[element], usable)
+
+    # Seldom, and on several devices the one case in which rows travel.
+    rows, window = jax.lax.cond(jnp.all(usable), lambda: (rows, window), mended)
     reward = jnp.where(jnp.any(usable), rows.reward, jnp.nan)
     return rows._replace(reward=reward), window
+
+
+def _first(size: int, batch: int, envs: int) -> Int[Array, " size"]:
+    """Of `size` elements of the batch, and as many parts of the environments: the
+    first environment that each element is drawn from."""
+    count = parts(batch, envs)
+    return jnp.arange(size) // (batch // count) * (envs // count)
 
 
 def write_latents(
@@ -136,14 +180,27 @@ def write_latents(
     to be looked at.
     """
     deter, stoch = pack_latent(states)
+    envs, batch = replay.rows.reward.shape[1], len(window.env)
+    per_part = envs // parts(batch, envs)
+
+    def write(
+        ring: tuple[Array, Array],
+        new: tuple[Array, Array],
+        window: Window,
+        learned: Bool[Array, ""],
+    ) -> tuple[Array, Array]:
+        own = window.env % per_part + _first(len(window.env), batch, envs)
+        finite = jnp.all(jnp.isfinite(new[0]), axis=-1)
+        # Past the end: written nowhere.
+        kept = window.usable[None] & finite & learned
+        own = jnp.where(kept, own[None], envs)
+        put = lambda old, x: old.at[window.time, own].set(x, mode="drop")  # noqa: E731
+        return put(ring[0], new[0]), put(ring[1], new[1])
+
     rows = replay.rows
-    index = (window.time, jnp.broadcast_to(window.env[None], window.time.shape))
     assert rows.deter is not None and rows.stoch is not None
-    finite = learned & jnp.all(jnp.isfinite(deter), axis=-1, keepdims=True)
-    deter = jnp.where(finite, deter, rows.deter[index])
-    stoch = jnp.where(finite, stoch, rows.stoch[index])
-    return replay._replace(
-        rows=rows._replace(
-            deter=rows.deter.at[index].set(deter), stoch=rows.stoch.at[index].set(stoch)
-        )
+    where = (1, 1, _WINDOW_AXES, None)
+    deter, stoch = divided(write, where, 1)(
+        (rows.deter, rows.stoch), (deter, stoch), window, learned
     )
+    return replay._replace(rows=rows._replace(deter=deter, stoch=stoch))

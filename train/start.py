@@ -16,6 +16,7 @@ from train.chunk import Schedule
 from train.conditions import read_perturbation
 from train.config import Config, replay_bytes
 from train.errors import UserError
+from train.placement import Placement
 from train.state import compute_dtype, init_agent
 
 MIB = 1 << 20
@@ -103,8 +104,13 @@ def check_device(config: Config, platform: str) -> None:
         )
 
 
-def check_memory(config: Config, spec: EnvSpec, parameters: int = 0) -> str:
+def check_memory(
+    config: Config, spec: EnvSpec, parameters: int = 0, *, devices: int = 1
+) -> str:
     """The replay's size in words.
+
+    Args:
+        devices: that share the replay, each with a memory of its own.
 
     Raises:
         UserError: it does not fit, and the message gives the largest size that does;
@@ -114,6 +120,8 @@ def check_memory(config: Config, spec: EnvSpec, parameters: int = 0) -> str:
         config, obs_shape=spec.obs_shape, action_dim=spec.action_dim
     )
     needed, free = size(config), available_memory()
+    if free is not None:
+        free *= devices
     # Half of the memory is left for the networks, their gradients and the program.
     if free is not None and needed > free // 2:
         row = needed / config.replay_capacity
@@ -174,8 +182,8 @@ def short_intervals(config: Config) -> list[str]:
 
 
 def available_memory() -> int | None:
-    """Free bytes on the first device, or of the host on a CPU; None if unknown."""
-    stats = jax.devices()[0].memory_stats()
+    """Free bytes on one device, or of the host on a CPU; None if unknown."""
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     try:
@@ -187,11 +195,17 @@ def available_memory() -> int | None:
 
 
 def describe(
-    config: Config, env: VectorEnv, *, preset_reason: str, penalty: Penalty, cache: Path
+    config: Config,
+    env: VectorEnv,
+    *,
+    preset_reason: str,
+    penalty: Penalty,
+    placement: Placement,
+    cache: Path,
 ) -> list[str]:
     """The lines printed before anything compiles."""
     platform = jax.default_backend()
-    device = jax.devices()[0]
+    device = placement.devices[0]
     agent = jax.eval_shape(lambda key: init_agent(config, env, key), jax.random.key(0))
     counts = agent.parameter_counts()
     dtype = jnp.dtype(compute_dtype(config, platform)).name
@@ -203,6 +217,14 @@ def describe(
     seeds = f", {config.seeds} seeds side by side" if config.seeds > 1 else ""
     kind = platform.upper() if platform == "cpu" else f"{device.device_kind}"
     cores = f" ({os.cpu_count()} cores)" if platform == "cpu" else ""
+    # The devices that a CPU stands for share its memory; nor does a machine know how
+    # many of its processes take part.
+    memories = 1 if platform == "cpu" else len(placement.devices)
+    memory = check_memory(config, spec, counts["total"], devices=memories)
+    if len(placement.devices) > 1:
+        kind = f"{len(placement.devices)} x {kind}"
+    if jax.process_count() > 1:
+        cores = f" in {jax.process_count()} processes"
     return [
         f"device       {kind}{cores}, {dtype} arithmetic",
         f"preset       {config.preset} ({preset_reason})",
@@ -211,7 +233,7 @@ def describe(
         f"{config.num_envs} copies{seeds}",
         f"parameters   {counts['total']:,} (dynamics {counts['dynamics']:,})",
         f"penalty      {penalty.reason}",
-        f"replay       {check_memory(config, spec, counts['total'])}",
+        f"replay       {memory}",
         *short_intervals(config),
         f"compile cache {cache}",
     ]

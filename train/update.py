@@ -16,6 +16,7 @@ from core.nets import cast
 from core.penalty import PenaltyOptions, decayed_coefficient, dynamics_penalty
 from core.returns import ReturnScale
 from core.rssm import State
+from core.transforms import merge, unmerge
 from core.world_model import Sequence, world_model_loss
 from envs import perturb
 from train.config import Config
@@ -112,7 +113,7 @@ def total_loss(
     states = world.observed.states
 
     # Actor and critic on rollouts imagined from every replayed state.
-    starts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), states)
+    starts = jax.tree.map(merge, states)
     imagined = imagine(
         model,
         agent.policy,
@@ -136,7 +137,7 @@ def total_loss(
         slow_value,
         states.features,
         batch,
-        actor_critic.returns.reshape(batch.reward.shape),
+        unmerge(actor_critic.returns, batch.reward.shape),
         discount_horizon=config.discount_horizon,
         return_lambda=weights.return_lambda,
         slow_regularizer=weights.slow_regularizer,
