@@ -6,6 +6,7 @@ the user. With one process nothing here does anything.
 """
 
 import contextlib
+import itertools
 import math
 import os
 import socket
@@ -15,9 +16,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax._src import distributed  # its client has no public name; Orbax uses it too
 from jax.experimental import multihost_utils
 
 from train.errors import UserError, one_line
+
+_PATIENCE = 2 * 3600 * 1000  # milliseconds; a process that died is noticed long before
+_turns = itertools.count()
 
 SCHEDULERS = {
     "SLURM": ("SLURM_JOB_ID", "SLURM_NTASKS"),
@@ -190,16 +195,44 @@ def agree(ok: bool) -> bool:
 
 def largest(number: int) -> int:
     """The largest of what the processes bring; each must ask."""
-    if jax.process_count() == 1:
-        return int(number)
-    return int(np.max(multihost_utils.process_allgather(np.int32(number))))
+    return max(_exchange(number))
 
 
 def from_leader(number: int) -> int:
     """The number that process 0 brings; each must ask."""
-    if jax.process_count() == 1:
-        return int(number)
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    return _exchange(number)[0]
+
+
+def meet() -> None:
+    """Wait for all processes.
+
+    Before a program first runs on all devices: one process may have compiled for
+    minutes longer, and the devices' own connection gives up after half a minute.
+    """
+    _exchange(0)
+
+
+def _exchange(number: int) -> list[int]:
+    """What every process brings, by their ids, through the coordinator: it needs no
+    device, and waits as long as a slow disk or compiler takes."""
+    count, rank = jax.process_count(), jax.process_index()
+    if count == 1:
+        return [int(number)]
+    client: Any = distributed.global_state.client
+    turn = next(_turns)
+    client.key_value_set(_place(turn, rank), str(int(number)))
+    client.wait_at_barrier(f"smooth-dreamer-{turn}", _PATIENCE)
+    found = [
+        client.blocking_key_value_get(_place(turn, i), _PATIENCE) for i in range(count)
+    ]
+    if turn:
+        # All have read it, or they would not be at this turn.
+        client.key_value_delete(_place(turn - 1, rank))
+    return [int(text) for text in found]
+
+
+def _place(turn: int, rank: int) -> str:
+    return f"smooth-dreamer/{turn}/{rank}"
 
 
 def fetch(x: jax.Array) -> np.ndarray:

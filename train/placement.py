@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from train import cluster
 from train.config import Config
 from train.errors import UserError
 from train.leaves import is_key, storable
@@ -119,9 +120,28 @@ class Placement:
             )
         compiled = jax.jit(function, donate_argnums=given, out_shardings=out)
 
+        if jax.process_count() == 1:
+            return self._under_mesh(compiled)
+        return self._together(compiled)
+
+    def _under_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
             with self.active():
-                return compiled(*args)
+                return function(*args)
+
+        return call
+
+    def _together(self, function: Any) -> Callable[..., Any]:
+        """Compiled in each process before any of them begins to run it."""
+        ready = None
+
+        def call(*args: Any) -> Any:
+            nonlocal ready
+            with self.active():
+                if ready is None:
+                    ready = function.lower(*args).compile()
+                    cluster.meet()
+                return ready(*args)
 
         return call
 
