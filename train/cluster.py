@@ -7,10 +7,7 @@ the user. With one process nothing here does anything.
 
 import contextlib
 import itertools
-import math
 import os
-import socket
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +16,7 @@ import numpy as np
 from jax._src import distributed  # its client has no public name; Orbax uses it too
 from jax.experimental import multihost_utils
 
+from train import rendezvous
 from train.errors import UserError, one_line
 
 _PATIENCE = 2 * 3600 * 1000  # milliseconds; a process that died is noticed long before
@@ -116,16 +114,19 @@ def connect(join: Join) -> None:
     Raises:
         UserError: they did not all come within the time.
     """
-    began = time.monotonic()
-    if join.coordinator is not None and join.process_id:
-        _wait_for(join.coordinator, join.timeout)
-    left = max(5, math.ceil(join.timeout - (time.monotonic() - began)))
+    if join.coordinator is not None:
+        assert join.num_processes is not None and join.process_id is not None
+        address, count = _address(join.coordinator), join.num_processes
+        if join.process_id:
+            rendezvous.join(address, join.process_id, count, join.timeout)
+        else:
+            rendezvous.gather(address, count, join.timeout)
     try:
         jax.distributed.initialize(
             coordinator_address=join.coordinator,
             num_processes=join.num_processes,
             process_id=join.process_id,
-            initialization_timeout=left,
+            initialization_timeout=join.timeout,
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
@@ -133,25 +134,6 @@ def connect(join: Join) -> None:
             f"within {join.timeout} s ({one_line(error)[:200]}); start all of them, "
             "each with its own id, or raise --coordinator-timeout"
         ) from None
-
-
-def _wait_for(coordinator: str, timeout: int) -> None:
-    """Until process 0 listens: JAX itself would end this process without a word of
-    what to do."""
-    address, deadline = _address(coordinator), time.monotonic() + timeout
-    while True:
-        try:
-            left = max(0.1, deadline - time.monotonic())
-            socket.create_connection(address, timeout=left).close()
-            return
-        except OSError as error:
-            if time.monotonic() + 0.5 > deadline:
-                raise UserError(
-                    f"--coordinator {coordinator}: no answer within {timeout} s "
-                    f"({error.strerror or error}); start process 0 there, check the "
-                    "address, or raise --coordinator-timeout"
-                ) from None
-        time.sleep(0.5)
 
 
 def offer_cpu_devices(count: int) -> None:
