@@ -1,7 +1,10 @@
 """How fast the environments run: control steps a second, by task and batch size.
 
-    python -m benchmarks.env_throughput [--quick] [--tasks TASK ...]
+    python -m benchmarks.env_throughput [--quick] [--all] [--tasks TASK ...]
                                         [--batch 1,16,128] [--json OUT] [--png OUT]
+
+Without `--all` or `--tasks` one task of each domain is timed: the others simulate the
+same model.
 
 An environment's program is what training runs: physics, observation, reward and
 automatic reset, under random actions, in float32 and one compiled loop. Beside it
@@ -23,9 +26,11 @@ import envs
 from benchmarks.env_cases import ACTION_REPEAT, make, mjx_rollout, mujoco_rollout
 from benchmarks.env_parity import chosen_tasks, save
 from benchmarks.timing import Spread, interleave
+from envs import registry
 from train.errors import UserError, one_line_errors
 
-BATCHES = (1, 16, 128)
+BATCHES = (16, 128)
+ROUNDS, ROUND_SECONDS = 5, 0.5
 QUICK_TASKS = ("cartpole-balance", "walker-walk")
 
 
@@ -94,6 +99,11 @@ def measure(
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def one_of_each_domain() -> list[str]:
+    """The task that a domain's name alone means."""
+    return [envs.canonical_name(domain) for domain in registry.DOMAINS]
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -177,10 +187,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     options = _parser().parse_args(argv)
     with one_line_errors():
-        default = QUICK_TASKS if options.quick else envs.TASKS
+        default = envs.TASKS if options.all else one_of_each_domain()
+        default = QUICK_TASKS if options.quick else default
         tasks, batches = chosen_tasks(options.tasks, default), _batches(options)
-        rounds = options.rounds or (2 if options.quick else 7)
-        seconds = 0.1 if options.quick else 1.0
+        rounds = options.rounds or (2 if options.quick else ROUNDS)
+        seconds = 0.1 if options.quick else ROUND_SECONDS
+        # A program that was found in the cache would seem to compile in no time.
+        jax.config.update("jax_enable_compilation_cache", False)
         found: list[Row] = []
         for task in tasks:
             # A line that is written over, where there is a terminal to write on.
@@ -226,9 +239,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.env_throughput",
         description="Time the environments, and MuJoCo C beside them.",
     )
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all")
-    parser.add_argument("--batch", metavar="N,N", help="sizes (default 1,16,128)")
-    parser.add_argument("--rounds", type=int, help="rounds that count (default 7)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--tasks", nargs="+", metavar="TASK")
+    which.add_argument("--all", action="store_true", help="all tasks, not one a domain")
+    parser.add_argument("--batch", metavar="N,N", help="sizes (default 16,128)")
+    parser.add_argument("--rounds", type=int, help="rounds that count (default 5)")
     parser.add_argument("--quick", action="store_true", help="two tasks, one batch")
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--png", type=Path, metavar="OUT")

@@ -12,7 +12,7 @@ taken within each round.
 import argparse
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 
 from benchmarks.render_scenes import (
-    CAMERAS,
     DOMAINS,
     Comparison,
     Reference,
@@ -36,6 +35,8 @@ from envs.render import Renderer
 from train.provenance import write_result
 
 QUICK_DOMAINS = ("cartpole", "finger", "walker")
+FRAMES = 64
+"""At least as many are drawn of every batch in a round, so that it takes a while."""
 
 # The perturbations of GPLD, Table 2, on Walker.
 CONDITIONS = (
@@ -60,7 +61,7 @@ class Speed(NamedTuple):
 
 def time_domain(domain: str, batches: Sequence[int], rounds: int) -> Speed:
     """Frames a second of both renderers on one domain."""
-    model, camera = load(domain), CAMERAS.get(domain, 0)
+    model, camera = load(domain)
     renderer = Renderer(model, camera=camera)
     references = [
         Reference(model, camera, renderer.size, plain=plain) for plain in (False, True)
@@ -81,13 +82,11 @@ def time_domain(domain: str, batches: Sequence[int], rounds: int) -> Speed:
         rows = jnp.arange(batch) % len(states)
         chosen = jax.tree.map(lambda x, rows=rows: x[rows], poses)
         program = jax.jit(jax.vmap(renderer.draw)).lower(chosen).compile()
-        programs[batch] = lambda program=program, chosen=chosen: jax.block_until_ready(
-            program(chosen)
-        )
+        programs[batch] = functools.partial(_repeat, program, chosen, calls(batch))
     seconds = interleave(programs, rounds=rounds)
     for reference in references:
         reference.close()
-    rates = {batch: [batch / s for s in seconds[batch]] for batch in batches}
+    rates = {b: [calls(b) * b / s for s in seconds[b]] for b in batches}
     base, plain = ([len(states) / s for s in seconds[name]] for name in names)
     return Speed(
         mujoco=Spread.of(base),
@@ -98,6 +97,16 @@ def time_domain(domain: str, batches: Sequence[int], rounds: int) -> Speed:
             for batch, rate in rates.items()
         },
     )
+
+
+def calls(batch: int) -> int:
+    """How often a program of this batch is called in a round."""
+    return -(-FRAMES // batch)
+
+
+def _repeat(program: Callable[[Any], Any], argument: Any, times: int) -> None:
+    for _ in range(times):
+        jax.block_until_ready(program(argument))
 
 
 def table(found: dict[str, tuple[Comparison, Speed]]) -> str:
@@ -126,7 +135,7 @@ def record(
     rows = {}
     for domain, (comparison, speed) in found.items():
         rows[domain] = {
-            "camera": CAMERAS.get(domain, 0),
+            "camera": load(domain)[1],
             "iou_mean": comparison.overlap.mean(),
             "iou_least": comparison.overlap.min(),
             "same_label": comparison.labels,
@@ -147,32 +156,46 @@ def record(
     }
 
 
-def draw(found: dict[str, tuple[Comparison, Speed]]) -> Figure:
-    """Frames a second of both, by domain."""
-    figure = Figure(figsize=(9, 4.5), dpi=150, layout="constrained")
+def draw(found: dict[str, tuple[Comparison, Speed]], title: str) -> Figure:
+    """Frames a second of both, by domain: points with quartiles, logarithmic."""
+    size = (9, 1.6 + 0.5 * len(found))
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
     axes = figure.subplots()
     batches = list(next(iter(found.values()))[1].ours)
     speeds = [speed for _, speed in found.values()]
     series = {
-        "mujoco.Renderer, one at a time": [speed.mujoco for speed in speeds],
-        "  without shadows, reflections": [speed.plain for speed in speeds],
+        "mujoco.Renderer": ("o", "0.3", [speed.mujoco for speed in speeds]),
+        "  without shadows and\n  reflections": (
+            "s",
+            "0.6",
+            [speed.plain for speed in speeds],
+        ),
     }
-    for batch in batches:
+    for number, batch in enumerate(batches):
         label = f"ray caster, batch of {batch}"
-        series[label] = [speed.ours[batch] for speed in speeds]
-    width = 0.8 / len(series)
-    for number, (label, spreads) in enumerate(series.items()):
-        shift = (number - (len(series) - 1) / 2) * width
-        places = [place + shift for place in range(len(found))]
-        medians = [spread.median for spread in spreads]
-        below = [spread.median - spread.low for spread in spreads]
-        above = [spread.high - spread.median for spread in spreads]
-        axes.bar(places, medians, width, yerr=[below, above], label=label, capsize=2)
-    axes.set_yscale("log")
-    axes.set_xticks(range(len(found)), list(found), rotation=30, ha="right")
-    axes.set_ylabel("64×64 frames a second")
-    axes.set_title(f"median and quartiles, jax on {jax.default_backend()}", fontsize=9)
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        spreads = [speed.ours[batch] for speed in speeds]
+        series[label] = ("^Dv<>"[number % 5], f"C{number}", spreads)
+    for number, (label, (marker, color, spreads)) in enumerate(series.items()):
+        shift = 0.6 * (number / (len(series) - 1) - 0.5)
+        axes.errorbar(
+            [spread.median for spread in spreads],
+            [place + shift for place in range(len(found))],
+            xerr=[
+                [spread.median - spread.low for spread in spreads],
+                [spread.high - spread.median for spread in spreads],
+            ],
+            fmt=marker,
+            color=color,
+            capsize=2,
+            label=label,
+        )
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(found)), list(found))
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set_xlabel("64×64 frames a second (median and quartiles)")
+    axes.set_title(title)
+    axes.grid(alpha=0.3, which="both", axis="x")
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small")
     return figure
 
 
@@ -180,8 +203,8 @@ def sheet(found: dict[str, tuple[Comparison, Speed]]) -> Figure:
     """Poses of every domain by both renderers, and the perturbations of one picture."""
     pairs = 3
     rows = len(found)
-    figure = Figure(figsize=(9.5, 1.56 * rows + 2.0), dpi=110, layout="constrained")
-    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.56 * rows, 2.0])
+    figure = Figure(figsize=(9.5, 1.56 * rows + 1.7), dpi=110, layout="constrained")
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.56 * rows, 1.7])
     upper, lower = parts[:, 0]
     grid = upper.subplots(rows, 2 * pairs, squeeze=False)
     for row, (domain, (comparison, _)) in zip(grid, found.items(), strict=True):
@@ -196,6 +219,8 @@ def sheet(found: dict[str, tuple[Comparison, Speed]]) -> Figure:
         axes.set_title("ray caster" if column % 2 else "mujoco.Renderer", fontsize=8)
 
     picture = jnp.asarray(list(found.values())[-1][0].pictures[0][1])
+    domain = list(found)[-1]
+    lower.suptitle(f"the first picture of {domain}, perturbed", fontsize=9)
     below = lower.subplots(1, len(CONDITIONS), squeeze=False)[0]
     for axes, text in zip(below, CONDITIONS, strict=True):
         changed = perturb.parse(text)(jax.random.key(0), picture)
@@ -223,7 +248,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.json is not None:
             write_result(options.json, record(found, poses, options.quick))
             print(f"wrote {options.json}")
-        for path, figure in ((options.png, draw), (options.sheet, sheet)):
+        title = f"Drawing the tasks, jax on {jax.default_backend()}"
+        title += ": a check of the machinery" if options.quick else ""
+        drawn = functools.partial(draw, title=title)
+        for path, figure in ((options.png, drawn), (options.sheet, sheet)):
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 figure(found).savefig(path)

@@ -1,7 +1,6 @@
 """Random poses of every domain, drawn by the ray caster and by MuJoCo's renderer."""
 
 import dataclasses
-import importlib
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -11,26 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from envs import registry
 from envs._mjx import MjModel, mujoco
 from envs.render import Renderer
 from envs.render_pose import Pose
 
-DOMAINS = (
-    "acrobot",
-    "ball_in_cup",
-    "cartpole",
-    "cheetah",
-    "finger",
-    "hopper",
-    "pendulum",
-    "quadruped",
-    "reacher",
-    "walker",
-)
-
-# The camera of the pixel benchmarks is the first one, but for the quadruped, of which
-# the first shows little more than a dot.
-CAMERAS = {"quadruped": 2}
+DOMAINS = tuple(registry.DOMAINS)
 
 GL_REMEDY = (
     "MuJoCo finds no OpenGL to compare with: set MUJOCO_GL=egl (needs a GPU's driver "
@@ -38,10 +23,12 @@ GL_REMEDY = (
 )
 
 
-def load(domain: str) -> MjModel:
-    """The model of a domain's default task."""
-    module = importlib.import_module(f"envs.dmc.{domain}")
-    return module.TASKS[module.DEFAULT].load()
+def load(domain: str) -> tuple[MjModel, int]:
+    """The model of a domain's default task, and the number of its camera."""
+    module = registry.DOMAINS[domain]
+    task = module.TASKS[module.DEFAULT]
+    model = task.load()
+    return model, model.camera(task.camera).id
 
 
 def random_states(model: MjModel, count: int, *, seed: int = 0) -> list[Any]:
@@ -159,7 +146,7 @@ def compare(domain: str, count: int, *, size: int = 64) -> Comparison:
     Raises:
         RuntimeError: there is no OpenGL.
     """
-    model, camera = load(domain), CAMERAS.get(domain, 0)
+    model, camera = load(domain)
     reference = Reference(model, camera, size)
     renderer = Renderer(model, camera=camera, size=size)
     states = random_states(model, count)

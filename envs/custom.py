@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from envs._mjx import MjModel, mjx, mujoco
-from envs.mjx_env import EPISODE_STEPS, MjxEnv, Task
+from envs.mjx_env import MjxEnv
 from envs.simulator import Simulator
+from envs.task import EPISODE_STEPS, Task
 
 Measure = Callable[[MjModel, mjx.Data], Array]
 """A function of the host-side model (names, ids, ranges) and the data of a state."""

@@ -116,7 +116,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         )
 
     def render(self) -> UInt8[np.ndarray, "height width 3"] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The present state, seen by the model's first camera; None without a mode.
+        """The present state, seen by the task's camera; None without a mode.
 
         Raises:
             gymnasium.error.ResetNeeded: there was no `reset` yet.
@@ -136,7 +136,8 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if self._state.scene.size:  # a target is where this episode put it
             placed = jax.jit(self.env.data)(self._state)
             data.geom_xpos[:], data.site_xpos[:] = placed.geom_xpos, placed.site_xpos
-        self._renderer.update_scene(data, camera=0 if model.ncam else -1)
+        camera = self.env.task.camera if model.ncam else -1
+        self._renderer.update_scene(data, camera=camera)
         return self._renderer.render()
 
     def close(self) -> None:

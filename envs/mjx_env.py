@@ -1,16 +1,13 @@
 """Control-suite tasks on MuJoCo MJX."""
 
-import abc
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from envs._mjx import MjModel, mjx, mujoco
-from envs.assets import load_model
+from envs._mjx import mjx, mujoco
 from envs.base import (
     Env,
     EnvSpec,
@@ -22,83 +19,7 @@ from envs.base import (
 )
 from envs.physics import Parametrization, PhysicsParameters
 from envs.simulator import Physics, Simulator, is_sound
-
-# Same one-step error against MuJoCo as 100/50 iterations. The solver stops before where
-# it has converged, so 16 costs no more than 8, with which one step of 512 of walker was
-# off by 0.03. Fewer are faster, and wrong more often.
-SOLVER_ITERATIONS = 16
-LINE_SEARCH_ITERATIONS = 10
-
-EPISODE_STEPS = 1000  # control steps; the time limit of every task of the suite
-
-
-class Task(abc.ABC):
-    """What distinguishes one task: its model, start states, observation and reward.
-
-    `model` below is the host-side MuJoCo model, used for names, ids and ranges.
-    `data` has positions, velocities, kinematics and sensors of the present state;
-    touch, force, torque and acceleration sensors show the last physics step.
-
-    Where an episode also draws something that is not a coordinate, such as the place
-    of a target, that is its *scene*: a vector of numbers that `draw_scene` draws and
-    `place` writes into the model. Tasks without one leave these methods alone.
-    """
-
-    xml: str
-    """File of the model in the assets folder."""
-
-    control_timestep: float | None = None
-    """Seconds per control step; None means one physics step."""
-
-    episode_steps: int = EPISODE_STEPS
-    """Control steps after which an episode ends by time."""
-
-    solver: tuple[int, int] | None = (SOLVER_ITERATIONS, LINE_SEARCH_ITERATIONS)
-    """Iterations of solver and line search; None keeps those of the model."""
-
-    terminal: Callable[[MjModel, mjx.Data], Bool[Array, ""]] | None = None
-    """Whether the state after a decision ends the episode for good; None means never,
-    as in the whole suite, where episodes end by time."""
-
-    camera: int | str = 0
-    """The model's camera that pictures are drawn from, by number or name."""
-
-    def load(self) -> MjModel:
-        """The model of the task; override to change what all episodes share."""
-        return load_model(self.xml)
-
-    def scene(self, model: MjModel) -> np.ndarray:
-        """The scene of the model as loaded, `(n,)`; empty for most tasks."""
-        return np.zeros(0)
-
-    def draw_scene(self, model: MjModel, key: Key[Array, ""]) -> Float[Array, " n"]:
-        """Draws the scene of an episode."""
-        return jnp.asarray(self.scene(model), float)
-
-    def place(
-        self, model: MjModel, mjx_model: mjx.Model, scene: Float[Array, " n"]
-    ) -> mjx.Model:
-        """`mjx_model` with the scene written into it."""
-        return mjx_model
-
-    @abc.abstractmethod
-    def initial(
-        self, simulator: Simulator, key: Key[Array, ""]
-    ) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
-        """Draws the positions and velocities with which an episode starts.
-
-        Args:
-            simulator: the physics of this episode, its scene in place.
-            key: PRNG key.
-        """
-
-    @abc.abstractmethod
-    def observe(self, model: MjModel, data: mjx.Data) -> Float[Array, " obs"]:
-        """The observation: the flat vector in dm_control's order."""
-
-    @abc.abstractmethod
-    def reward(self, model: MjModel, data: mjx.Data) -> Float[Array, ""]:
-        """The reward of one control step, at the state in which it ended."""
+from envs.task import Task
 
 
 class MjxState(State):

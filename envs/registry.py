@@ -4,21 +4,10 @@ To add a domain, write its file in `envs/dmc/` and add its line to `DOMAINS`.
 """
 
 import difflib
+import importlib
 
 from envs import factories, toy
 from envs.base import Env
-from envs.dmc import (
-    acrobot,
-    ball_in_cup,
-    cartpole,
-    cheetah,
-    finger,
-    hopper,
-    pendulum,
-    quadruped,
-    reacher,
-    walker,
-)
 from envs.factories import plain
 from envs.lqg import LQGEnv
 from envs.mjx_env import MjxEnv
@@ -26,16 +15,19 @@ from envs.pixels import PixelEnv
 from envs.teacher import TeacherEnv
 
 DOMAINS = {
-    "acrobot": acrobot,
-    "ball_in_cup": ball_in_cup,
-    "cartpole": cartpole,
-    "cheetah": cheetah,
-    "finger": finger,
-    "hopper": hopper,
-    "pendulum": pendulum,
-    "quadruped": quadruped,
-    "reacher": reacher,
-    "walker": walker,
+    name: importlib.import_module(f"envs.dmc.{name}")
+    for name in (
+        "acrobot",
+        "ball_in_cup",
+        "cartpole",
+        "cheetah",
+        "finger",
+        "hopper",
+        "pendulum",
+        "quadruped",
+        "reacher",
+        "walker",
+    )
 }
 
 TASKS: tuple[str, ...] = tuple(

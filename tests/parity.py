@@ -6,6 +6,7 @@ compiled control step serves all of them.
 
 import functools
 import os
+import pathlib
 import warnings
 
 os.environ.setdefault("MUJOCO_GL", "disabled")  # the suite opens a renderer otherwise
@@ -20,6 +21,13 @@ import envs
 from envs.mjx_env import MjxEnv
 
 N_STATES = 64
+
+# Domains with a test file of their own; the others stand in the tables of
+# test_envs_parity and test_envs_rewards.
+OWN_FILE = {
+    path.stem.removeprefix("test_envs_parity_")
+    for path in pathlib.Path(__file__).parent.glob("test_envs_parity_*.py")
+}
 
 # Groups that are not the whole domain: the default task of each.
 _SPECIAL = {"finger_turn": "finger-turn_easy"}

@@ -113,7 +113,7 @@ def test_a_port_that_is_taken(capsys):
         port = taken.getsockname()[1]
         words = f"--coordinator {ADDRESS}:{port} --num-processes 2 --process-id 0"
         assert main.main(words.split()) == 2
-    assert f"port {port} cannot be used here" in capsys.readouterr().err
+    assert f"cannot listen at port {port} " in capsys.readouterr().err
 
 
 def test_one_process_asks_nobody():

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import envs
-from benchmarks import env_cases, env_parity, env_throughput, gpu, gpu_env
+from benchmarks import env_cases, env_parity, env_throughput, gpu, gpu_env, render
 from benchmarks.env_throughput import Row
+from benchmarks.render_scenes import Comparison
 from benchmarks.timing import Spread
 
 
@@ -72,6 +73,13 @@ def test_table_and_picture():
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["walker-walk"]
     assert axes.get_xscale() == "log"
+
+
+def test_one_task_of_each_domain_is_timed_by_default():
+    found = env_throughput.one_of_each_domain()
+    assert set(found) < set(envs.TASKS)
+    domains = [name.split("-")[0] for name in found]
+    assert domains == list(dict.fromkeys(name.split("-")[0] for name in envs.TASKS))
 
 
 @pytest.mark.parametrize(
@@ -148,6 +156,25 @@ def test_parity_in_both_precisions(tmp_path, capsys):
     assert found["float64"]["state"]["max"] < 1e-12
     assert found["float32"]["state"]["max"] > 1e-12
     assert (tmp_path / "parity.png").stat().st_size > 1000
+
+
+def test_render_table_and_pictures():
+    speed = render.Speed(
+        mujoco=Spread(20.0, 18.0, 21.0),
+        plain=Spread(150.0, 140.0, 160.0),
+        ours={1: Spread(900.0, 890.0, 910.0), 16: Spread(2000.0, 1900.0, 2100.0)},
+        ratio={1: Spread(45.0, 44.0, 46.0), 16: Spread(100.0, 90.0, 110.0)},
+    )
+    picture = np.zeros((8, 8, 3), np.uint8)
+    seen = Comparison(np.array([1.0, 0.98]), 1.0, 2.0, 3.0, [(picture, picture)] * 3)
+    found = {"walker": (seen, speed), "finger": (seen, speed)}
+    last = " ".join(render.table(found).splitlines()[-1].split())
+    assert last == "finger 0.990 0.980 1.0000 2.00 3.00 20 150 900 2000"
+    (axes,) = render.draw(found, "title").axes
+    assert [x.get_text() for x in axes.get_yticklabels()] == ["walker", "finger"]
+    # Two rows of three pairs, and the perturbations.
+    assert len(render.sheet(found).axes) == 2 * 6 + len(render.CONDITIONS)
+    assert [render.calls(batch) for batch in (1, 16, 64, 100)] == [64, 4, 1, 1]
 
 
 def test_gpu_parts_take_less_than_nine_minutes():

@@ -1,9 +1,15 @@
 """Names, specs, models and what importing brings along."""
 
+import importlib.util
+import pathlib
+import re
 import shutil
 import subprocess
 import sys
 
+import jax
+import numpy as np
+import parity
 import pytest
 
 import envs
@@ -158,3 +164,38 @@ def test_models_are_solved_as_measured():
     assert not model.opt.disableflags & damped
     assert model.opt.integrator == mujoco.mjtIntegrator.mjINT_EULER
     assert cartpole.model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
+
+
+# dm_control's indexing, under numpy 2.5.
+@pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array")
+def test_the_task_that_contributing_adds_is_dm_controls(tmp_path):
+    text = pathlib.Path(__file__).parent.parent.joinpath("CONTRIBUTING.md").read_text()
+    after = text.partition("<!-- envs/dmc/point_mass.py")[2]
+    path = tmp_path / "point_mass.py"
+    path.write_text(re.findall(r"```python\n(.*?)```", after, flags=re.DOTALL)[0])
+    spec = importlib.util.spec_from_file_location("point_mass", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    name = f"point_mass-{module.DEFAULT}"
+    env = MjxEnv(module.TASKS[module.DEFAULT], name=name, action_repeat=1)
+    dm_env, rng = parity.load(name), np.random.default_rng(0)
+    measure = jax.jit(lambda qpos, qvel: _measured(env, qpos, qvel))
+    seen = []
+    for scale in (0.01, 0.02, 0.2):
+        qpos, qvel = rng.uniform(-scale, scale, (2, 2))
+        parity.put(dm_env, name, qpos, qvel)
+        obs, reward = measure(qpos, qvel)
+        theirs = parity.flat(dm_env.task.get_observation(dm_env.physics))
+        np.testing.assert_allclose(obs, theirs, rtol=1e-5)
+        seen.append(dm_env.task.get_reward(dm_env.physics))
+        np.testing.assert_allclose(reward, seen[-1], rtol=1e-4, atol=1e-6)
+    assert max(seen) == 1 and min(seen) < 1e-3
+    state, _ = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 64))
+    assert 0.2 < np.max(np.abs(state.qpos)) <= 0.29
+
+
+def _measured(env, qpos, qvel):
+    state = env.from_physics(qpos, qvel)
+    return env.observe(state), env.reward(state)

@@ -29,8 +29,8 @@ def gather(address: Address, count: int, timeout: float) -> None:
             )
         except OSError as error:
             raise UserError(
-                f"--coordinator {_text(address)}: port {address[1]} cannot be used "
-                f"here ({error.strerror or error}); allowed: a free port of this machine"
+                f"--coordinator {_text(address)}: cannot listen at port {address[1]} "
+                f"({error.strerror or error}); allowed: a free port of this machine"
             ) from None
         while len(come) < count - 1:
             left = deadline - time.monotonic()

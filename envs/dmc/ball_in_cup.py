@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Key
 
 from envs._mjx import MjModel, mjx
 from envs.dmc.randomize import first_accepted
-from envs.mjx_env import Task
 from envs.simulator import Simulator
+from envs.task import Task
 
 # Metres, of the ball's two joints (x, z), which are 0 where the file has the ball.
 START_LOW = (-0.2, 0.2)

@@ -9,8 +9,8 @@ from envs._mjx import MjModel, mjx, mujoco
 from envs.assets import load_spec
 from envs.dmc.randomize import random_joints
 from envs.dmc.rewards import tolerance
-from envs.mjx_env import Task
 from envs.simulator import Simulator
+from envs.task import Task
 
 RUN_SPEED = 10.0  # m/s, from which on the reward is 1
 SETTLING_STEPS = 200  # physics steps, 2 s

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Key
 
 from envs._mjx import MjModel, mjx
 from envs.dmc.rewards import tolerance
-from envs.mjx_env import Task
 from envs.simulator import Simulator
+from envs.task import Task
 
 UPRIGHT_ANGLE = math.radians(8.0)
 

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Key
 from envs._mjx import MjModel, mjx
 from envs.dmc.randomize import random_joints
 from envs.dmc.rewards import tolerance
-from envs.mjx_env import Task
 from envs.simulator import Simulator
+from envs.task import Task
 
 STAND_HEIGHT = 1.2  # metres, of the torso's centre
 
