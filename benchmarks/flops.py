@@ -14,21 +14,22 @@ def matmul_flops(fn: Callable[..., Any], *args: Any) -> int:
     count takes it once) and of a conditional its most expensive branch. While loops
     with a traced bound are taken once.
     """
-    return _count(jax.make_jaxpr(fn)(*args).jaxpr)
+    return count_flops(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
-def _count(jaxpr: Any) -> int:
+def count_flops(jaxpr: Any) -> int:
+    """The same of a program that was traced already, as a jaxpr."""
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         if name == "dot_general":
             total += _product(equation)
         elif name == "scan":
-            total += params["length"] * _count(params["jaxpr"].jaxpr)
+            total += params["length"] * count_flops(params["jaxpr"].jaxpr)
         elif name == "cond":
-            total += max(_count(branch.jaxpr) for branch in params["branches"])
+            total += max(count_flops(branch.jaxpr) for branch in params["branches"])
         else:
-            total += sum(_count(inner) for inner in _inner(params))
+            total += sum(count_flops(inner) for inner in _inner(params))
     return total
 
 

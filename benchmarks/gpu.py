@@ -1,11 +1,14 @@
 """What is measured on an NVIDIA GPU, in stages of under nine minutes.
 
-    python -m benchmarks.gpu --stage kernel [--out DIR]
+    python -m benchmarks.gpu --stage kernel [--out DIR] [--quick]
 
 kernel: is the fused kernel right, how is it best cut, how fast is it? overhead: the
-train step with and without penalty. env: control steps a second. A stage writes
-``gpu_NAME.json`` to DIR, by default to the directory that the environment variable OUT
-names, or to the present one.
+train step with and without penalty. env: control steps a second. throughput: an update
+by phase, its trace, XLA's flags, several agents. learn: walker-run with and without
+penalty, which goes on where it was at the last call on the same machine. determinism:
+when the same seed gives the same bits. A stage writes ``gpu_NAME.json`` and
+``gpu_NAME.log`` to DIR, by default to the directory that the environment variable OUT
+names, or to the present one. `--quick` rehearses a stage at tiny sizes on any device.
 
 A kernel that was never run may hang or leave the device unusable. So every part runs in
 a process of its own with a time limit, and writes down each result as it comes: the
@@ -15,8 +18,11 @@ other parts go on, and the file holds whatever was found.
 import argparse
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,8 +30,17 @@ from typing import Any
 
 import jax
 
-from benchmarks import gpu_env, gpu_kernel, gpu_overhead
+from benchmarks import (
+    gpu_determinism,
+    gpu_env,
+    gpu_kernel,
+    gpu_learn,
+    gpu_overhead,
+    gpu_throughput,
+)
 from benchmarks.device_time import PEAKS, peak_of
+from benchmarks.gpu_parts import Part
+from benchmarks.gpu_summary import summary
 from train.errors import UserError, one_line_errors
 from train.provenance import write_result
 
@@ -33,7 +48,15 @@ STAGES = {
     "kernel": gpu_kernel.PARTS,
     "overhead": gpu_overhead.PARTS,
     "env": gpu_env.PARTS,
+    "throughput": gpu_throughput.PARTS,
+    "learn": gpu_learn.PARTS,
+    "determinism": gpu_determinism.PARTS,
 }
+SHARED_CACHE = ("throughput",)
+"""Stages whose parts share compiled programs, in a new folder at each call."""
+
+PATIENCE = 4
+"""A rehearsal may be on a slow machine: it has so many times a part's seconds."""
 
 START_SECONDS = 10.0
 """Of a part's time, what starting Python and JAX may have taken already."""
@@ -48,16 +71,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The parts' processes share the device with this one, which computes nothing.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     with one_line_errors():
-        device = require_gpu()
+        device = any_device() if options.quick else require_gpu()
+        parts = chosen_parts(options.stage, quick=options.quick)
         if options.part is None:
-            return run_stage(options.stage, options.out, device)
-        if options.part not in STAGES[options.stage]:
+            return run_stage(options.stage, options.out, device, options.quick)
+        if options.part not in parts:
             raise UserError(
-                f"--part {options.part}: stage {options.stage} has "
-                f"{', '.join(STAGES[options.stage])}"
+                f"--part {options.part}: stage {options.stage} has {', '.join(parts)}"
             )
-    run_part(STAGES[options.stage][options.part], entries_path(options))
+    entries = entries_path(options.out, options.stage, options.part)
+    run_part(parts[options.part], options.out, entries)
     return 0
+
+
+def chosen_parts(stage: str, *, quick: bool) -> dict[str, Part]:
+    """The parts of a stage, with `quick` those that can be rehearsed.
+
+    Raises:
+        UserError: `quick`, and there is none.
+    """
+    if not quick:
+        return STAGES[stage]
+    parts = {
+        name: part._replace(run=part.rehearse, seconds=PATIENCE * part.seconds)
+        for name, part in STAGES[stage].items()
+        if part.rehearse is not None
+    }
+    if not parts:
+        raise UserError(
+            f"--quick: stage {stage} has no rehearsal; allowed with the others: "
+            + ", ".join(name for name in STAGES if name != stage)
+        )
+    return parts
+
+
+def any_device() -> str:
+    """The name of the device that a rehearsal runs on."""
+    return jax.devices()[0].device_kind
 
 
 def require_gpu() -> str:
@@ -72,81 +122,114 @@ def require_gpu() -> str:
     return device.device_kind
 
 
-def run_stage(stage: str, out: Path, device: str) -> int:
+def run_stage(stage: str, out: Path, device: str, quick: bool = False) -> int:
     """Runs all parts, each in its own process, and gathers what they wrote."""
-    out.mkdir(parents=True, exist_ok=True)
     path = out / f"gpu_{stage}.json"
     peak = peak_of(device)
+    begun = time.perf_counter()
     parts: dict[str, Any] = {}
-    for name, part in STAGES[stage].items():
-        print(f"{name}: at most {part.seconds} s", flush=True)
-        start = time.perf_counter()
-        options = argparse.Namespace(stage=stage, part=name, out=out)
-        entries_path(options).unlink(missing_ok=True)
-        command = [sys.executable, "-m", "benchmarks.gpu", "--stage", stage]
-        command += ["--part", name, "--out", str(out)]
-        ended = own_process(command, part.seconds, out / f"{stage}_{name}.log")
-        parts[name] = {
-            "ended": ended,
-            "seconds": time.perf_counter() - start,
-            "entries": read_entries(entries_path(options)),
-        }
-        write_result(
-            path,
-            {
-                "what": "a measurement",
+    environment = os.environ.copy()
+    with tempfile.TemporaryDirectory() as cache:
+        if stage in SHARED_CACHE:
+            environment["JAX_COMPILATION_CACHE_DIR"] = cache
+        for name, part in chosen_parts(stage, quick=quick).items():
+            print(f"{name}: at most {part.seconds} s", flush=True)
+            start = time.perf_counter()
+            entries = entries_path(out, stage, name)
+            entries.parent.mkdir(parents=True, exist_ok=True)
+            entries.unlink(missing_ok=True)
+            command = [sys.executable, "-m", "benchmarks.gpu", "--stage", stage]
+            command += ["--quick"] if quick else []
+            command += ["--part", name, "--out", str(out)]
+            log = entries.with_suffix(".log")
+            ended = own_process(command, part.seconds, log, environment)
+            parts[name] = {
+                "ended": ended,
+                "seconds": time.perf_counter() - start,
+                "entries": read_entries(entries),
+            }
+            result = {
+                "what": "a check of the machinery" if quick else "a measurement",
                 "stage": stage,
                 "peaks": {kind: known._asdict() for kind, known in PEAKS.items()},
                 "peak": None if peak is None else peak._asdict(),
+                "seconds": time.perf_counter() - begun,
                 "parts": parts,
-            },
-        )
+            }
+            write_result(path, result)
+    gather_logs(entries_path(out, stage, "").parent, path.with_suffix(".log"))
     print(summary(parts))
+    if quick:
+        print("--quick: tiny sizes, a check of the machinery, no measurement")
     print(f"wrote {path}")
     if "checks" in parts:
         return 0 if all_passed(parts["checks"]) else 1
     return 0 if all(all_measured(part) for part in parts.values()) else 1
 
 
-def own_process(command: Sequence[str], seconds: float, log: Path) -> str:
+def gather_logs(folder: Path, path: Path) -> None:
+    """Makes one file of the parts' logs, and removes their folder.
+
+    What comes back from a lent machine may be few files.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        for log in sorted(folder.glob("*.log"), key=lambda log: log.stat().st_mtime):
+            text = log.read_text(encoding="utf-8", errors="replace")
+            file.write(f"== {log.stem}\n{text}\n")
+    shutil.rmtree(folder)
+
+
+def own_process(
+    command: Sequence[str],
+    seconds: float,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """Runs a command with a time limit; says how it ended, with the log's last lines.
 
     Returns "complete", or what went wrong.
     """
     with log.open("w", encoding="utf-8") as output:
+        child = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            process_group=0,
+        )
         try:
-            done = subprocess.run(
-                command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=seconds,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
+            code = child.wait(timeout=seconds)
+        except BaseException as error:
+            # With what it started: a run that is left would keep the device busy.
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             return f"killed after {seconds:g} s"
-    if done.returncode == 0:
+    if code == 0:
         return "complete"
     last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-4:]
-    return f"exit status {done.returncode}: {' | '.join(last)[:1000]}"
+    return f"exit status {code}: {' | '.join(last)[:1000]}"
 
 
-def run_part(part: gpu_kernel.Part, path: Path) -> None:
+def run_part(part: Part, out: Path, path: Path) -> None:
     """Runs one part here, writing each entry as a line as soon as it is known."""
     begun = time.perf_counter()
 
     def left() -> float:
         return part.seconds - START_SECONDS - (time.perf_counter() - begun)
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as lines:
-        for name, entry in part.run(left):
+        for name, entry in part.run(left, out) if part.files else part.run(left):
             print(f"{name}: {sorted(entry)}, {left():.0f} s left", flush=True)
             lines.write(json.dumps([name, entry], allow_nan=False) + "\n")
             lines.flush()
 
 
-def entries_path(options: argparse.Namespace) -> Path:
-    """Where a part's process leaves its entries."""
-    return options.out / f"{options.stage}_{options.part}.jsonl"
+def entries_path(out: Path, stage: str, part: str) -> Path:
+    """Where a part's process leaves its entries, in a folder of the stage's parts."""
+    return out / f"gpu_{stage}_parts" / f"{part.replace(' ', '-')}.jsonl"
 
 
 def read_entries(path: Path) -> dict[str, Any]:
@@ -174,35 +257,6 @@ def all_measured(part: Mapping[str, Any]) -> bool:
     return part["ended"] == "complete" and bool(errors) and not any(errors)
 
 
-def summary(parts: Mapping[str, Any]) -> str:
-    """What was found, in a few lines."""
-    lines = [f"{name}: {part['ended']}" for name, part in parts.items()]
-    for name, part in parts.items():
-        for item, entry in part["entries"].items():
-            if "error" in entry:
-                lines.append(f"{name}: {item}: {entry['error'].splitlines()[0][:150]}")
-            elif "passed" in entry:
-                worst = [x for x in entry["arrays"] if not x["passed"]]
-                told = "passed" if entry["passed"] else f"FAILED {worst[0]}"
-                lines.append(f"{name}: {item}: {told}")
-            else:
-                speed = entry.get("steps_per_second")
-                told = f", {speed['median']:,.0f} control steps/s" if speed else ""
-                lines.append(f"{name}: {item}{told}")
-                timed = entry.get("implementations") or entry.get("programs") or {}
-                lines += [_timed_line(key, found) for key, found in timed.items()]
-    return "\n".join(lines)
-
-
-def _timed_line(name: str, found: Mapping[str, Any]) -> str:
-    text = f"    {name:24} {1e6 * found['seconds']['median']:9.1f} µs"
-    if "speedup_over_xla" in found:
-        text += f", {found['speedup_over_xla']['median']:.2f}× xla"
-    if "floor" in found:
-        text += f", {100 * found['floor']['fraction']:.0f}% of the floor"
-    return text
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu",
@@ -215,6 +269,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         default=Path(os.environ.get("OUT", ".")),
         help="where the results go (default: $OUT, or here)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, on any device: a rehearsal"
     )
     parser.add_argument("--part", help="only this part, in this process")
     return parser

@@ -1,14 +1,9 @@
-"""The parts of ``python -m benchmarks.gpu --stage kernel``.
-
-Each part is a generator of ``(name, entry)``: what is done is kept even if the rest of
-the part fails, hangs or runs out of time. `clock` says how many seconds are left.
-"""
+"""The parts of ``python -m benchmarks.gpu --stage kernel``."""
 
 import statistics
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +18,7 @@ from benchmarks.device_time import (
     peak_of,
     product_chain,
 )
+from benchmarks.gpu_parts import Clock, Entries, Part, attempt, items
 from benchmarks.op_cases import (
     SHAPES,
     Case,
@@ -38,43 +34,11 @@ from benchmarks.op_cases import (
 from benchmarks.timing import Spread, interleave, ratios
 from kernels import Implementation, kernel_obstacle, pallas_gpu, tiling
 
-Entries = Iterator[tuple[str, dict[str, Any]]]
-Clock = Callable[[], float]
-
-
-class Part(NamedTuple):
-    """What one process does; `run` is given the seconds that are left to it."""
-
-    run: Callable[[Clock], Entries]
-    seconds: int
-
-
 ROUNDS = 11
 ITEM_SECONDS = 15.0
 """No item is begun with less time left than this: compiling it may take that long."""
 TUNING_SECONDS = 4.0
 """The same for one more tiling: a single kernel."""
-
-
-def attempt(fn: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `fn` returns, or the error it raised and the end of its trace."""
-    try:
-        return fn()
-    except Exception as error:  # whatever one item does, the others are still wanted
-        trace = traceback.format_exc().splitlines()
-        text = str(error)[:2000]
-        return {"error": f"{type(error).__name__}: {text}", "trace": trace[-6:]}
-
-
-def items(
-    work: dict[str, Callable[[], dict[str, Any]]], clock: Clock, seconds: float
-) -> Entries:
-    """Runs what there is time for; what there is not is named."""
-    for name, fn in work.items():
-        if clock() < seconds:
-            yield name, {"error": f"not begun: {clock():.0f} s were left"}
-        else:
-            yield name, attempt(fn)
 
 
 def ceilings(clock: Clock) -> Entries:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.gpu_kernel import Clock, Entries, Part, items
+from benchmarks.gpu_parts import Clock, Entries, Part, items
 from benchmarks.overhead import Bench
 from benchmarks.overhead_rows import Variant
 from benchmarks.timing import Spread, interleave, ratios
@@ -88,8 +88,17 @@ def steps(
     return items(work, clock, item_seconds)
 
 
+def tiny() -> Config:
+    """The same at sizes for a rehearsal."""
+    return build(preset_values("smoke", platform=jax.default_backend()))
+
+
 PARTS = {
-    "xla": Part(partial(steps, XLA_ROWS), 330),
+    "xla": Part(
+        partial(steps, XLA_ROWS),
+        330,
+        partial(steps, XLA_ROWS[:1], config=tiny, rounds=2, calls=2, item_seconds=0.0),
+    ),
     "pallas": Part(partial(steps, PALLAS_ROWS), 190),
 }
 """A kernel that was never run may hang: it has a process of its own."""

@@ -8,6 +8,11 @@ from benchmarks.overhead_rows import PAPER, Measured, Variant
 from benchmarks.timing import Spread
 from train.config import Config
 
+RELEASED_RATIOS = {"1m": {0.5: 1.13, 1.0: 1.40}, "12m": {0.5: 1.13, 1.0: 1.55}}
+"""The same of the authors' released GPLD code on two quiet CPU cores, by size and ρ
+(posterior; batch 16 × 64, imagination length 25; float32, JAX 0.4.33). It was run
+beside this project, not by this benchmark."""
+
 
 def table(baseline: Measured, found: dict[Variant, Measured]) -> str:
     """The rows as text, with the paper's ratio where it has one."""

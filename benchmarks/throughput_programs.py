@@ -1,14 +1,14 @@
 """The programs that the throughput benchmark times: an update, and parts of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 import envs
-from benchmarks.flops import matmul_flops
+from benchmarks.flops import count_flops
 from benchmarks.overhead import Bench
 from core.imagination import imagine
 from core.nets import cast
@@ -19,7 +19,7 @@ from train.chunk import Schedule, draw_batch, make_chunk
 from train.collect import collect
 from train.config import Config
 from train.start import choose_penalty, make_env
-from train.state import init_run
+from train.state import Learner, compute_dtype, init_run
 from train.update import total_loss, update
 
 
@@ -53,9 +53,11 @@ class Update:
         self.bench = Bench(config)
         self.penalty = choose_penalty(config, jax.default_backend()).options
 
-    def whole(self, penalty: PenaltyOptions | None) -> Program:
-        """Loss, gradient and optimizer step."""
-        return self._repeat(self._update(penalty), self.bench.learner)
+    def whole(
+        self, penalty: PenaltyOptions | None, flags: Mapping[str, Any] | None = None
+    ) -> Program:
+        """Loss, gradient and optimizer step; XLA's `flags` for this program alone."""
+        return repeat(self._update(penalty), self.bench.learner, self.times, flags)
 
     def seeds(self, count: int) -> Program:
         """The same for `count` agents side by side."""
@@ -72,44 +74,42 @@ class Update:
         """All losses without penalty and their gradient, without the optimizer."""
         bench = self.bench
 
-        def step(_, key):
+        def step(learner, key):
             loss = lambda agent: total_loss(  # noqa: E731
                 self.config,
                 agent,
-                bench.learner,
+                learner,
                 bench.initial,
                 bench.batch,
                 key=key,
                 penalty=None,
                 dtype=bench.dtype,
             )[0]
-            return jax.grad(loss)(bench.learner.agent)
+            return jax.grad(loss)(learner.agent)
 
-        return self._repeat(step, bench.learner.agent)
+        return self._part(step)
 
     def world_model(self) -> Program:
         """The world model's losses and their gradient."""
         bench = self.bench
 
-        def step(_, key):
+        def step(learner, key):
             def loss(model):
                 model, initial = cast((model, bench.initial), bench.dtype)
                 found = world_model_loss(model, initial, bench.batch, key=key)
                 return sum(jnp.mean(x) for x in found.losses.values())
 
-            return jax.grad(loss)(bench.learner.agent.model)
+            return jax.grad(loss)(learner.agent.model)
 
-        return self._repeat(step, bench.learner.agent.model)
+        return self._part(step)
 
     def imagination(self) -> Program:
         """The rollouts with what all heads say of them, no gradient."""
-        bench = self.bench
         total = self.config.batch_size * self.config.batch_length
-        learner = bench.learner
 
-        def step(_, key):
-            agent, slow = cast((learner.agent, learner.slow_value), bench.dtype)
-            starts = cast(agent.model.rssm.initial(total), bench.dtype)
+        def step(learner, key):
+            agent, slow = cast((learner.agent, learner.slow_value), self.bench.dtype)
+            starts = cast(agent.model.rssm.initial(total), self.bench.dtype)
             found = imagine(
                 agent.model,
                 agent.policy,
@@ -121,10 +121,18 @@ class Update:
             )
             return found.reward, found.cont, found.estimate, found.slow
 
-        shapes = jax.eval_shape(step, None, jax.random.key(0))
-        return self._repeat(
-            step, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        )
+        return self._part(step)
+
+    def _part(self, step: Callable[[Learner, Any], Any]) -> Program:
+        """Something of the learner that leaves it as it is.
+
+        The learner is an argument, as in training: XLA would fold what it knew.
+        """
+        learner = self.bench.learner
+        shapes = jax.eval_shape(step, learner, jax.random.key(0))
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        both = lambda carry, key: (carry[0], step(carry[0], key))  # noqa: E731
+        return self._repeat(both, (learner, empty))
 
     def _update(self, penalty: PenaltyOptions | None):
         bench = self.bench
@@ -154,7 +162,7 @@ class Loop:
         self.schedule = Schedule.of(config)
         self.env = envs.VectorEnv(make_env(config), config.num_envs)
         self.penalty = choose_penalty(config, jax.default_backend()).options
-        self.dtype = Bench(config).dtype
+        self.dtype = compute_dtype(config, jax.default_backend())
 
         def filled(key):
             run = init_run(config, self.env, key)
@@ -172,10 +180,16 @@ class Loop:
 
         self.run = jax.jit(filled)(jax.random.key(config.seed))
 
+    @staticmethod
+    def updates_of(config: Config) -> int:
+        """Updates in a chunk of this configuration."""
+        schedule = Schedule.of(config)
+        return schedule.cycles * schedule.updates
+
     @property
     def updates(self) -> int:
         """Updates in a chunk."""
-        return self.schedule.cycles * self.schedule.updates
+        return self.updates_of(self.config)
 
     @property
     def decisions(self) -> int:
@@ -187,7 +201,7 @@ class Loop:
         chunk = make_chunk(
             self.config, self.env, self.schedule, self.penalty, self.dtype
         )
-        return compiled(lambda run, _: chunk(run), self.run, times=self.updates)
+        return donated(lambda run, _: chunk(run), self.run, times=self.updates)
 
     def collect(self) -> Program:
         """The decisions of a chunk alone, in a scan of cycles as there."""
@@ -206,7 +220,7 @@ class Loop:
             return jax.lax.scan(cycle, carry, keys)
 
         carry = (self.run.collector, self.run.replay)
-        return compiled(program, carry, times=self.updates)
+        return donated(program, carry, times=self.updates)
 
     def sample(self) -> Program:
         """Drawing the batches of a chunk and writing the latent states back."""
@@ -234,11 +248,16 @@ class Loop:
             step = lambda carry, key: (one(carry[0], key), None)  # noqa: E731
             return jax.lax.scan(step, (ring, empty), keys)[0]
 
-        return compiled(program, self.run.replay, times=self.updates)
+        return donated(program, self.run.replay, times=self.updates)
 
 
-def repeat(step: Callable[[Any, Any], Any], carry: Any, times: int) -> Program:
-    """`times` steps `(carry, key) -> carry` as one program.
+def repeat(
+    step: Callable[[Any, Any], Any],
+    carry: Any,
+    times: int,
+    flags: Mapping[str, Any] | None = None,
+) -> Program:
+    """`times` steps `(carry, key) -> carry` as one program, with XLA's `flags`.
 
     What a step returns is carried, so that none of it can be left out.
     """
@@ -247,20 +266,50 @@ def repeat(step: Callable[[Any, Any], Any], carry: Any, times: int) -> Program:
         body = lambda carry, key: (step(carry, key), None)  # noqa: E731
         return jax.lax.scan(body, carry, jax.random.split(key, times))[0]
 
-    return compiled(program, carry, times=times)
-
-
-def compiled(program: Callable[[Any, Any], Any], carry: Any, *, times: int) -> Program:
-    """The program, compiled for these arguments."""
     key = jax.random.key(2)
+    return _build(
+        program, carry, times, lambda compiled: lambda: compiled(carry, key), flags
+    )
+
+
+def donated(
+    program: Callable[[Any, Any], tuple[Any, Any]], carry: Any, *, times: int
+) -> Program:
+    """A program `(carry, key) -> (carry, output)` that overwrites what it is given.
+
+    As in training: each call goes on from the one before. Its carry is returned to be
+    waited for, and is gone after the next call.
+    """
+    held = [jax.tree.map(jnp.copy, carry)]  # other programs have the same carry
+    key = jax.random.key(2)
+
+    def caller(compiled: Any) -> Callable[[], object]:
+        def call() -> object:
+            held[0], output = compiled(held[0], key)
+            return held[0], output
+
+        return call
+
+    return _build(program, carry, times, caller, donate_argnums=0)
+
+
+def _build(
+    program: Callable[[Any, Any], Any],
+    carry: Any,
+    times: int,
+    caller: Callable[[Any], Callable[[], object]],
+    flags: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Program:
     start = time.perf_counter()
-    executable = jax.jit(program).lower(carry, key).compile()
+    traced = jax.jit(program, **options).trace(carry, jax.random.key(2))
+    executable = traced.lower().compile(compiler_options=dict(flags or {}))
     seconds = time.perf_counter() - start
     memory = executable.memory_analysis()
     return Program(
-        lambda: executable(carry, key),
+        caller(executable),
         times,
         seconds,
         None if memory is None else memory.temp_size_in_bytes,
-        matmul_flops(program, carry, key) // times,
+        count_flops(traced.jaxpr.jaxpr) // times,
     )

@@ -1,7 +1,7 @@
 """How the throughput is shown: the records, the table, the picture."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -12,6 +12,9 @@ RELEASED = {"1m": 0.69, "12m": 4.17}
 """Seconds an update of the authors' GPLD code without penalty (JAX 0.4.33, float32),
 at the same shapes on two quiet cores of the kind that this project's CPU results are
 from. It was run beside this project, not by this benchmark."""
+
+PAPER_SHAPE = (16, 64, 25)
+"""Sequences, their length, imagination length: what those seconds are for."""
 
 
 class Record:
@@ -41,6 +44,7 @@ class UpdateTimes(Record):
     batch_size: int
     batch_length: int
     imagination_length: int
+    dtype: str
     seconds: Spread
     seconds_with_penalty: Spread
     phases: dict[str, Spread]
@@ -59,7 +63,7 @@ class UpdateTimes(Record):
     def paper_shapes(self) -> bool:
         """Whether the released code's seconds are for the same shapes."""
         shape = (self.batch_size, self.batch_length, self.imagination_length)
-        return shape == (16, 64, 25)
+        return shape == PAPER_SHAPE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +86,17 @@ class LoopTimes(Record):
     updates_per_second: float
     env_steps_per_second: float
     decisions_per_second: float
+    chunk_seconds: Spread
     collect_share: Spread
     replay_share: Spread
     host_share: float
     compile_seconds: float
     peak_bytes: int | None
+
+    @property
+    def outside_share(self) -> float:
+        """Of the loop's time, what is not an update: acting, replay, Python."""
+        return self.collect_share.median + self.replay_share.median + self.host_share
 
 
 def table(
@@ -126,9 +136,27 @@ def table(
         f"{loop.decisions_per_second:.0f} decisions/s",
         f"  of its time: acting {100 * loop.collect_share.median:.1f}%, "
         f"replay {100 * loop.replay_share.median:.1f}%, "
-        f"Python {100 * loop.host_share:.2f}%; compiled in "
+        f"Python {100 * loop.host_share:.2f}%, together "
+        f"{100 * loop.outside_share:.1f}%; compiled in "
         f"{loop.compile_seconds:.0f} s" + _memory(loop.peak_bytes),
     ]
+    return "\n".join(lines)
+
+
+def trace_table(found: Mapping[str, Any]) -> str:
+    """A profiler's trace, as `benchmarks.trace.summary` gives it, by kind of operation.
+
+    Several threads may be at work at once, so the kinds can add up to more than the
+    time that passed.
+    """
+    each = 1e3 / found["updates"]
+    lines = [
+        f"trace of an update: {each * found['span_seconds']:.1f} ms, in "
+        f"{100 * found['busy_share']:.0f}% of which something ran"
+    ]
+    for kind in found["kinds"]:
+        count, ms = kind["count"] / found["updates"], each * kind["seconds"]
+        lines.append(f"    {kind['name'][:48]:48} {count:7.0f} times {ms:9.1f} ms")
     return "\n".join(lines)
 
 
@@ -137,41 +165,53 @@ def draw(
 ) -> Figure:
     """Phases as bars, the seeds, and the loop's shares."""
     figure = Figure(figsize=(11, 4), dpi=150, layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1.5, 1, 0.8))
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.7, 1, 0.9))
     names = list(updates[0].phases)
     for row, found in enumerate(updates):
         start = 0.0
-        whole = found.seconds.median
         for index, name in enumerate(names):
-            share = max(found.phases[name].median, 0.0) / whole
+            part = max(found.phases[name].median, 0.0)
+            share = part / found.seconds.median
             label = name if row == 0 else None
-            left.barh(row, share, left=start, color=f"C{index}", label=label)
+            left.barh(row, share, 0.6, left=start, color=f"C{index}", label=label)
+            if share > 0.08:
+                text = f"{1e3 * part:.0f}"
+                left.text(start + share / 2, row, text, ha="center", va="center")
             start += share
     left.set_yticks(
         range(len(updates)),
         [f"{found.size}\n{1e3 * found.seconds.median:.0f} ms" for found in updates],
     )
-    left.set_xlabel("share of an update without penalty")
+    left.set_ylim(len(updates) - 0.5, -0.5)
+    left.set_xlabel("share of an update without penalty (milliseconds inside)")
     place = (0.5, -0.2)
-    left.legend(fontsize="small", loc="upper center", ncols=2, bbox_to_anchor=place)
+    left.legend(fontsize="small", loc="upper center", ncols=3, bbox_to_anchor=place)
     left.set_title("one update by phase")
-    middle.plot(
-        [found.count for found in seeds],
+    counts = [found.count for found in seeds]
+    middle.errorbar(
+        counts,
         [found.ratio.median for found in seeds],
+        [
+            [found.ratio.median - found.ratio.low for found in seeds],
+            [found.ratio.high - found.ratio.median for found in seeds],
+        ],
         marker="o",
+        capsize=3,
     )
     middle.axhline(1.0, color="0.6", linewidth=0.8)
+    middle.set_xticks(counts)
     middle.set_ylim(0, None)
     middle.set_xlabel(f"agents in one program ({seeds[0].size})")
-    middle.set_title("time per agent / alone")
+    middle.set_title("an agent's time / alone")
     shares = {
+        "updates": 1 - loop.outside_share,
         "acting": loop.collect_share.median,
         "replay": loop.replay_share.median,
         "Python": loop.host_share,
     }
-    shares["updates"] = 1 - sum(shares.values())
     bars = right.bar(list(shares), [100 * share for share in shares.values()])
     right.bar_label(bars, fmt="%.1f%%")
+    right.set_ylim(0, 110)
     right.set_title(f"the loop, preset {loop.preset}")
     right.set_ylabel("% of its time")
     return figure

@@ -34,24 +34,36 @@ def interleave[Name: Hashable](
 ) -> dict[Name, list[float]]:
     """Seconds of every program in every round, after one round that does not count.
 
-    Each round begins one program later than the one before, so that none is always the
-    first, or always after the same other one's leavings in the caches.
+    Each round has another order, so that none is always the first, or always after the
+    same other one's leavings in the caches and the allocator: a Williams design.
 
     Args:
         programs: functions that return when their work is done.
         progress: called with the number of rounds finished.
     """
     seconds: dict[Name, list[float]] = {name: [] for name in programs}
+    turn = list(programs.items())
     for number in range(rounds + 1):
-        turn = list(programs.items())
-        cut = number % len(turn)
-        for name, program in turn[cut:] + turn[:cut]:
+        for name, program in (turn[place] for place in _order(len(turn), number)):
             start = time.perf_counter()
             program()
             if number:
                 seconds[name].append(time.perf_counter() - start)
         progress(number)
     return seconds
+
+
+def _order(count: int, number: int) -> list[int]:
+    """From both ends inwards (0, n - 1, 1, n - 2, ...), moved on by one each round.
+
+    Of an even number of programs, each follows each other one once in as many rounds;
+    of an odd one twice in twice as many, every second round being turned around.
+    """
+    places = [
+        (step // 2 if step % 2 == 0 else -(step // 2 + 1)) for step in range(count)
+    ]
+    places = [(place + number) % count for place in places]
+    return places[::-1] if count % 2 and number % 2 else places
 
 
 def ratios(seconds: list[float], baseline: list[float]) -> Spread:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -123,9 +124,19 @@ def test_a_part_that_hangs_is_killed_and_keeps_what_it_found(tmp_path):
     assert gpu.own_process([sys.executable, "-c", ""], 20, log) == "complete"
 
 
+def test_what_a_killed_part_started_is_killed_too(tmp_path):
+    mark = tmp_path / "mark"
+    grandchild = f"import time; time.sleep(3); open({str(mark)!r}, 'w')"
+    run = f"subprocess.run([sys.executable, '-c', {grandchild!r}])"
+    command = [sys.executable, "-c", f"import subprocess, sys; {run}"]
+    assert gpu.own_process(command, 2, tmp_path / "log") == "killed after 2 s"
+    time.sleep(2)
+    assert not mark.exists()
+
+
 def test_a_part_writes_every_entry(tmp_path):
     part = gpu_kernel.Part(lambda left: iter([("now", {"left": left() > 0})]), 60)
-    gpu.run_part(part, tmp_path / "x.jsonl")
+    gpu.run_part(part, tmp_path, tmp_path / "x.jsonl")
     assert gpu.read_entries(tmp_path / "x.jsonl") == {"now": {"left": True}}
     assert gpu.read_entries(tmp_path / "never.jsonl") == {}
 
@@ -135,10 +146,11 @@ def test_a_stage_gathers_its_parts(tmp_path, monkeypatch):
         yield "first", {"passed": True, "arrays": []}
         raise RuntimeError("device lost")
 
-    def run_here(command, seconds, log):
+    def run_here(command, seconds, log, environment):
         name, out = command[command.index("--part") + 1], Path(command[-1])
+        log.write_text(f"log of {name}")
         try:
-            gpu.run_part(stage[name], out / f"kernel_{name}.jsonl")
+            gpu.run_part(stage[name], out, log.with_suffix(".jsonl"))
         except RuntimeError as error:
             return f"exit status 1: {error}"
         return "complete"
@@ -156,6 +168,10 @@ def test_a_stage_gathers_its_parts(tmp_path, monkeypatch):
     assert parts["checks"]["ended"] == "exit status 1: device lost"
     assert parts["checks"]["entries"] == {"first": {"passed": True, "arrays": []}}
     assert parts["times"]["entries"] == {"op": {"error": "none"}}
+    # What comes back is few files.
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["gpu_kernel.json", "gpu_kernel.log"]
+    assert "log of times" in (tmp_path / "out" / "gpu_kernel.log").read_text()
 
 
 def test_tuning_names_the_best_and_what_failed(monkeypatch):

@@ -1,5 +1,7 @@
 """The overhead benchmark: what it would measure, and how it counts."""
 
+import collections
+import itertools
 import json
 
 import jax
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import overhead, overhead_report, variance
+from benchmarks import overhead, overhead_report, timing, variance
 from benchmarks.overhead_rows import Measured, Variant
 from benchmarks.timing import Spread, interleave, ratios
 from core.penalty import PenaltyOptions
@@ -15,10 +17,24 @@ from core.penalty import PenaltyOptions
 
 def test_programs_are_run_in_turn_and_the_first_round_does_not_count():
     calls = []
-    programs = {name: lambda name=name: calls.append(name) for name in "ab"}
-    seconds = interleave(programs, rounds=3)
-    assert "".join(calls) == "abbaabba"  # each round begins one later
-    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+    programs = {name: lambda name=name: calls.append(name) for name in "abc"}
+    seconds = interleave(programs, rounds=9)
+    assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys(
+        "abc", 9
+    )
+    assert "".join(calls[:6]) == "acbcab"
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8])
+def test_no_program_always_follows_the_same_other_one(count):
+    cycle = count if count % 2 == 0 else 2 * count
+    rounds = [timing._order(count, number) for number in range(cycle)]
+    pairs = collections.Counter(
+        pair for order in rounds for pair in itertools.pairwise(order)
+    )
+    assert len(pairs) == count * (count - 1) and len(set(pairs.values())) <= 1
+    first = collections.Counter(order[0] for order in rounds)
+    assert len(first) == count and len(set(first.values())) == 1
 
 
 def test_ratios_are_taken_within_a_round():

@@ -8,8 +8,15 @@ import pytest
 
 from benchmarks import throughput
 from benchmarks.flops import matmul_flops
-from benchmarks.throughput_programs import Update, repeat
-from benchmarks.throughput_report import LoopTimes, SeedTimes, UpdateTimes, draw, table
+from benchmarks.throughput_programs import Update, donated, repeat
+from benchmarks.throughput_report import (
+    LoopTimes,
+    SeedTimes,
+    UpdateTimes,
+    draw,
+    table,
+    trace_table,
+)
 from benchmarks.timing import Spread
 from train.presets import build, preset_values
 
@@ -42,6 +49,19 @@ def test_a_repeat_runs_the_step_that_often_with_its_own_keys():
     assert program.times == 5
 
 
+def test_a_donated_program_goes_on_and_can_be_waited_for():
+    """Without its carry a program with no output would not be waited for."""
+    start = {"x": jnp.zeros(()), "key": jax.random.key(0)}
+    step = lambda carry, _: (carry | {"x": carry["x"] + 1}, None)  # noqa: E731
+    one, other = (donated(step, start, times=3) for _ in range(2))
+    for expected in (1.0, 2.0):
+        carry, output = one.call()  # pyright: ignore[reportGeneralTypeIssues]
+        assert float(carry["x"]) == expected and output is None
+    assert float(other.call()[0]["x"]) == 1.0  # pyright: ignore
+    assert float(start["x"]) == 0.0  # what was given is still there
+    assert one.times == 3
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -63,6 +83,7 @@ def test_the_share_of_the_machines_rate_and_the_released_code_stand_in_the_table
         batch_size=16,
         batch_length=64,
         imagination_length=25,
+        dtype="float32",
         seconds=half,
         seconds_with_penalty=half,
         phases={"world model": Spread(0.1, 0.1, 0.1)},
@@ -81,6 +102,7 @@ def test_the_share_of_the_machines_rate_and_the_released_code_stand_in_the_table
         updates_per_second=30.0,
         env_steps_per_second=300.0,
         decisions_per_second=150.0,
+        chunk_seconds=Spread(4.0, 3.9, 4.1),
         collect_share=Spread(0.1, 0.1, 0.1),
         replay_share=Spread(0.01, 0.01, 0.01),
         host_share=0.001,
@@ -91,6 +113,11 @@ def test_the_share_of_the_machines_rate_and_the_released_code_stand_in_the_table
     assert "25% of a 400 GFLOP/s product" in text
     assert "ours takes 0.50 of it" in text
     assert "0.70 of 8 single ones" in text
+    kinds = [{"name": "dot", "count": 8, "seconds": 0.02}]
+    traced = {"updates": 2, "span_seconds": 0.03, "busy_share": 0.5, "kinds": kinds}
+    lines = trace_table(traced).splitlines()
+    assert lines[0].startswith("trace of an update: 15.0 ms, in 50% ")
+    assert lines[1].split() == ["dot", "4", "times", "10.0", "ms"]
     assert json.dumps([found.record(), seeds[0].record(), loop.record()])
     assert len(draw([found], seeds, loop).axes) == 3
 

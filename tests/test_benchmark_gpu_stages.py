@@ -1,0 +1,257 @@
+"""The GPU stages that train: their parts, and whole rehearsals on this device."""
+
+import gzip
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import gpu, gpu_determinism, gpu_learn, gpu_throughput, trace
+from benchmarks.gpu_parts import differing
+from benchmarks.gpu_summary import summary
+
+MIDDLE = [
+    ("fusion.1", 1, 0.0, 10.0),
+    ("fusion.2", 1, 12.0, 8.0),
+    ("copy", 2, 15.0, 10.0),
+]
+
+
+def write_trace(path, events, *, process="/device:GPU:0", thread="Stream #{}", **extra):
+    rows = [{"ph": "M", "pid": 1, "name": "process_name", "args": {"name": process}}]
+    for tid in {tid for _, tid, *_ in events}:
+        name = {"name": thread.format(tid)}
+        rows.append(
+            {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": name}
+        )
+    for name, tid, start, length in events:
+        row = {"ph": "X", "pid": 1, "tid": tid, "name": name, "ts": start}
+        rows.append(row | {"dur": length, **extra})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt") as file:
+        json.dump({"traceEvents": [*rows, {}]}, file)
+
+
+def test_a_trace_is_summed_up(tmp_path):
+    path = tmp_path / "plugins" / "a.trace.json.gz"
+    write_trace(path, MIDDLE)
+    assert trace.newest(tmp_path) == path
+    found = trace.summary(path, top=1)
+    assert found["operations"] == 3
+    assert found["span_seconds"] == pytest.approx(25e-6)
+    assert found["busy_seconds"] == pytest.approx(23e-6)  # two streams overlap by 5
+    (kind,) = found["kinds"]
+    assert (kind["name"], kind["count"]) == ("fusion", 2)
+    assert kind["seconds"] == pytest.approx(18e-6)
+    assert found["other_seconds"] == pytest.approx(10e-6)
+    with pytest.raises(FileNotFoundError, match=r"no \*\.trace"):
+        trace.newest(tmp_path / "nowhere")
+
+
+def test_of_a_gpu_only_the_streams_count_and_of_a_cpu_what_xla_ran(tmp_path):
+    path = tmp_path / "b.trace.json.gz"
+    write_trace(path, MIDDLE, thread="XLA Modules {}")
+    assert trace.summary(path)["operations"] == 0
+    write_trace(path, MIDDLE, process="/host:CPU")
+    assert trace.summary(path)["operations"] == 0
+    write_trace(path, MIDDLE, process="/host:CPU", args={"hlo_op": "x"})
+    assert trace.summary(path)["operations"] == 3
+
+
+def test_what_lies_inside_an_operation_is_not_counted_twice():
+    events = [
+        trace.Event("while", (1, 1), 0.0, 10.0),
+        trace.Event("dot", (1, 1), 1.0, 4.0),
+        trace.Event("add", (1, 1), 5.0, 2.0),
+        trace.Event("dot", (1, 2), 1.0, 4.0),
+    ]
+    found = trace.own_seconds(events)
+    assert sum(s for name, s in found if name == "while") == pytest.approx(4e-6)
+    assert sum(s for name, s in found if name == "dot") == pytest.approx(8e-6)
+
+
+def test_a_real_trace_has_operations(tmp_path):
+    x = jnp.ones((300, 300))
+    program = jax.jit(lambda x: jnp.sort(x @ x, axis=0)).lower(x).compile()
+    jax.block_until_ready(program(x))
+    with jax.profiler.trace(str(tmp_path)):
+        jax.block_until_ready(program(x))
+    found = trace.summary(trace.newest(tmp_path))
+    assert found["operations"] > 0
+    assert 0 < found["busy_seconds"] <= found["span_seconds"]
+
+
+def test_differing_bits_are_found_by_path():
+    key = jax.random.key(0)
+    one = {"w": jnp.array([1.0, 0.0]), "key": key}
+    assert differing(one, jax.tree.map(lambda x: x, one)) == []
+    # Equal as numbers, not as bits.
+    assert differing(one, one | {"w": jnp.array([1.0, -0.0])}) == ["['w']"]
+    assert differing(one, one | {"key": jax.random.key(1)}) == ["['key']"]
+    found = gpu_determinism.compare(one, one | {"w": jnp.array([1.0, 1e-3])})
+    assert not found["bitwise"] and found["leaves_that_differ"] == 1
+    assert found["largest_difference_to_largest_entry"] == pytest.approx(1e-3)
+
+
+def child(code, tmp_path, **limits):
+    return gpu_learn.stopped_in_time(
+        [sys.executable, "-u", "-c", code], tmp_path / "log", **limits
+    )
+
+
+SLEEP = "import time; print('begun'); time.sleep(60)"
+DEAF = f"import signal; signal.signal(15, signal.SIG_IGN); {SLEEP}"
+
+
+def test_a_run_is_asked_to_stop_and_killed_if_it_does_not(tmp_path):
+    log = tmp_path / "log"
+    begun = lambda: log.exists() and "begun" in log.read_text()  # noqa: E731
+    code, said = child(SLEEP, tmp_path, until_stop=60, until_kill=60, stop_when=begun)
+    assert (code, said) == (-15, "begun\n")
+    code, _ = child(DEAF, tmp_path, until_stop=60, until_kill=1, stop_when=begun)
+    assert code == -9
+    code, _ = child(SLEEP, tmp_path, until_stop=0, until_kill=30)
+    assert code == -15
+    flags = "import os; print(os.environ['XLA_FLAGS'])"
+    code, said = child(flags, tmp_path, until_stop=30, until_kill=40, flags="--xla_a=1")
+    assert code == 0 and said.endswith("--xla_a=1\n")
+
+
+def test_a_run_that_fails_is_an_error_with_its_last_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_learn, "home", lambda name: tmp_path / name)
+    run = gpu_learn.train("gpld", lambda: 100.0, words="--size nonsense")
+    ((name, entry),) = run
+    assert name == "gpld"
+    assert "exit status 2" in entry["error"] and "--size" in entry["error"]
+
+
+def test_speed_is_that_since_the_call_began(tmp_path):
+    rows = [(100, 1.0), (200, 50.0), (300, 70.0)]
+    lines = [
+        {"step": step, "time/steps_per_second": rate, "time/updates_per_second": rate}
+        for step, rate in rows
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "timing.jsonl").write_text(text + '{"step": 9')
+    assert gpu_learn.last_step(tmp_path) == 300
+    assert gpu_learn.speed(tmp_path, 100)["steps_per_second"] == 60.0
+    assert gpu_learn.speed(tmp_path, 300) == {}
+    assert gpu_learn.last_step(tmp_path / "none") == 0
+
+
+def test_flags_of_xla_are_known_to_it():
+    """Those of a GPU are read, and left unused, on a CPU too."""
+    lowered = jax.jit(lambda x: x + 1).lower(jnp.ones(2))
+    sets = gpu_throughput.COMMAND_BUFFERS | gpu_throughput.SCHEDULING
+    for flags in [*sets.values(), *gpu_determinism.FLAGS.values()]:
+        assert lowered.compile(compiler_options=dict(flags)) is not None
+    with pytest.raises(Exception, match="No such compile option"):
+        lowered.compile(compiler_options={"xla_gpu_no_such_flag": True})
+
+
+def test_training_flags_are_those_of_the_trainer():
+    from train.cli import parse
+
+    for arm in gpu_learn.ARMS.values():
+        for words in (gpu_learn.FLAGS, gpu_learn.TINY):
+            parse([*words.split(), *arm.split()], "gpu")
+    config = parse(gpu_learn.FLAGS.split(), "gpu")
+    assert config.size == "12m" and config.replay_size >= config.decisions
+    for words in (gpu_determinism.TRAIN, gpu_determinism.TINY):
+        config = parse(words.split(), "gpu")
+        # A stop after the first checkpoint is in the middle of the run.
+        assert 2 * config.save_every < config.steps
+
+
+def test_a_stage_without_a_rehearsal_says_so(capsys):
+    with pytest.raises(SystemExit) as raised:
+        gpu.main(["--stage", "kernel", "--quick"])
+    assert raised.value.code == 2
+    assert "--quick: stage kernel has no rehearsal" in capsys.readouterr().err
+    for stage in ("overhead", "env", "throughput", "learn", "determinism"):
+        assert gpu.chosen_parts(stage, quick=True)
+
+
+def test_the_summary_has_every_stage_s_figures():
+    bits = {"bitwise": False}
+    entries = {
+        "step": {"overhead": {"median": 1.02}, "over_targets": {"target": 1.5}},
+        "trace": {"updates": 2, "trace": {"operations": 8, "busy_share": 0.25}},
+        "flags": {"ratio": {"median": 0.9}},
+        "seeds": {"over_one_run": {"median": 2.5}},
+        "learn": {"from_step": 0, "step": 2000, "updates_per_second": 90.0}
+        | {"steps_per_second": 360.0},
+        "again": {"same_program_again": {"bitwise": True}, "compiled_again": bits},
+        "error": {"error": "RuntimeError: no\nmore"},
+    }
+    text = summary({"x": {"ended": "complete", "entries": entries}})
+    for words in (
+        "penalty 1.020×, 1.50× target",
+        "device busy 25%, 4 operations an update",
+        "0.900× as usual",
+        "2.50× one run",
+        "step 0 to 2,000, 90.0 updates/s of each agent, 360 environment steps/s",
+        "same program again: the same bits, compiled again: OTHER BITS",
+        "x: error: RuntimeError: no\n",
+    ):
+        assert words in text + "\n", words
+
+
+def rehearse(stage, out):
+    status = gpu.main(["--stage", stage, "--quick", "--out", str(out)])
+    result = json.loads((out / f"gpu_{stage}.json").read_text())
+    assert status == 0, result
+    assert result["what"] == "a check of the machinery"
+    assert len(list(out.iterdir())) <= 8  # what a lent machine gives back
+    return {name: part["entries"] for name, part in result["parts"].items()}
+
+
+@pytest.mark.slow
+def test_throughput_is_rehearsed(tmp_path):
+    parts = rehearse("throughput", tmp_path)
+    step = parts["step"]
+    assert step["update"]["overhead"]["median"] > 0
+    assert not step["update"]["over_targets"]  # those are for 12m in bfloat16
+    assert step["trace"]["trace"]["operations"] > 100
+    assert (tmp_path / "gpu_throughput.trace.json.gz").stat().st_size > 1000
+    assert set(step["phases"]["programs"]) > {"gradient", "imagination"}
+    (flags,) = parts["command buffers"].values()
+    assert flags["same_bits"]  # a CPU leaves these flags unused
+    assert parts["seeds"]["2 agents"]["over_one_run"]["median"] > 0
+
+
+@pytest.mark.slow
+def test_learning_goes_on_where_it_was(tmp_path, monkeypatch):
+    """The second call finds the first one's run."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    out = tmp_path / "out"
+    first = rehearse("learn", out)
+    assert first["gpld"]["gpld"]["from_step"] == 0
+    assert first["gpld"]["gpld"]["finished"]
+    assert first["curves"]["picture"]["curves"] == 4
+    assert (out / "gpu_learn.png").stat().st_size > 1000
+    second = rehearse("learn", out)
+    for arm in gpu_learn.ARMS:
+        assert second[arm][arm]["from_step"] == first[arm][arm]["step"] > 0
+    assert second["curves"] == first["curves"]
+
+
+@pytest.mark.slow
+def test_determinism_is_rehearsed(tmp_path):
+    parts = rehearse("determinism", tmp_path)
+    for entry in parts["updates"].values():
+        assert entry["same_program_again"]["bitwise"]
+    trained = parts["training"]
+    assert len(trained) == 6
+    assert trained["as usual: stopped and resumed"]["exits"] == [143, 0]
+    for name, entry in trained.items():
+        if not name.endswith("first run"):
+            assert entry["same_log"] and entry["last_checkpoint"]["bitwise"], name
+            assert entry["last_checkpoint"]["leaves"] > 50
+
+
+def test_a_difference_in_a_log_is_placed():
+    assert gpu_determinism._common_lines(b"a\nb\nc\n", b"a\nb\nd\n") == 2

@@ -1,0 +1,202 @@
+"""The README's generated tables: they agree with the results, and with nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import readme, readme_tables
+from benchmarks.gpu import STAGES
+
+MARKS = "".join(
+    f"{name}\n<!-- generated: {name} -->\nold\n<!-- end: {name} -->\n"
+    for name in ("overhead", "throughput", "gpu")
+)
+PROVENANCE = {
+    "date": "2026-01-02T03:04:05+00:00",
+    "commit": "0123456789abcdef",
+    "modified": False,
+    "versions": {"jax": "0.12.0"},
+    "machine": {"cpu": "Some CPU", "cores": 2, "devices": ["cpu"]},
+}
+SHAPE = {"batch_size": 16, "batch_length": 64, "imagination_length": 25}
+
+
+def spread(value):
+    return {"median": value, "low": value, "high": value}
+
+
+def overhead(size="12m", ratio=1.25, **provenance):
+    row = {
+        "implementation": "xla",
+        "target": "posterior",
+        "rho": 0.5,
+        "probe_kind": "rademacher",
+        "probes": 1,
+        "step_ratio": ratio,
+        "step_ratio_quartiles": [ratio - 0.1, ratio + 0.1],
+        "step_seconds": 2.5,
+    }
+    return {
+        "provenance": PROVENANCE | provenance,
+        "what": "a measurement",
+        "shape": {"size": size, **SHAPE},
+        "baseline_seconds": spread(2.0),
+        "paper": {"0.5": 1.51},
+        "rows": [row],
+    }
+
+
+def throughput():
+    update = {
+        "size": "1m",
+        **SHAPE,
+        "dtype": "float32",
+        "seconds": spread(0.345),
+        "seconds_with_penalty": spread(0.35),
+        "phases": {"world model": spread(0.0345), "penalty": spread(0.005)},
+        "flops": 69_000_000_000,
+        "product_flops": 400e9,
+        "peak_bytes": None,
+        "compile_seconds": 9.0,
+        "warm_seconds": 2.0,
+    }
+    loop = {
+        "preset": "laptop",
+        "env": "walker-walk",
+        "updates_per_second": 30.0,
+        "env_steps_per_second": 240.0,
+        "decisions_per_second": 120.0,
+        "collect_share": spread(0.05),
+        "replay_share": spread(0.01),
+        "host_share": 0.002,
+    }
+    seeds = [
+        {"size": "1m", "count": 1, "seconds": spread(0.35), "ratio": spread(1.0)},
+        {"size": "1m", "count": 8, "seconds": spread(2.0), "ratio": spread(0.714)},
+    ]
+    record = {"updates": [update], "seeds": seeds, "loop": loop}
+    return {"provenance": PROVENANCE, "what": "a measurement", **record}
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes results and a README with marks, and rewrites it."""
+    (tmp_path / "README.md").write_text(MARKS)
+
+    def write(status=0, flags=(), **results):
+        for name, data in results.items():
+            path = tmp_path / "results" / "machine" / f"{name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(data))
+        words = ["--readme", str(tmp_path / "README.md")]
+        words += ["--results", str(tmp_path / "results"), *flags]
+        assert readme.main(words) == status
+        return (tmp_path / "README.md").read_text()
+
+    return write
+
+
+def test_the_readme_agrees_with_the_committed_results(capsys):
+    assert readme.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_without_results_it_says_so(written):
+    text = written()
+    assert text.count("Not measured yet") == 2
+    assert text.count("**not measured**") == len(STAGES)
+    assert "old" not in text and text.startswith("overhead\n<!-- generated")
+
+
+def test_a_ratio_stands_beside_its_milliseconds_and_the_papers(written):
+    text = written(a=overhead())
+    row, paper, released = (
+        line
+        for line in text.splitlines()
+        if line.startswith(("| post", "| the", "| it"))
+    )
+    assert "| – | **1.25** (1.15–1.35) 2500 ms | – | – |" in row
+    assert "1.51" in paper and "1.13 | – | 1.55" in released
+    assert "commit 0123456: [data](results/machine/a.json)" in text
+    assert "uncommitted" not in text
+    assert "with uncommitted changes" in written(a=overhead(modified=True))
+
+
+def test_the_later_file_of_a_machine_and_size_counts(written):
+    later = overhead(ratio=1.5, date="2026-02-01T00:00:00+00:00")
+    text = written(a=later, b=overhead(), c=overhead("1m"))
+    assert "**1.50**" in text and text.count("**1.25**") == 1
+    assert text.index("Size 1m") < text.index("Size 12m")
+
+
+def test_what_is_no_measurement_is_left_out(written):
+    rehearsal = overhead() | {"what": "a check of the machinery"}
+    assert "1.25" not in written(a=rehearsal, other={"rows": [1]})
+
+
+def test_throughput(written, tmp_path):
+    assert "![" not in written(a=throughput())
+    (tmp_path / "results" / "machine" / "a.png").touch()
+    text = written()
+    assert "![throughput](results/machine/a.png)" in text
+    for cell in (
+        "| 345 ms (2.9 a second) |",
+        "| of it: world model | 34.5 ms, 10 % |",
+        "| 200 of 400 GFLOP/s, 50 % |",
+        "| 690 ms; ours takes 0.50 of it |",
+        "| an agent's share, to one agent alone | 1.00 | 0.71 |",
+        "| updates a second, all together | 2.86 | 4 |",
+        "| acting, replay and Python together | 6.2 % |",
+        "| Python: fetching, logging, progress | 0.20 % |",
+    ):
+        assert cell in text, cell
+
+
+def test_a_stage_of_the_gpu_shows_its_figures(written):
+    entry = {"ratio": spread(0.5), "programs": {"x": {"seconds": spread(0.01)}}}
+    parts = {"flags": {"ended": "complete", "entries": {"graphs": entry}}}
+    record = {"stage": "throughput", "parts": parts, "what": "a measurement"}
+    on = PROVENANCE | {"machine": {"cpu": "C", "cores": 8, "devices": ["NVIDIA H200"]}}
+    text = written(a={"provenance": on, **record})
+    assert "| `throughput` | 1 of 1 parts | (NVIDIA H200 (C, 8 cores)" in text
+    assert "flags: graphs, 0.500× as usual" in text
+    assert text.count("**not measured**") == len(STAGES) - 1
+
+
+def test_check_changes_nothing_and_shows_the_difference(written, capsys):
+    assert written(status=1, flags=["--check"]) == MARKS
+    captured = capsys.readouterr()
+    assert "-old" in captured.out and "python -m benchmarks.readme" in captured.err
+    text = written()
+    assert written(flags=["--check"]) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has the marks none"),
+        (MARKS + MARKS, "each once"),
+        (MARKS.replace("<!-- end: gpu -->", ""), "has no <!-- end: gpu -->"),
+    ],
+)
+def test_broken_marks_get_one_line(text, message, tmp_path, capsys):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    words = ["--readme", str(path), "--results", str(tmp_path / "none")]
+    assert readme.main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert path.read_text() == text
+
+
+def test_a_broken_result_is_named(tmp_path, written, capsys):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "bad.json").write_text("{")
+    written(status=2)
+    assert "bad.json: not JSON" in capsys.readouterr().err
+
+
+def test_milliseconds_have_three_digits_at_least():
+    shown = [readme_tables.milliseconds(x) for x in (2.8181, 0.0345, 0.00123456)]
+    assert shown == ["2818 ms", "34.5 ms", "1.23 ms"]
+    assert Path(readme.ROOT / "README.md").is_file()
