@@ -45,6 +45,7 @@ LIGHT = {
     "--learning-rate": [1e-5, 1e-3, 1],
     "--seed": [0, 7, 2**31 - 1],
     "--warmup": [0, 5],
+    "--devices": [1],
 }
 WILD = [
     *("0", "-1", "1", "1.5", "1e9", "1e400", "nan", "-inf", "none", "", " ", "true"),
@@ -82,6 +83,7 @@ def command_lines(draw: st.DrawFn, *, light: bool = False) -> list[str]:
     """Flags with values, and where not `light`, what a hand may type besides."""
     argv = ["--preset", "smoke", "--env", "toy-target"]
     few = {"--logdir", "--preset", "--resume", "--require-gpu", "--allow-changes"}
+    few |= {"--coordinator", "--num-processes", "--process-id"}  # need one another
     known = [flag for flag in flags(Config) if not light or flag.name not in few]
     for flag in draw(st.lists(st.sampled_from(known), max_size=5)):
         if flag.kind is bool:
