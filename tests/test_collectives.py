@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import scaling
+from benchmarks import scaling, throughput
 from benchmarks.collectives import Collective, read
 
 TEXT = """HloModule made_up
@@ -96,11 +96,7 @@ def test_a_real_program(tmp_path):
         (["--devices", "3"], "--devices 3"),
     ],
 )
-def test_bad_counts(words, said):
-    child = subprocess.run(
-        [sys.executable, "-m", "benchmarks.throughput", "--quick", *words],
-        capture_output=True,
-        text=True,
-    )
-    assert child.returncode == 2
-    assert said in child.stderr and child.stderr.count("\n") == 1
+def test_bad_counts(words, said, capsys):
+    assert throughput.main(["--quick", *words]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1

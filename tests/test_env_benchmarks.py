@@ -41,6 +41,7 @@ def measured():
     )
 
 
+@pytest.mark.slow
 def test_every_program_is_measured(measured):
     threads = sorted({1, env_throughput.cores()})
     assert [row.batch for row in measured] == [2] + [None] * len(threads)

@@ -19,6 +19,7 @@ LAPTOP = (
 )
 
 
+@pytest.mark.slow
 def test_a_kill_inside_a_save_and_a_second_process(tmp_path, capsys):
     """And while the run goes on, its directory takes nobody else."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
