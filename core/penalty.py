@@ -20,6 +20,7 @@ from kernels import (
     jacobian_penalty_mean,
     row_probe_penalty,
 )
+from kernels.sharding import divide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +80,11 @@ def dynamics_penalty(
     weight = 1.0
     if options.normalization == "batch":
         weight = index.shape[0] / deter.shape[0]
-    deter = deter[index]
+    deter = divide(deter[index])
     result = {}
     if options.target in ("posterior", "both"):
-        u = jnp.concatenate([deter, _flatten(embeds)[index]], axis=-1)
-        preactivation = _flatten(observed.preactivation)[index]
+        u = jnp.concatenate([deter, divide(_flatten(embeds)[index])], axis=-1)
+        preactivation = divide(_flatten(observed.preactivation)[index])
         result["posterior"] = weight * posterior_penalty(
             rssm, u, preactivation, key=posterior_key, options=options
         )
@@ -226,7 +227,7 @@ def _sampled_core(
     total = inside.size
     index = sample_states(state_key, total, options.rho)
     states, actions, inside = jax.tree.map(
-        lambda x: x[index], (states, actions, inside)
+        lambda x: divide(x[index]), (states, actions, inside)
     )
     norms = core_penalty(
         rssm,

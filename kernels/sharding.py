@@ -58,6 +58,18 @@ def divided[F: Callable[..., Any]](run: F, inputs: tuple[Any, ...], outputs: Any
     )
 
 
+def divide(x: Array) -> Array:
+    """`x`, divided along its first axis where the devices can share it evenly.
+
+    For what was gathered from all devices: XLA would else leave it, and all that is
+    computed from it, whole on each of them.
+    """
+    if shares() == 1 or x.shape[0] % shares():
+        return x
+    axes = _automatic(jax.sharding.get_abstract_mesh())
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+
+
 def _automatic(mesh: jax.sharding.AbstractMesh) -> tuple[str, ...]:
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return tuple(name for name, kind in kinds if kind == AxisType.Auto)
