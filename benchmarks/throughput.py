@@ -74,11 +74,13 @@ def measure(options: argparse.Namespace, sizes: list[str], seeds: list[int]) -> 
         + seeds_work(papers[0], seeds, times=times, rounds=rounds)
         + loop_work(loop_config, rounds=rounds)
     )
-    traced = None
+    traces = {}
     if options.profile is not None:
-        traced = profile(papers[0], options.profile)
-        print(trace_table(traced))
-        print(f"wrote a trace: tensorboard --logdir {options.profile}")
+        for config in papers:
+            found = profile(config, options.profile / config.size)
+            print(f"{config.size}: {trace_table(found)}")
+            traces[config.size] = found
+        print(f"wrote traces: tensorboard --logdir {options.profile}")
     once = {"times": times, "rounds": rounds, "progress": progress}
     updates = [measure_update(config, **once) for config in papers]
     vmapped = measure_seeds(papers[0], seeds, **once)
@@ -94,7 +96,7 @@ def measure(options: argparse.Namespace, sizes: list[str], seeds: list[int]) -> 
             "updates": [found.record() for found in updates],
             "seeds": [found.record() for found in vmapped],
             "loop": loop.record(),
-            "trace": traced,
+            "traces": traces,
         }
         write_result(options.json, result)
         print(f"wrote {options.json}")

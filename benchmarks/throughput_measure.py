@@ -297,7 +297,4 @@ def profile(config: Config, folder: Path) -> dict[str, Any]:
     """Writes a trace of two updates that TensorBoard and Perfetto open; sums it up."""
     parts = Update(config, 2)
     program = parts.whole(parts.penalty)
-    jax.block_until_ready(program.call())
-    with jax.profiler.trace(str(folder)):
-        jax.block_until_ready(program.call())
-    return {"updates": 2, **trace.summary(trace.newest(folder))}
+    return {"updates": 2, **trace.traced(program.call, program.text(), folder)}

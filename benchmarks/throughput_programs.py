@@ -32,6 +32,7 @@ class Program(NamedTuple):
         compile_seconds: tracing and compiling.
         peak_bytes: temporaries, as XLA reports them.
         flops: of the matrix products of one time.
+        text: gives XLA's optimized program.
     """
 
     call: Callable[[], object]
@@ -39,6 +40,7 @@ class Program(NamedTuple):
     compile_seconds: float
     peak_bytes: int | None
     flops: int
+    text: Callable[[], str]
 
 
 class Update:
@@ -312,4 +314,5 @@ def _build(
         seconds,
         None if memory is None else memory.temp_size_in_bytes,
         count_flops(traced.jaxpr.jaxpr) // times,
+        lambda: executable.as_text() or "",
     )

@@ -144,7 +144,7 @@ def table(
 
 
 def trace_table(found: Mapping[str, Any]) -> str:
-    """A profiler's trace, as `benchmarks.trace.summary` gives it, by kind of operation.
+    """A profiler's trace, as `benchmarks.trace.summary` gives it: by scope, by kind.
 
     Several threads may be at work at once, so the kinds can add up to more than the
     time that passed.
@@ -154,10 +154,18 @@ def trace_table(found: Mapping[str, Any]) -> str:
         f"trace of an update: {each * found['span_seconds']:.1f} ms, in "
         f"{100 * found['busy_share']:.0f}% of which something ran"
     ]
+    for name, scope in found["scopes"].items():
+        lines.append(_trace_line(name, scope, found["updates"]))
+    lines.append("  its longest operations:")
     for kind in found["kinds"]:
-        count, ms = kind["count"] / found["updates"], each * kind["seconds"]
-        lines.append(f"    {kind['name'][:48]:48} {count:7.0f} times {ms:9.1f} ms")
+        name = f"{kind['scope']} {kind['name']}".strip()
+        lines.append(_trace_line(name, kind, found["updates"]))
     return "\n".join(lines)
+
+
+def _trace_line(name: str, found: Mapping[str, Any], updates: int) -> str:
+    count, ms = found["count"] / updates, 1e3 * found["seconds"] / updates
+    return f"    {name[:56]:56} {count:7.0f} times {ms:9.1f} ms"
 
 
 def draw(

@@ -21,6 +21,7 @@ class ActorCriticOutput(NamedTuple):
     metrics: dict[str, Float[Array, ""]]
 
 
+@jax.named_scope("actor_critic")
 def imagined_loss(
     return_scale: ReturnScale,
     imagined: Imagined,
@@ -63,6 +64,7 @@ def imagined_loss(
     return ActorCriticOutput(losses, returns[0], return_scale, metrics)
 
 
+@jax.named_scope("actor_critic")
 def replayed_value_loss(
     value: TwoHotHead,
     slow_value: TwoHotHead,

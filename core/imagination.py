@@ -41,6 +41,7 @@ class _Predicted(NamedTuple):
     cont: Float[Array, "*batch"]
 
 
+@jax.named_scope("imagine")
 def imagine(
     model: WorldModel,
     policy: PolicyHead,
@@ -82,6 +83,7 @@ def _roll_out(
     noise: Float[Array, "time batch action"],
     uniforms: Float[Array, "time batch rows"],
 ) -> Imagined:
+    @jax.named_scope("heads")
     def predict(features: Array) -> tuple[TwoHot, _Predicted]:
         dist = value(features)
         return dist, _stop(
@@ -95,7 +97,8 @@ def _roll_out(
 
     def act(state: State, noise: Array):
         features = state.features
-        dist = policy(features)
+        with jax.named_scope("heads"):
+            dist = policy(features)
         action = jax.lax.stop_gradient(dist.at(noise))
         return action, (dist, action, *predict(features))
 

@@ -56,6 +56,7 @@ def sample_states(key: PRNGKeyArray, total: int, rho: float) -> Int[Array, " sam
     return jax.random.permutation(key, total)[:count]
 
 
+@jax.named_scope("penalty")
 def dynamics_penalty(
     rssm: RSSM,
     observed: Observed,

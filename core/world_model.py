@@ -100,6 +100,7 @@ class WorldModelOutput(NamedTuple):
     entropies: dict[str, Float[Array, ""]]
 
 
+@jax.named_scope("world_model")
 def world_model_loss(
     model: WorldModel,
     initial: State,
@@ -122,20 +123,25 @@ def world_model_loss(
             decoder has to predict.
     """
     rssm = model.rssm
-    embeds = model.encoder(batch.obs if seen is None else seen)
-    _, observed = rssm.observe(
-        initial, embeds, batch.action, batch.is_first, key=key, deferred=True
-    )
+    with jax.named_scope("encoder"):
+        embeds = model.encoder(batch.obs if seen is None else seen)
+    with jax.named_scope("observe"):
+        _, observed = rssm.observe(
+            initial, embeds, batch.action, batch.is_first, key=key, deferred=True
+        )
     features = observed.states.features
     # The prior needs no recurrence: one call for all steps, after the scan.
     posterior = rssm.categoricals(observed.posterior)
     prior = rssm.categoricals(rssm.prior_logits(observed.states.deter))
     stop = jax.lax.stop_gradient
     keep_going = (1.0 - batch.is_terminal) * (1.0 - 1.0 / discount_horizon)
-    losses = {
-        "rec": model.decoder.loss(features, batch.obs),
-        "rew": model.reward(features).loss(batch.reward),
-        "con": model.cont(features).loss(keep_going),
+    with jax.named_scope("heads"):
+        losses = {
+            "rec": model.decoder.loss(features, batch.obs),
+            "rew": model.reward(features).loss(batch.reward),
+            "con": model.cont(features).loss(keep_going),
+        }
+    losses |= {
         "dyn": jnp.maximum(free_nats, stop(posterior).kl(prior)),
         "rep": jnp.maximum(free_nats, posterior.kl(stop(prior))),
     }

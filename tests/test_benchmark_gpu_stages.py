@@ -68,8 +68,8 @@ def test_what_lies_inside_an_operation_is_not_counted_twice():
         trace.Event("dot", (1, 2), 1.0, 4.0),
     ]
     found = trace.own_seconds(events)
-    assert sum(s for name, s in found if name == "while") == pytest.approx(4e-6)
-    assert sum(s for name, s in found if name == "dot") == pytest.approx(8e-6)
+    assert sum(s for e, s in found if e.name == "while") == pytest.approx(4e-6)
+    assert sum(s for e, s in found if e.name == "dot") == pytest.approx(8e-6)
 
 
 def test_a_real_trace_has_operations(tmp_path):

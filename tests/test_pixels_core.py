@@ -2,7 +2,9 @@
 
 import functools
 import itertools
+import re
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from core.agent import Agent
 from core.conv import Conv
 from core.decoder import ImageDecoder
 from core.encoder import ImageEncoder
+from core.transforms import lift
 from train.sizes import SIZES
 
 # Encoder and decoder by hand from the layers' shapes, and the whole agent on walker.
@@ -95,6 +98,47 @@ def test_doubling_is_repetition_and_convolution(conv, getkey):
     x = jax.random.normal(getkey(), (2, 4, 3, 3))
     full = convolved(x.repeat(2, 1).repeat(2, 2), conv)
     np.testing.assert_allclose(conv.doubled(x), full, atol=1e-5)
+
+
+def squares(conv, x):
+    """Something of a halving and a doubling whose gradient reaches all of both."""
+    return sum(jnp.sum(jnp.square(way(x))) for way in (conv.halved, conv.doubled))
+
+
+def test_gradients_of_the_convolution(conv, getkey):
+    x = jax.random.normal(getkey(), (2, 8, 12, 3))
+
+    def full(conv, x):
+        order = ("NHWC", "HWIO", "NHWC")
+        out = jax.lax.conv_general_dilated(
+            x, conv.weight, (1, 1), "SAME", dimension_numbers=order
+        )
+        return out + lift(conv.bias, out.ndim)
+
+    def plain(conv, x):
+        halved = full(conv, x).reshape(2, 4, 2, 6, 2, 4).max((2, 4))
+        doubled = full(conv, x.repeat(2, 1).repeat(2, 2))
+        return jnp.sum(jnp.square(halved)) + jnp.sum(jnp.square(doubled))
+
+    both = lambda f: jax.grad(lambda args: f(*args))((conv, x))  # noqa: E731
+    chex.assert_trees_all_close(both(squares), both(plain), rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA for CPUs")
+def test_no_convolution_in_a_loop_has_permuted_dimensions(conv, getkey):
+    """XLA for CPUs computes such ones in plain loops, many times slower."""
+    x = jax.random.normal(getkey(), (2, 8, 12, 3))
+
+    def program(conv, x):
+        def step(carry, _):
+            slopes = jax.grad(lambda args: squares(*args))(carry)
+            return jax.tree.map(jnp.add, carry, slopes), None
+
+        return jax.lax.scan(step, (conv, x), length=2)[0]
+
+    text = jax.jit(program).lower(conv, x).compile().as_text()
+    labels = re.findall(r" convolution\(.*dim_labels=(\S+?)[,\s]", text)
+    assert len(labels) == 6 and set(labels) == {"b01f_01io->b01f"}
 
 
 def test_each_pixel_of_the_output_comes_from_its_own_place(getkey):

@@ -113,11 +113,13 @@ def test_the_share_of_the_machines_rate_and_the_released_code_stand_in_the_table
     assert "25% of a 400 GFLOP/s product" in text
     assert "ours takes 0.50 of it" in text
     assert "0.70 of 8 single ones" in text
-    kinds = [{"name": "dot", "count": 8, "seconds": 0.02}]
-    traced = {"updates": 2, "span_seconds": 0.03, "busy_share": 0.5, "kinds": kinds}
-    lines = trace_table(traced).splitlines()
+    times = {"count": 8, "seconds": 0.02}
+    traced = {"updates": 2, "span_seconds": 0.03, "busy_share": 0.5}
+    traced |= {"kinds": [{"name": "dot", "scope": "imagine", **times}]}
+    lines = trace_table(traced | {"scopes": {"imagine": times}}).splitlines()
     assert lines[0].startswith("trace of an update: 15.0 ms, in 50% ")
-    assert lines[1].split() == ["dot", "4", "times", "10.0", "ms"]
+    assert lines[1].split() == ["imagine", "4", "times", "10.0", "ms"]
+    assert lines[3].split() == ["imagine", "dot", "4", "times", "10.0", "ms"]
     assert json.dumps([found.record(), seeds[0].record(), loop.record()])
     assert len(draw([found], seeds, loop).axes) == 3
 

@@ -124,7 +124,8 @@ def make_learn(
         if context:
             window = window._replace(time=window.time[context:])
             learned = learner.skipped_in_row == 0
-            ring = replay.write_latents(ring, window, states, learned)
+            with jax.named_scope("replay"):
+                ring = replay.write_latents(ring, window, states, learned)
         return (learner, ring), metrics
 
     return learn
@@ -191,6 +192,7 @@ def redraw(
     return *draw_batch(config, rssm, ring, dtype=dtype, key=sample_key), update_key
 
 
+@jax.named_scope("replay")
 def draw_batch(
     config: Config,
     rssm: RSSM,

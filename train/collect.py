@@ -62,6 +62,7 @@ def collect_step(
     return collector, ring, episodes
 
 
+@jax.named_scope("collect")
 def collect(
     config: Config,
     env: VectorEnv,

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
 from core.actor_critic import imagined_loss, replayed_value_loss
 from core.agent import Agent
@@ -52,10 +52,28 @@ def update(
         config, agent, learner, initial, batch, key=key, penalty=penalty, dtype=dtype
     )
     gradient, (scale, states, metrics) = jax.grad(loss, has_aux=True)(learner.agent)
+    norm = optax.tree.norm(gradient)
+    finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss/total"])
+    return (
+        _descend(config, learner, gradient, scale, finite),
+        states,
+        metrics | {"gradient_norm": norm},
+    )
+
+
+@jax.named_scope("optimizer")
+def _descend(
+    config: Config,
+    learner: Learner,
+    gradient: Agent,
+    scale: ReturnScale,
+    finite: Bool[Array, ""],
+) -> Learner:
+    """The learner after one optimizer step, or with one more skip counted."""
     # optax's annotations know no Equinox modules: to it these are plain pytrees.
-    gradient, params = cast_type(Any, (gradient, learner.agent))
+    gradients, params = cast_type(Any, (gradient, learner.agent))
     updates, optimizer = make_optimizer(config.optimizer).update(
-        gradient, learner.optimizer, params
+        gradients, learner.optimizer, params
     )
     agent: Agent = eqx.apply_updates(learner.agent, updates)
     rate = config.loss.slow_rate
@@ -64,8 +82,6 @@ def update(
         learner.slow_value,
         agent.value,
     )
-    norm = optax.tree.norm(gradient)
-    finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss/total"])
     following = Learner(
         agent,
         slow_value,
@@ -78,8 +94,7 @@ def update(
     skipped = learner._replace(
         skipped=learner.skipped + 1, skipped_in_row=learner.skipped_in_row + 1
     )
-    learner = jax.tree.map(lambda a, b: jnp.where(finite, a, b), following, skipped)
-    return learner, states, metrics | {"gradient_norm": norm}
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), following, skipped)
 
 
 def total_loss(
