@@ -2,6 +2,7 @@
 
     python -m benchmarks.overhead [--quick] [--size 12m] [--json OUT] [--png OUT]
     python -m benchmarks.overhead --variance [--run DIR]    how noisy the probes are
+    python -m benchmarks.overhead --profile DIR   which part of the step it goes into
     python -m benchmarks.overhead --op                      the op alone
 
 The counterpart of GPLD's Table 4. Every row is the whole optimizer step of
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 
 import envs
-from benchmarks import op, variance
+from benchmarks import op, overhead_profile, variance
 from benchmarks.overhead_report import draw, record, table
 from benchmarks.overhead_rows import Measured, Variant, variants
 from benchmarks.timing import Spread, interleave, ratios
@@ -46,6 +47,7 @@ class Program(NamedTuple):
     seconds: float
     peak_bytes: int | None
     flops: float | None
+    text: str
 
 
 class Bench:
@@ -100,6 +102,7 @@ class Bench:
             seconds,
             None if memory is None else memory.temp_size_in_bytes,
             (costs or {}).get("flops"),
+            compiled.as_text() or "",
         )
 
 
@@ -136,7 +139,7 @@ def measure(
     found = {}
     for name, row in named.items():
         ratio = None if row is None else ratios(seconds[name], seconds["none"])
-        found[row] = Measured(Spread.of(seconds[name]), ratio, *programs[row][1:])
+        found[row] = Measured(Spread.of(seconds[name]), ratio, *programs[row][1:-1])
     return found.pop(None), found
 
 
@@ -149,6 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         what = "a check of the machinery" if options.quick else "a measurement"
         run = measure_variance if options.variance else measure_steps
+        if options.profile is not None:
+            run = measure_profile
         result, figure = run(options)
         if options.quick:
             print("--quick: small shapes, a check of the machinery, no measurement")
@@ -177,6 +182,26 @@ def measure_steps(options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
     baseline, found = measure(Bench(config), rows, rounds=rounds)
     print(table(baseline, found))
     return record(config, baseline, found), draw(found)
+
+
+def measure_profile(options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
+    """Traces of some steps, in the folder that was asked for, summed up by scope."""
+    if options.variance or options.run is not None:
+        raise UserError("--profile: not together with --variance and --run")
+    config = _config(options)
+    bench = Bench(config)
+
+    def compiled(row: Variant | None) -> tuple[Callable[[], object], str]:
+        program = bench.compile(row and row.options)
+        return program.call, program.text
+
+    rows = overhead_profile.programs(quick=options.quick)
+    found = overhead_profile.measure(compiled, rows, options.profile)
+    print(overhead_profile.table(found))
+    print(f"wrote traces: tensorboard --logdir {options.profile}")
+    return {"size": config.size, **overhead_profile.record(found)}, (
+        overhead_profile.draw(found)
+    )
 
 
 def measure_variance(options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
@@ -247,6 +272,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--op", action="store_true", help="the op alone: python -m benchmarks.op"
+    )
+    parser.add_argument(
+        "--profile", type=Path, metavar="DIR", help="trace some steps, time none"
     )
     parser.add_argument("--all", action="store_true", help="the full cross product")
     parser.add_argument("--rounds", type=int, help="rounds that count (default 7)")

@@ -1,6 +1,5 @@
 """The GPU stages that train: their parts, and whole rehearsals on this device."""
 
-import gzip
 import json
 import sys
 
@@ -8,79 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import gpu, gpu_determinism, gpu_learn, gpu_throughput, trace
+from benchmarks import gpu, gpu_determinism, gpu_learn, gpu_throughput
 from benchmarks.gpu_parts import differing
 from benchmarks.gpu_summary import summary
-
-MIDDLE = [
-    ("fusion.1", 1, 0.0, 10.0),
-    ("fusion.2", 1, 12.0, 8.0),
-    ("copy", 2, 15.0, 10.0),
-]
-
-
-def write_trace(path, events, *, process="/device:GPU:0", thread="Stream #{}", **extra):
-    rows = [{"ph": "M", "pid": 1, "name": "process_name", "args": {"name": process}}]
-    for tid in {tid for _, tid, *_ in events}:
-        name = {"name": thread.format(tid)}
-        rows.append(
-            {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": name}
-        )
-    for name, tid, start, length in events:
-        row = {"ph": "X", "pid": 1, "tid": tid, "name": name, "ts": start}
-        rows.append(row | {"dur": length, **extra})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(path, "wt") as file:
-        json.dump({"traceEvents": [*rows, {}]}, file)
-
-
-def test_a_trace_is_summed_up(tmp_path):
-    path = tmp_path / "plugins" / "a.trace.json.gz"
-    write_trace(path, MIDDLE)
-    assert trace.newest(tmp_path) == path
-    found = trace.summary(path, top=1)
-    assert found["operations"] == 3
-    assert found["span_seconds"] == pytest.approx(25e-6)
-    assert found["busy_seconds"] == pytest.approx(23e-6)  # two streams overlap by 5
-    (kind,) = found["kinds"]
-    assert (kind["name"], kind["count"]) == ("fusion", 2)
-    assert kind["seconds"] == pytest.approx(18e-6)
-    assert found["other_seconds"] == pytest.approx(10e-6)
-    with pytest.raises(FileNotFoundError, match=r"no \*\.trace"):
-        trace.newest(tmp_path / "nowhere")
-
-
-def test_of_a_gpu_only_the_streams_count_and_of_a_cpu_what_xla_ran(tmp_path):
-    path = tmp_path / "b.trace.json.gz"
-    write_trace(path, MIDDLE, thread="XLA Modules {}")
-    assert trace.summary(path)["operations"] == 0
-    write_trace(path, MIDDLE, process="/host:CPU")
-    assert trace.summary(path)["operations"] == 0
-    write_trace(path, MIDDLE, process="/host:CPU", args={"hlo_op": "x"})
-    assert trace.summary(path)["operations"] == 3
-
-
-def test_what_lies_inside_an_operation_is_not_counted_twice():
-    events = [
-        trace.Event("while", (1, 1), 0.0, 10.0),
-        trace.Event("dot", (1, 1), 1.0, 4.0),
-        trace.Event("add", (1, 1), 5.0, 2.0),
-        trace.Event("dot", (1, 2), 1.0, 4.0),
-    ]
-    found = trace.own_seconds(events)
-    assert sum(s for e, s in found if e.name == "while") == pytest.approx(4e-6)
-    assert sum(s for e, s in found if e.name == "dot") == pytest.approx(8e-6)
-
-
-def test_a_real_trace_has_operations(tmp_path):
-    x = jnp.ones((300, 300))
-    program = jax.jit(lambda x: jnp.sort(x @ x, axis=0)).lower(x).compile()
-    jax.block_until_ready(program(x))
-    with jax.profiler.trace(str(tmp_path)):
-        jax.block_until_ready(program(x))
-    found = trace.summary(trace.newest(tmp_path))
-    assert found["operations"] > 0
-    assert 0 < found["busy_seconds"] <= found["span_seconds"]
 
 
 def test_differing_bits_are_found_by_path():
