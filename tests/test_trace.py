@@ -118,7 +118,7 @@ def test_a_real_program_and_its_gradient(tmp_path):
             return jnp.sum(jnp.cos(carry @ x))
 
     program = jax.jit(jax.grad(loss)).lower(x).compile()
-    text = program.as_text()
+    text = program.as_text() or ""
     found = trace.traced(lambda: program(x), text, tmp_path)
     seconds = {name: part["seconds"] for name, part in found["scopes"].items()}
     assert seconds["imagine"] > 0 and seconds["penalty"] > 0
@@ -151,7 +151,7 @@ def test_the_overhead_by_scope(tmp_path):
 
         x = jnp.ones((100, 100))
         program = jax.jit(step).lower(x).compile()
-        return lambda: program(x), program.as_text()
+        return lambda: program(x), program.as_text() or ""
 
     rows = overhead_profile.programs(quick=True)
     found = overhead_profile.measure(compiled, rows, tmp_path, say=print)
