@@ -59,7 +59,7 @@ def measure(
 
 
 def scopes(found: Profiles) -> dict[str, list[float]]:
-    """Milliseconds of a step by scope, one for each program; the longest first."""
+    """Milliseconds of a step by scope, one for each program; the penalty comes last."""
     names = {name for profile in found.values() for name in profile["scopes"]}
     times = {
         name: [
@@ -68,7 +68,8 @@ def scopes(found: Profiles) -> dict[str, list[float]]:
         ]
         for name in names
     }
-    return dict(sorted(times.items(), key=lambda item: -max(item[1])))
+    order = sorted(times, key=lambda name: (name == "penalty", -max(times[name])))
+    return {name: times[name] for name in order}
 
 
 def longest(found: Profiles) -> list[Mapping[str, Any]]:

@@ -84,8 +84,8 @@ def row_products(
             rows = _rows(settings, fwd, *xs)
             wy = rows.y if weight is None else rows.y * weight[None]
             wdelta = delta if weight is None else delta * weight[None]
-            carry = xv + rows.xv, yy + dot("knh,kng->hg", wy, rows.y)
-            return carry, (
+            yy = yy + _outer(settings, fwd, xs, rows.y, wy)
+            return (xv + rows.xv, yy), (
                 dot("knc,knh->kch", wdelta, rows.gx),
                 dot("knh,kch->knc", rows.gx, w),
             )
@@ -121,6 +121,25 @@ def _rows(
     y = gate * v - k * fwd.a[None]
     x = settings.dot("knh,hg->kng", y, fwd.gram)
     return RowArrays(y, gate * x, jnp.sum(x * v, axis=0))
+
+
+def _outer(
+    settings: Settings,
+    fwd: Forward,
+    xs: tuple[Array, Array, Array],
+    y: Array,
+    wy: Array,
+) -> Float[Array, "h h"]:
+    """Σ y (weight·y)ᵀ over the rows of one step, from weight·y."""
+    dot = settings.dot
+    if settings.kernel or jax.default_backend() != "cpu":
+        return dot("knh,kng->hg", y, wy)
+    delta, k, w = xs
+    # A product whose left factor is to be transposed makes XLA for CPUs write that out,
+    # entry by entry; yᵀ made from its own small product costs a fraction of it.
+    v = dot("kch,knc->khn", w, delta)
+    transposed = fwd.gate.T[None] * v - k.swapaxes(1, 2) * fwd.a.T[None]
+    return jnp.sum(dot("khn,kng->khg", transposed, wy), axis=0)
 
 
 def _blocks(
