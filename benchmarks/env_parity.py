@@ -177,7 +177,7 @@ def draw(found: dict[str, Any], title: str) -> Figure:
             panel.plot(values["p95"], places, "|", color=color, ms=9)
             panel.plot(values["max"], places, "o", color=color, mfc="white")
         panel.set_xscale("log")
-        panel.xaxis.set_major_locator(LogLocator(numticks=8))
+        panel.xaxis.set_major_locator(LogLocator(numticks=6))
         panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set_title(part)
         panel.grid(alpha=0.3, axis="x")
