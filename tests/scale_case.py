@@ -81,6 +81,22 @@ def farthest(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
     )
 
 
+def rows(result: dict[str, Any], *, latent: bool) -> dict[str, np.ndarray]:
+    """What the replay holds: of the environment, or the model's states beside it."""
+    model = (".deter", ".stoch")
+    return {
+        name: x for name, x in result["rows"].items() if name.endswith(model) == latent
+    }
+
+
+def differing(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    """The share of entries that are not the same to 0.01."""
+    apart = [
+        np.abs(x.astype(float) - b[name].astype(float)) > 0.01 for name, x in a.items()
+    ]
+    return float(np.mean(np.concatenate([x.ravel() for x in apart])))
+
+
 def distance(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
     squares = (np.sum((x.astype(float) - b[name]) ** 2) for name, x in a.items())
     return float(np.sqrt(sum(squares)))
@@ -98,7 +114,8 @@ def same(counts: list[int], words: str, *, whole: bool = False) -> dict[str, Any
         found = {
             "updates": other["updates"],
             "agent": distance(first["agent"], other["agent"]) / way,
-            "rows": farthest(first["rows"], other["rows"]),
+            "rows": farthest(*(rows(x, latent=False) for x in (first, other))),
+            "latents": differing(*(rows(x, latent=True) for x in (first, other))),
             "losses": float(gap),
         }
         if whole:

@@ -169,7 +169,11 @@ def test_every_barrier_is_needed(
     monkeypatch.setattr(plgpu, "barrier_wait", wait_unless_skipped)
     inputs = kernel_inputs(getkey(), rows=3, n=64, h=h, classes=16, dtype=dtype)
     cut = tiling.Tiling(columns, 3)
-    _, races = run_watched(inputs, dtype=dtype, tiling=cut)
+    try:
+        _, races = run_watched(inputs, dtype=dtype, tiling=cut)
+    except jax.errors.JaxRuntimeError as error:
+        # A warpgroup that is late enough finds its barrier two phases on.
+        races = "barrier is already at phase" in str(error)
     assert races
 
 

@@ -38,8 +38,9 @@ def check_same(found: dict) -> None:
         assert other["updates"] == found["updates"]
         assert other["losses"] < 1e-3 * found["largest_loss"]
         assert other["agent"] < 0.02
-        # A latent state is stored in bfloat16: one unit in its last place.
-        assert other["rows"] < 0.01
+        assert other["rows"] < 1e-3
+        # Where two categories are all but equally near, the last bit of a sum decides.
+        assert other["latents"] < 0.005
         assert other.get("returns", 0.0) < 1e-3
 
 
