@@ -1,9 +1,15 @@
-"""Shared fixtures. Every public signature is checked at run time by jaxtyping."""
+"""Shared fixtures. Every public signature is checked at run time by jaxtyping.
 
+`pytest --record PATH` writes what each test did, with date, commit and versions.
+"""
+
+import collections
 import itertools
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Compiling is most of the time a test takes, so the programs are kept between runs. It
 # is an environment variable, set before jax is imported, for the tests' subprocesses to
@@ -29,6 +35,8 @@ with install_import_hook(["core", "kernels", "envs", "train"], "beartype.beartyp
 import jax
 import pytest
 
+from train.provenance import write_result
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -44,3 +52,42 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a `gpu` test where there is no GPU; the reason shows up in the report."""
     if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
         pytest.skip(f"needs a GPU; jax runs on {jax.default_backend()} here")
+
+
+@pytest.fixture
+def tries(record_property: Any) -> Iterator[collections.Counter[str]]:
+    """What a test counts by name: `--record` writes it down."""
+    counted: collections.Counter[str] = collections.Counter()
+    yield counted
+    for name, count in sorted(counted.items()):
+        record_property(name, count)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", type=Path, help="write each test's outcome as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("record")
+    if path is not None and not hasattr(config, "workerinput"):  # not in a worker
+        config.pluginmanager.register(Record(path))
+
+
+class Record:
+    """Outcome, seconds and counts of every test."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.tests = path, dict[str, dict[str, Any]]()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        test = self.tests.setdefault(report.nodeid, {"outcome": "passed", "seconds": 0})
+        test["seconds"] = round(test["seconds"] + report.duration, 1)
+        if not report.passed:  # a setup that fails, a test, or its cleaning up
+            test["outcome"] = report.outcome
+        if report.when == "teardown" and report.user_properties:
+            test["tries"] = dict(report.user_properties)
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        outcomes = collections.Counter(x["outcome"] for x in self.tests.values())
+        result = {"exit_status": int(exitstatus), **outcomes, "tests": self.tests}
+        write_result(self.path, result)

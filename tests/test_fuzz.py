@@ -157,11 +157,11 @@ def settings(examples: int) -> hypothesis.settings:
 
 @settings(500)
 @hypothesis.given(argv=command_lines())
-def test_accepted_or_one_line(desk, argv):
+def test_accepted_or_one_line(desk, tries, argv):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train", lambda *args, **options: (None, 0))
         code, out, err = answer(argv)
-    hypothesis.event(f"exit code {code}")
+    tries["accepted" if code == 0 else "refused"] += 1
     assert "Traceback" not in out + err
     assert "\x1b" not in out + err or "--help" in argv
     if code == 0:
@@ -173,7 +173,7 @@ def test_accepted_or_one_line(desk, argv):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", range(5))
-def test_accepted_command_lines_run(desk, monkeypatch, batch):
+def test_accepted_command_lines_run(desk, tries, monkeypatch, batch):
     """With its five batches: 25 command lines, each two chunks of a real run."""
     ran = 0
     intact = loop.Programs.__init__
@@ -208,6 +208,7 @@ def test_accepted_command_lines_run(desk, monkeypatch, batch):
         hypothesis.note(out + err)
         assert code in (0, 143) and "Traceback" not in out + err, (argv, out, err)
         assert "stopped by SIGTERM" in out or "finished at" in out
+        tries["stopped" if code else "finished"] += 1
 
     monkeypatch.setattr(loop.Programs, "__init__", stopping)
     run()

@@ -20,12 +20,13 @@ LAPTOP = (
 
 
 @pytest.mark.slow
-def test_a_kill_inside_a_save_and_a_second_process(tmp_path, capsys):
+def test_a_kill_inside_a_save_and_a_second_process(tmp_path, capsys, tries):
     """And while the run goes on, its directory takes nobody else."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     unbroken = start(TINY, whole)  # beside the other: half the time
     rng = random.Random(0)
     tally = kill_at(["save"], TINY, broken, rng=rng, longest=0.1, saves=(3, 3))
+    tries.update(tally)
     assert tally["done"] == 0 and tally.total() == 1
 
     process = start(TINY, broken)
@@ -65,7 +66,7 @@ def test_a_stop_signal_to_a_process(tmp_path, number):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_a_laptop_run_is_killed_five_times(tmp_path_factory, seed):
+def test_a_laptop_run_is_killed_five_times(tmp_path_factory, tries, seed):
     """With its five seeds: 25 kills, 15 of them timed to hit a save."""
     base = tmp_path_factory.getbasetemp()
     whole, broken = base / "laptop-whole", base / f"laptop-broken-{seed}"
@@ -76,7 +77,7 @@ def test_a_laptop_run_is_killed_five_times(tmp_path_factory, seed):
     rng.shuffle(moments)
     tally = kill_at(moments, LAPTOP, broken, rng=rng, longest=3.0)
     finish(start(LAPTOP, broken), broken)
-    print(f"seed {seed}: {dict(tally)}")  # shown with -rA
+    tries.update(tally)
     assert tally["done"] == 0 and tally.total() == 5
     assert tally["inside"] >= 1
     assert_same_run(whole, broken)
