@@ -63,6 +63,17 @@ def tries(record_property: Any) -> Iterator[collections.Counter[str]]:
         record_property(name, count)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for the whole suite, on a machine with as many cores; none else.
+
+    A process starts in seconds, so that a test named on the command line is sooner done
+    without; more than two would want more memory than a laptop has.
+    """
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return 2 if whole and (os.cpu_count() or 1) > 1 else 0
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", type=Path, help="write each test's outcome as JSON")
 
