@@ -10,7 +10,6 @@ first: `[time, *batch, ...]`.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -20,33 +19,11 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from core.deferred import Apply, Weights, deferred_scan, plain, scan
 from core.dists import Categoricals, onehot_from_uniform
 from core.nets import RMS_EPS, BlockLinear, Dense, Linear, RMSNorm
+from core.states import CARRY_AXES, Carry
+from core.states import Observed as Observed
+from core.states import State as State
 from core.transforms import lift
 from kernels.sharding import divided
-
-
-class State(NamedTuple):
-    """Latent state: `deter` is h, `stoch` holds K one-hot rows of C classes."""
-
-    deter: Float[Array, "*batch deter"]
-    stoch: Float[Array, "*batch rows classes"]
-
-    @property
-    def features(self) -> Float[Array, "*batch features"]:
-        """h and the flattened z side by side: the input of every head."""
-        flat = self.stoch.reshape(*self.stoch.shape[:-2], -1)
-        return jnp.concatenate([self.deter, flat], axis=-1)
-
-
-class Observed(NamedTuple):
-    """What `RSSM.observe` found along a sequence; all arrays start with time.
-
-    `preactivation` is the output of the posterior's first linear layer: the Jacobian
-    penalty starts from it, so that it need not be computed twice.
-    """
-
-    states: State
-    posterior: Float[Array, "time *batch rows classes"]
-    preactivation: Float[Array, "time *batch hidden"]
 
 
 class RSSM(eqx.Module):
@@ -233,15 +210,15 @@ class RSSM(eqx.Module):
             # Gradients of what devices share are added up after the scan, not in it.
             run = divided(
                 partial(deferred_scan, RSSM._observe_step),
-                (None, None, _CARRY_AXES, 1),
-                (_CARRY_AXES, 1),
+                (None, None, CARRY_AXES, 1),
+                (CARRY_AXES, 1),
             )
         last, observed = run(vectors, weights, self._carry(state), inputs)
         return last.state, observed
 
     def _observe_step(
-        self, apply: Apply, carry: "_Carry", inputs: tuple[Array, ...]
-    ) -> tuple["_Carry", Observed]:
+        self, apply: Apply, carry: Carry, inputs: tuple[Array, ...]
+    ) -> tuple[Carry, Observed]:
         action_term, embed_term, uniform, keep = inputs
         carry = carry.masked(keep)
         deter, grouped = self._core(apply, carry, action_term)
@@ -250,7 +227,7 @@ class RSSM(eqx.Module):
         out = apply("posterior_out", hidden)
         logits = self._rows(out + lift(self.posterior_out.bias, out.ndim))
         state = State(deter, self._sample(logits, uniform))
-        return _Carry(state, grouped), Observed(state, logits, preactivation)
+        return Carry(state, grouped), Observed(state, logits, preactivation)
 
     def imagine[Inputs, Seen](
         self,
@@ -276,14 +253,14 @@ class RSSM(eqx.Module):
         """
         weights, from_action = self._core_weights()
 
-        def step(carry: _Carry, row: tuple[Inputs, Array]):
+        def step(carry: Carry, row: tuple[Inputs, Array]):
             inputs, uniform = row
             action, seen = act(carry.state, inputs)
             dtype = carry.state.deter.dtype
             term = self._action_term(from_action, action.astype(dtype))
             deter, grouped = self._core(plain(weights), carry, term)
             state = State(deter, self._sample(self.prior_logits(deter), uniform))
-            return _Carry(state, grouped), seen
+            return Carry(state, grouped), seen
 
         last, seen = jax.lax.scan(step, self._carry(state), (inputs, uniforms))
         return last.state, seen
@@ -304,7 +281,7 @@ class RSSM(eqx.Module):
     def _core(
         self,
         apply: Apply,
-        carry: "_Carry",
+        carry: Carry,
         action_term: Array,
         kept: Array | None = None,
     ) -> tuple[Array, Array]:
@@ -362,8 +339,8 @@ class RSSM(eqx.Module):
         }
         return weights, dense[split:]
 
-    def _carry(self, state: State) -> "_Carry":
-        return _Carry(state, self._grouped(state.deter))
+    def _carry(self, state: State) -> Carry:
+        return Carry(state, self._grouped(state.deter))
 
     def _grouped(self, x: Array) -> Array:
         return jnp.moveaxis(x.reshape(*x.shape[:-1], self.blocks, -1), -2, 0)
@@ -377,22 +354,3 @@ class RSSM(eqx.Module):
 
     def _group_vector(self, vector: Array, ndim: int) -> Array:
         return vector.reshape(self.blocks, *(1,) * (ndim - 2), -1)
-
-
-class _Carry(NamedTuple):
-    """A state, and its h once more as `[group, *batch, size]`."""
-
-    state: State
-    grouped: Float[Array, "group *batch size"]
-
-    def masked(self, keep: Bool[Array, "*batch"]) -> "_Carry":
-        """Zero wherever `keep` is false."""
-        state = State(
-            jnp.where(keep[..., None], self.state.deter, 0.0),
-            jnp.where(keep[..., None, None], self.state.stoch, 0.0),
-        )
-        return _Carry(state, jnp.where(keep[None, ..., None], self.grouped, 0.0))
-
-
-# Where each part has its batch axis.
-_CARRY_AXES = _Carry(State(*cast(Any, (0, 0))), cast(Any, 1))

@@ -1,0 +1,50 @@
+"""What the state-space model carries from step to step and finds on its way."""
+
+from typing import Any, NamedTuple, cast
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+class State(NamedTuple):
+    """Latent state: `deter` is h, `stoch` holds K one-hot rows of C classes."""
+
+    deter: Float[Array, "*batch deter"]
+    stoch: Float[Array, "*batch rows classes"]
+
+    @property
+    def features(self) -> Float[Array, "*batch features"]:
+        """h and the flattened z side by side: the input of every head."""
+        flat = self.stoch.reshape(*self.stoch.shape[:-2], -1)
+        return jnp.concatenate([self.deter, flat], axis=-1)
+
+
+class Observed(NamedTuple):
+    """What `RSSM.observe` found along a sequence; all arrays start with time.
+
+    `preactivation` is the output of the posterior's first linear layer: the Jacobian
+    penalty starts from it, so that it need not be computed twice.
+    """
+
+    states: State
+    posterior: Float[Array, "time *batch rows classes"]
+    preactivation: Float[Array, "time *batch hidden"]
+
+
+class Carry(NamedTuple):
+    """A state, and its h once more as `[group, *batch, size]`."""
+
+    state: State
+    grouped: Float[Array, "group *batch size"]
+
+    def masked(self, keep: Bool[Array, "*batch"]) -> "Carry":
+        """Zero wherever `keep` is false."""
+        state = State(
+            jnp.where(keep[..., None], self.state.deter, 0.0),
+            jnp.where(keep[..., None, None], self.state.stoch, 0.0),
+        )
+        return Carry(state, jnp.where(keep[None, ..., None], self.grouped, 0.0))
+
+
+# Where each part has its batch axis.
+CARRY_AXES = Carry(State(*cast(Any, (0, 0))), cast(Any, 1))
