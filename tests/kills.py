@@ -1,6 +1,7 @@
 """Runs of `python -m train.main` that are killed, started again, and compared."""
 
 import collections
+import contextlib
 import pathlib
 import random
 import signal
@@ -59,9 +60,14 @@ def wait_for(process: subprocess.Popen[bytes], seen: Callable[[], bool]) -> bool
     return True
 
 
-def unfinished(run_dir: pathlib.Path) -> list[pathlib.Path]:
-    """What a save in progress, or a killed one, has written."""
-    return list((run_dir / "checkpoints").glob(".unfinished-*"))
+def unfinished(run_dir: pathlib.Path, since: int) -> set[str]:
+    """What has been begun by a save, and not ended, since a time in nanoseconds."""
+    found = set()
+    for path in (run_dir / "checkpoints").glob(".unfinished-*"):
+        with contextlib.suppress(FileNotFoundError):  # ended meanwhile
+            if path.stat().st_ctime_ns > since:
+                found.add(path.name)
+    return found
 
 
 def kill_at(
@@ -88,6 +94,7 @@ def kill_at(
     log = run_dir.with_name(run_dir.name + ".log")
     for moment in moments:
         before = log.stat().st_size if log.exists() else 0
+        since = time.time_ns()  # what is older, a killed process left
         process = start(words, run_dir)
         if moment == "start":
             time.sleep(rng.uniform(0, 4 * longest))
@@ -95,24 +102,18 @@ def kill_at(
             wait_for(process, lambda: b"updates done" in log.read_bytes()[before:])  # noqa: B023
             time.sleep(rng.uniform(0, longest))
         else:
-            # What a killed process left has another name; the next save removes it.
-            left, seen = set(unfinished(run_dir)), set[pathlib.Path]()
-            count = rng.randint(*saves)
+            seen, count = set[str](), rng.randint(*saves)
 
             def saving() -> bool:
-                seen.update(set(unfinished(run_dir)) - left)  # noqa: B023
+                seen.update(unfinished(run_dir, since))  # noqa: B023
                 return len(seen) >= count  # noqa: B023
 
             wait_for(process, saving)
             time.sleep(rng.uniform(0, longest / 10))
         process.send_signal(signal.SIGKILL)
         code = process.wait()
-        own = [
-            path
-            for path in unfinished(run_dir)
-            if path.name.endswith(f"-{process.pid}")
-        ]
-        tally["done" if code == 0 else "inside" if own else "outside"] += 1
+        inside = unfinished(run_dir, since)
+        tally["done" if code == 0 else "inside" if inside else "outside"] += 1
         assert code in (0, -signal.SIGKILL), log.read_text()
     return tally
 
