@@ -31,6 +31,7 @@ from benchmarks.render_scenes import (
 )
 from benchmarks.timing import Spread, interleave
 from envs import perturb
+from envs.opengl import NoOpenGLError
 from envs.render import Renderer
 from train.provenance import write_result
 
@@ -38,7 +39,7 @@ QUICK_DOMAINS = ("cartpole", "finger", "walker")
 FRAMES = 64
 """At least as many are drawn of every batch in a round, so that it takes a while."""
 
-# The perturbations of GPLD, Table 2, on Walker.
+# The perturbations of the Jacobian-regularization paper, Table 2, on Walker.
 CONDITIONS = (
     "none",
     "noise:0.5,0.35",
@@ -256,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 figure(found).savefig(path)
                 print(f"drew {path}")
-    except (RuntimeError, OSError) as error:
+    except (NoOpenGLError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,7 +1,6 @@
 """Random poses of every domain, drawn by the ray caster and by MuJoCo's renderer."""
 
 import dataclasses
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,15 +11,11 @@ from jaxtyping import Bool, Float, UInt8
 
 from envs import registry
 from envs._mjx import MjModel, mujoco
+from envs.opengl import open_renderer
 from envs.render import Renderer
 from envs.render_pose import Pose
 
 DOMAINS = tuple(registry.DOMAINS)
-
-GL_REMEDY = (
-    "MuJoCo finds no OpenGL to compare with: set MUJOCO_GL=egl (needs a GPU's driver "
-    "or Mesa's libegl1) or MUJOCO_GL=osmesa (needs libosmesa6)"
-)
 
 
 def load(domain: str) -> tuple[MjModel, int]:
@@ -75,20 +70,14 @@ class Reference:
         plain: without shadows and reflections, which its default settings have.
 
     Raises:
-        RuntimeError: there is no OpenGL.
+        NoOpenGLError: there is no OpenGL.
     """
 
     def __init__(
         self, model: MjModel, camera: int, size: int, *, plain: bool = False
     ) -> None:
-        try:
-            # GLFW warns, in several lines, of what the error below says in one.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._color = mujoco.Renderer(model, size, size)
-                self._segment = mujoco.Renderer(model, size, size)
-        except Exception as error:  # each GL library fails in its own way
-            raise RuntimeError(GL_REMEDY) from error
+        self._color = open_renderer(model, size, size)
+        self._segment = open_renderer(model, size, size)
         self._segment.enable_segmentation_rendering()
         if plain:
             for flag in (
@@ -144,7 +133,7 @@ def compare(domain: str, count: int, *, size: int = 64) -> Comparison:
     """Draw `count` random poses of a domain with both renderers.
 
     Raises:
-        RuntimeError: there is no OpenGL.
+        NoOpenGLError: there is no OpenGL.
     """
     model, camera = load(domain)
     reference = Reference(model, camera, size)

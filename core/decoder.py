@@ -71,8 +71,8 @@ class ImageDecoder(eqx.Module):
         blocks: blocks of the layer for h.
 
     Raises:
-        ValueError: the shape is not one of those, or `blocks` divides neither `deter`
-            nor the numbers of the lowest resolution.
+        ValueError: the shape is not one of those, or `blocks` does not divide `deter`
+            or the 4·`depth` channels of the lowest resolution.
     """
 
     from_deter: BlockLinear
@@ -95,6 +95,11 @@ class ImageDecoder(eqx.Module):
     ):
         check_image_shape(shape)
         channels = [depth * multiple for multiple in reversed(MULTIPLES)]
+        if channels[0] % blocks:
+            raise ValueError(
+                f"blocks={blocks} must divide 4·depth={channels[0]}, the channels of "
+                "the lowest resolution"
+            )
         keys = jax.random.split(key, 3 + len(channels))
         lowest = shape[0] // 16 * (shape[1] // 16) * channels[0]
         self.from_deter = BlockLinear(deter, lowest, blocks, key=keys[0])

@@ -36,6 +36,7 @@ class FunctionTask(Task):
     episode_steps: int
     solver: tuple[int, int] | None
     terminal: Callable[[MjModel, mjx.Data], Bool[Array, ""]] | None
+    camera: int | str
 
     def load(self) -> MjModel:
         return self.source
@@ -69,6 +70,7 @@ def from_mjx(
     control_timestep: float | None = None,
     episode_steps: int = EPISODE_STEPS,
     solver: tuple[int, int] | None = None,
+    camera: int | str = 0,
 ) -> MjxEnv:
     """An environment from a MuJoCo model and functions of it, all of them traced.
 
@@ -92,6 +94,8 @@ def from_mjx(
         solver: iterations of the constraint solver and of its line search; None means
             the model's own. (8, 10) is as exact for the control suite as 100 and 50,
             and faster.
+        camera: number or name of the model's camera that images and videos are seen
+            through; `envs.PixelEnv` checks that there is one.
 
     Raises:
         FileNotFoundError: `model` is a path where there is no file.
@@ -112,6 +116,7 @@ def from_mjx(
         episode_steps=episode_steps,
         solver=solver,
         terminal=terminal,
+        camera=camera,
     )
     try:
         env = MjxEnv(task, name=name, action_repeat=action_repeat)

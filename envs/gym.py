@@ -8,7 +8,6 @@ Gymnasium is the optional extra `gym`. Every step crosses from the device to the
 so for training at speed use `envs.VectorEnv` inside a compiled program instead.
 """
 
-import warnings
 from typing import Any
 
 import jax
@@ -17,9 +16,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from envs import registry
-from envs._mjx import mujoco
 from envs.base import Env, EnvSpec
 from envs.mjx_env import MjxEnv
+from envs.opengl import BodyRenderer, body_of
+from envs.pixels import PixelEnv
 from envs.vector import VectorEnv
 
 try:
@@ -58,7 +58,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """
         decision = env.spec.control_timestep * env.spec.action_repeat
         self.metadata = {
-            "render_modes": ["rgb_array"] if isinstance(env, MjxEnv) else [],
+            "render_modes": [] if body_of(env) is None else ["rgb_array"],
             "render_fps": max(1, round(1 / decision)),
         }
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -71,7 +71,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.observation_space = observation_space(env.spec)
         self.action_space = action_space(env.spec)
         self._size = size
-        self._renderer: Any = None
+        self._renderer: BodyRenderer | None = None
         self._state: Any = None
         self._reset = jax.jit(env.reset)
         self._advance = jax.jit(env.advance)
@@ -126,19 +126,11 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             return None
         if self._state is None:
             raise gymnasium.error.ResetNeeded("call reset before render")
-        assert isinstance(self.env, MjxEnv)  # the others have no render mode
-        model = self.env.model
         if self._renderer is None:
-            self._renderer = _renderer(model, self._size)
-        data = mujoco.MjData(model)
-        data.qpos[:] = self._state.qpos
-        mujoco.mj_forward(model, data)
-        if self._state.scene.size:  # a target is where this episode put it
-            placed = jax.jit(self.env.data)(self._state)
-            data.geom_xpos[:], data.site_xpos[:] = placed.geom_xpos, placed.site_xpos
-        camera = self.env.task.camera if model.ncam else -1
-        self._renderer.update_scene(data, camera=camera)
-        return self._renderer.render()
+            body = body_of(self.env)
+            assert body is not None  # the others have no render mode
+            self._renderer = BodyRenderer(body, *self._size)
+        return self._renderer(self._state.qpos, self._state.scene)
 
     def close(self) -> None:
         """Gives the OpenGL context back."""
@@ -255,26 +247,9 @@ def action_space(spec: EnvSpec) -> gymnasium.spaces.Box:
 
 def _with_options(env: Env, state: Any, options: dict[str, Any]) -> Any:
     unknown = sorted(set(options) - set(PHYSICS))
-    if unknown or not isinstance(env, MjxEnv):
-        known = PHYSICS if isinstance(env, MjxEnv) else ()
+    if unknown or not isinstance(env, MjxEnv | PixelEnv):
+        known = () if body_of(env) is None else PHYSICS
         raise ValueError(
             f"options={options}: {env.spec.name} has the options {list(known)}"
         )
     return env.with_physics(state, **options)
-
-
-def _renderer(model: Any, size: tuple[int, int]) -> Any:
-    height, width = size
-    # The off-screen buffer of a model is 640 × 480 unless its file asks for more.
-    model.vis.global_.offheight = max(model.vis.global_.offheight, height)
-    model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
-    try:
-        with warnings.catch_warnings():  # GLFW says in several lines what we say in one
-            warnings.simplefilter("ignore")
-            return mujoco.Renderer(model, height, width)
-    except Exception as error:  # each GL library fails in its own way
-        raise RuntimeError(
-            "render: MuJoCo finds no OpenGL to draw with: set MUJOCO_GL=egl (needs a "
-            "GPU's driver or Mesa's libegl1) or MUJOCO_GL=osmesa (needs libosmesa6) "
-            "before Python starts"
-        ) from error

@@ -1,4 +1,4 @@
-"""Perturbations of observations: GPLD, section 5.
+"""Perturbations of observations: the Jacobian-regularization paper, section 5.
 
 Noise over a whole image, a rotation, and noise on a random part of an image; for state
 vectors, noise. Each is a pure function of (key, observation), used on what an agent
@@ -10,6 +10,7 @@ sees, outside the environment. Strengths are data: stack conditions with `stack`
 """
 
 import abc
+import math
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Key, Num, UInt8
 
-# The noise that GPLD puts on a part of Walker's image.
+# The noise that the paper puts on a part of Walker's image.
 MASK_MEAN = 0.5
 MASK_VARIANCE = 0.15
 
@@ -183,16 +184,17 @@ def parse(text: str, *, pixels: bool = True) -> Perturbation:
     """A perturbation from its short form.
 
     For images: `none`, `noise:0.35` (variance, mean 0), `noise:0.5,0.35` (mean,
-    variance), `rotate:20` (degrees), `mask:50` (percent of the pixels, with noise of
-    GPLD's N(0.5, 0.15)), `mask:50,0.05,0.2` (percent, mean, variance). For states:
-    `none` and the two forms of `noise`.
+    variance), `rotate:20` (degrees), `mask:50` (percent of the pixels, with the
+    paper's noise N(0.5, 0.15)), `mask:50,0.05,0.2` (percent, mean, variance). For
+    states: `none` and the two forms of `noise`.
 
     Args:
         text: the short form.
         pixels: it is meant for images, not for state vectors.
 
     Raises:
-        ValueError: the text is none of these, or a number is out of range.
+        ValueError: the text is none of these, or a number is out of range or not
+            finite.
     """
     kind, _, rest = text.strip().lower().partition(":")
     try:
@@ -205,9 +207,11 @@ def parse(text: str, *, pixels: bool = True) -> Perturbation:
         raise ValueError(
             f"perturbation {text!r} is not understood: use one of {', '.join(forms)}"
         )
+    if not all(map(math.isfinite, values.values())):
+        raise ValueError(f"perturbation {text!r}: the numbers must be finite")
     if not 0 <= values.get("share", 0.0) <= 1:
         raise ValueError(f"perturbation {text!r}: the percentage must be 0 to 100")
-    if not values.get("variance", 0.0) >= 0:
+    if values.get("variance", 0.0) < 0:
         raise ValueError(f"perturbation {text!r}: the variance must not be negative")
     if pixels:
         return ImagePerturbation(**values)

@@ -36,6 +36,10 @@ def read_scene(model: MjModel, camera: int | str, groups: Sequence[int]) -> Scen
             be drawn.
     """
     index = _camera_index(model, camera)
+    _check_camera(model, index)
+    for kind, count in (("skin", model.nskin), ("flex", model.nflex)):
+        if count:
+            raise ValueError(f"the model has a {kind}, which cannot be drawn")
     visual, extent = model.vis, float(model.stat.extent)
     head = visual.headlight
     solids = _solids(model, groups)
@@ -64,12 +68,26 @@ def _camera_index(model: MjModel, camera: int | str) -> int:
     names = [model.camera(i).name for i in range(model.ncam)]
     if isinstance(camera, str) and camera in names:
         return names.index(camera)
-    if isinstance(camera, int) and 0 <= camera < model.ncam:
-        return camera
+    if not isinstance(camera, str) and 0 <= camera < model.ncam:
+        return int(camera)
+    if not model.ncam:
+        raise ValueError(
+            f"camera={camera!r}: the model has no camera to be seen through: put a "
+            "<camera> into its worldbody or a body"
+        )
     raise ValueError(
         f"camera={camera!r} is not in the model: use a number below {model.ncam} or "
         f"one of {names}"
     )
+
+
+def _check_camera(model: MjModel, index: int) -> None:
+    orthographic = mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC
+    if model.cam_projection[index] == orthographic or model.cam_sensorsize[index].any():
+        raise ValueError(
+            f"camera {model.camera(index).name!r} is orthographic or has a sensor of "
+            "its own, which cannot be drawn: use a perspective camera with a fovy"
+        )
 
 
 def _solids(model: MjModel, groups: Sequence[int]) -> list[Solid]:
@@ -98,12 +116,19 @@ def _solids(model: MjModel, groups: Sequence[int]) -> list[Solid]:
                     f"{name} is transparent (rgba {rgba.tolist()}), which cannot be "
                     "drawn: set its alpha to 1, or to 0 to hide it"
                 )
+            textured = material >= 0 and _texture(model, material) >= 0
+            if textured and kind != PLANE:
+                raise ValueError(
+                    f"{name} has a texture, which can be drawn on planes only: give it "
+                    "a material without"
+                )
+            checker = _checker(model, material, index, rgba[:3]) if textured else None
             found.append(
                 Solid(
                     kind=kind,
                     size=_three(column["size"][index]),
                     color=_three(rgba),
-                    checker=_checker(model, material, index) if kind == PLANE else None,
+                    checker=checker,
                     source=source,
                     index=index,
                 )
@@ -133,12 +158,14 @@ def _cords(model: MjModel, groups: Sequence[int]) -> dict[int, Cord]:
     return found
 
 
-def _checker(model: MjModel, material: int, geom: int) -> Checker | None:
-    """The checkerboard of a plane's material; None if the material has no texture."""
-    role = int(mujoco.mjtTextureRole.mjTEXROLE_RGB)
-    texture = int(model.mat_texid[material, role]) if material >= 0 else -1
-    if texture < 0:
-        return None
+def _texture(model: MjModel, material: int) -> int:
+    """The number of a material's texture, -1 if it has none."""
+    return int(model.mat_texid[material, int(mujoco.mjtTextureRole.mjTEXROLE_RGB)])
+
+
+def _checker(model: MjModel, material: int, geom: int, tint: np.ndarray) -> Checker:
+    """The checkerboard of a plane's material, in the colour of the plane."""
+    texture = _texture(model, material)
     pixels = _pixels(model, texture)
     height, width = pixels.shape[:2]
     first = pixels[height // 4, width // 4]
@@ -157,7 +184,6 @@ def _checker(model: MjModel, material: int, geom: int) -> Checker | None:
     if not model.mat_texuniform[material]:
         # The texture is stretched over the plane, where that has an end.
         repeat = repeat / np.where(half > 0, half, 1.0)
-    tint = model.mat_rgba[material][:3]
     return Checker(
         first=_three(first / 255 * tint),
         second=_three(second / 255 * tint),

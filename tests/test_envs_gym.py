@@ -132,7 +132,7 @@ def test_frames_show_the_state(name):
 
 def test_without_opengl_the_remedy_is_named():
     done = python(DRAW.format(name="pendulum"), "off")
-    assert "RuntimeError: render: MuJoCo finds no OpenGL" in done.stderr
+    assert "NoOpenGLError: MuJoCo finds no OpenGL" in done.stderr
     assert "MUJOCO_GL=osmesa" in done.stderr
 
 

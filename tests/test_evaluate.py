@@ -290,7 +290,7 @@ def cartpole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.mark.parametrize(
     ("gl", "part"),
     [
-        ("off", "MuJoCo finds no OpenGL to draw with; set MUJOCO_GL=egl"),
+        ("off", "MuJoCo finds no OpenGL to draw with: set MUJOCO_GL=egl"),
         ("opengl", "MUJOCO_GL=opengl: MuJoCo cannot use it here"),
     ],
 )
@@ -310,23 +310,40 @@ def available_gl() -> str:
     pytest.skip("no OpenGL: neither libOSMesa nor libEGL is installed")
 
 
-def test_pictures_follow_the_body(tmp_path):
+def pictures(tmp_path: pathlib.Path, env: str, poses: str) -> np.ndarray:
+    """What a film shows of them, drawn where MuJoCo finds an OpenGL."""
     path = tmp_path / "pictures.npy"
     code = (
         "import envs, numpy as np\n"
-        "from train.video import Film\n"
-        "film = Film(envs.make('cartpole-balance'), 64)\n"
-        "poses = np.array([[0.0, 0.0], [0.0, 0.0], [0.5, 1.0]])\n"
-        f"np.save({str(path)!r}, film.draw(poses))\n"
+        "from train.video import Film, Poses\n"
+        f"film = Film(envs.make({env!r}), 64)\n"
+        f"np.save({str(path)!r}, film.draw(Poses(*map(np.array, {poses}))))\n"
         "film.close()\n"
     )
     done = python(code, available_gl())
     assert done.returncode == 0, done.stderr
-    pictures = np.load(path)
-    assert pictures.shape == (3, 64, 64, 3) and pictures.dtype == np.uint8
-    assert pictures[0].std() > 5  # not a black picture
-    np.testing.assert_array_equal(pictures[0], pictures[1])
-    assert np.abs(pictures[2].astype(int) - pictures[0]).max() > 50
+    return np.load(path)
+
+
+def test_pictures_follow_the_body(tmp_path):
+    poses = "([[0.0, 0.0], [0.0, 0.0], [0.5, 1.0]], np.zeros((3, 0)))"
+    shown = pictures(tmp_path, "cartpole-balance", poses)
+    assert shown.shape == (3, 64, 64, 3) and shown.dtype == np.uint8
+    assert shown[0].std() > 5  # not a black picture
+    np.testing.assert_array_equal(shown[0], shown[1])
+    assert np.abs(shown[2].astype(int) - shown[0]).max() > 50
+
+
+def test_pictures_show_the_target_where_the_episode_has_it(tmp_path):
+    """A ball, seen from above; right in the world is right in the picture."""
+    poses = "(np.zeros((3, 2)), [[0.0, 0.15], [0.15, 0.0], [0.0, 0.15]])"
+    up, right, again = pictures(tmp_path, "reacher-easy", poses).astype(int)
+    np.testing.assert_array_equal(up, again)
+    rows, columns = np.nonzero(np.any(np.abs(up - right) > 30, axis=-1))
+    differs = np.zeros((64, 64), bool)
+    differs[rows, columns] = True
+    assert differs[8:28, 24:40].any() and differs[24:40, 36:56].any()
+    assert not differs[:, :20].any() and not differs[44:].any()
 
 
 def test_a_gif_keeps_its_frames_and_its_pace(tmp_path):

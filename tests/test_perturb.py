@@ -142,8 +142,17 @@ def test_numbers_out_of_range():
         parse("mask:120")
     with pytest.raises(ValueError, match="negative"):
         parse("noise:0.5,-0.1")
-    with pytest.raises(ValueError, match="negative"):
-        parse("noise:nan")
+    for text in (
+        "noise:nan",
+        "noise:nan,1",
+        "rotate:inf",
+        "rotate:nan",
+        "mask:50,nan,0",
+    ):
+        with pytest.raises(ValueError, match="finite"):
+            parse(text)
+    with pytest.raises(ValueError, match="finite"):
+        parse("noise:0,inf", pixels=False)
 
 
 def test_wrong_kind_of_observation(getkey):

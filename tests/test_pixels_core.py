@@ -150,6 +150,11 @@ def test_each_pixel_of_the_output_comes_from_its_own_place(getkey):
     assert corners[3, 3] and not corners[0].any() and not corners[:, 0].any()
 
 
+def test_blocks_must_divide_the_channels(getkey):
+    with pytest.raises(ValueError, match="blocks=8 must divide 4·depth=12"):
+        ImageDecoder(16, 12, (32, 32, 3), key=getkey(), depth=3)
+
+
 def test_any_batch_axes(getkey):
     encoder = ImageEncoder((32, 16, 3), key=getkey(), depth=2)
     decoder = ImageDecoder(16, 12, (32, 16, 3), key=getkey(), depth=2, units=8)

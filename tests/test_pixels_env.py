@@ -110,3 +110,11 @@ def test_cameras_and_marks():
 def test_what_has_no_model_is_refused():
     with pytest.raises(ValueError, match=r"toy-target has no MuJoCo model to draw"):
         envs.make("toy-target", obs="pixels")
+
+
+def test_the_camera_of_a_users_own_model_is_chosen():
+    model, observe = envs.make("pendulum").model, lambda model, data: data.qpos
+    reward = lambda model, data: data.qpos[0]  # noqa: E731
+    env = envs.from_mjx(model, observe=observe, reward=reward, camera="lookat")
+    assert PixelEnv(env).renderer.scene.camera.offset[1] == -2
+    assert PixelEnv(envs.make("pendulum")).renderer.scene.camera.offset[1] == -1.5

@@ -14,6 +14,7 @@ from core.agent import Agent
 from envs import VectorEnv, perturb
 from envs.dmc import cartpole
 from envs.mjx_env import MjxEnv
+from envs.pixels import PixelEnv
 from train import evaluate, main, openloop, replay, scoring, start
 from train.chunk import Schedule
 from train.cli import parse
@@ -119,11 +120,11 @@ def test_no_perturbation_is_plain_evaluation(getkey):
     plain = jax.jit(make_evaluate(VectorEnv(env, 3)))(agent, key)
     for text in ("none", "noise:0"):
         alone = read_conditions(env, text, "")
-        played = jax.jit(make_condition_player(env, 3, alone))(agent, key)
+        played, _ = jax.jit(make_condition_player(env, 3, alone))(agent, key)
         np.testing.assert_array_equal(played, plain[None])
     several = read_conditions(env, "none noise:4 none", "")
     assert several.labels == ("none", "noise:4", "none")
-    played = jax.jit(make_condition_player(env, 3, several))(agent, key)
+    played, _ = jax.jit(make_condition_player(env, 3, several))(agent, key)
     np.testing.assert_allclose(played[0], plain, rtol=1e-5)
     np.testing.assert_array_equal(played[0], played[2])
     assert not np.allclose(played[1], plain, rtol=1e-3)
@@ -191,25 +192,30 @@ def test_open_loop_watches_and_then_imagines(getkey):
         no,
     )
     key = getkey()
-    predict = jax.jit(openloop.predict, static_argnums=2)
-    shown = predict(agent, rows, 3, key=key).model
+    predict = jax.jit(openloop.predict, static_argnums=3)
+    start = agent.model.rssm.initial(2)
+
+    def show(**changes):
+        return predict(agent, start, rows._replace(**changes), 3, key=key).model
+
+    shown = show()
     assert shown.shape == (6, 2, 16, 16, 3)
-    blind = predict(agent, rows._replace(obs=rows.obs.at[3:].set(0)), 3, key=key).model
-    np.testing.assert_array_equal(blind, shown)
-    other = predict(agent, rows._replace(obs=rows.obs.at[2].set(0)), 3, key=key).model
+    np.testing.assert_array_equal(show(obs=rows.obs.at[3:].set(0)), shown)
+    other = show(obs=rows.obs.at[2].set(0))
     np.testing.assert_array_equal(other[:2], shown[:2])
     assert np.any(other[2:] != shown[2:])
-    moved = rows._replace(action=rows.action.at[4].set(-1.0))
-    other = predict(agent, moved, 3, key=key).model
+    other = show(action=rows.action.at[4].set(-1.0))
     np.testing.assert_array_equal(other[:4], shown[:4])
     assert np.any(other[4:] != shown[4:])
+    # What was before an episode's start is forgotten, otherwise it is not.
+    start = start._replace(deter=start.deter + 1.0)
+    np.testing.assert_array_equal(show(), shown)
+    assert np.any(show(is_first=no) != shown)
 
 
 def test_film_marks_what_was_watched():
     images = jnp.full((3, 2, 4, 4, 3), 0.5)
-    shown = openloop.Prediction(
-        images, jnp.zeros_like(images), jnp.zeros((3, 2), bool), 2
-    )
+    shown = openloop.Prediction(images, jnp.zeros_like(images), 2)
     film = np.asarray(openloop.film(shown))
     assert film.shape == (3, 3 * 8, 2 * 8, 3)
     for time, color in enumerate([openloop.GREEN, openloop.GREEN, openloop.RED]):
@@ -271,3 +277,43 @@ def test_the_player_of_conditions_keeps_the_starts(monkeypatch, getkey):
     conditions = read_conditions(env, "noise:0", "")
     (score,) = scoring.make_condition_scorer(env, 5, 3, conditions)(agent)
     np.testing.assert_array_equal(score.returns, plain)
+
+
+class Falling(cartpole.Cartpole):
+    """The pole starts askew and falls on its own, as fast as gravity has it."""
+
+    episode_steps = 20
+
+    def initial(self, simulator, key):
+        return jnp.array([0.0, 0.5]), jnp.zeros(2)
+
+
+def falling(obs):
+    env = MjxEnv(Falling(swing_up=False, sparse=False), name="falling", action_repeat=2)
+    return PixelEnv(env) if obs == "pixels" else env
+
+
+@pytest.mark.parametrize("random_actions", [False, True])
+def test_gravity_is_that_of_each_condition(getkey, random_actions):
+    env = falling("state")
+    agent = Agent(env.spec.obs_shape[0], 1, key=getkey(), **TINY, blocks=2)
+    options = {"random_actions": random_actions}
+    (plain,) = [scoring.make_player(env, 2, 0, **options)(agent).returns]
+    conditions = read_conditions(env, "", "4 9.81 20")
+    score = scoring.make_condition_scorer(env, 2, 0, conditions, **options, poses=True)
+    slow, usual, fast = score(agent)
+    np.testing.assert_allclose(usual.returns, plain, rtol=1e-5)
+    assert np.all(slow.returns > plain + 0.1) and np.all(plain > fast.returns + 0.1)
+    # The film is of the first condition: after 0.2 s of sin(0.5) · 3/2 · g / 1 m.
+    assert slow.poses is not None and slow.poses.qpos.shape == (10, 2)
+    assert 0.02 < slow.poses.qpos[-1, 1] - 0.5 < 0.1
+
+
+@pytest.mark.slow
+def test_what_an_agent_of_images_sees_is_perturbed(getkey):
+    env = falling("pixels")
+    agent = Agent(env.spec.obs_shape, 1, key=getkey(), **TINY, blocks=2)
+    conditions = read_conditions(env, "none mask:100,5,0 none", "")
+    clean, white, again = scoring.make_condition_scorer(env, 2, 0, conditions)(agent)
+    np.testing.assert_array_equal(clean.returns, again.returns)
+    assert np.all(clean.returns != white.returns)

@@ -1,6 +1,7 @@
 """The ray caster against MuJoCo: its rays, its cameras, its renderer."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from benchmarks import render_scenes
 from envs._mjx import mjx, mujoco
+from envs.opengl import NoOpenGLError
 from envs.render import Renderer
 from envs.render_cord import hanging
 from envs.render_pose import carried
@@ -126,8 +128,12 @@ def test_color_of_plain_surfaces_is_lamberts_law():
     np.testing.assert_array_equal(picture[0, 0], 0)  # the model has no sky
 
 
-def test_floor_shows_the_texture():
+@pytest.mark.parametrize("tint", [(1.0, 1.0, 1.0), (1.0, 0.4, 0.2)])
+def test_floor_shows_the_texture(tint):
     model, data = turned(SHAPES, seed=0)
+    if tint != (1.0, 1.0, 1.0):  # its own colour comes before the material's
+        model.mat_rgba[model.geom("floor").matid, :3] = 0.1
+        model.geom("floor").rgba[:3] = tint
     model.vis.headlight.ambient[:] = 1.0  # full light, whatever the angle
     model.light_active[:] = 0
     size = 128
@@ -140,7 +146,7 @@ def test_floor_shows_the_texture():
     # MuJoCo: one texture in 2 m over `texrepeat`, from the corner at -x and +y.
     u, v = (x + 3) / 2, (2 - y) / 2 * 2
     texture = model.tex_data[: 60 * 60 * 3].reshape(60, 60, 3)
-    expected = texture[(v % 1 * 60).astype(int), (u % 1 * 60).astype(int)]
+    expected = texture[(v % 1 * 60).astype(int), (u % 1 * 60).astype(int)] * tint
     edge = lambda w: np.abs((2 * w + 0.5) % 1 - 0.5) < 0.2  # noqa: E731
     inside = (seen == 0) & ~edge(u) & ~edge(v)
     assert np.sum(inside) > 1000
@@ -278,14 +284,26 @@ def test_errors():
         Renderer(hilly)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('name="front"', 'name="front" projection="orthographic"', "'front' is ortho"),
+        ('name="sphere"', 'name="sphere" material="grid"', "on planes only"),
+        (r"<camera[^>]*>", "", "no camera to be seen through: put a <camera>"),
+    ],
+)
+def test_models_that_would_be_drawn_wrongly(old, new, said):
+    xml, count = re.subn(old, new, SHAPES)
+    assert count
+    with pytest.raises(ValueError, match=said):
+        Renderer(mujoco.MjModel.from_xml_string(xml))
+
+
 @functools.cache
 def compared(domain, count):
     try:
         return render_scenes.compare(domain, count)
-    except RuntimeError as error:
-        # An error of JAX's is a RuntimeError too, and no reason to skip.
-        if str(error) != render_scenes.GL_REMEDY:
-            raise
+    except NoOpenGLError as error:
         return str(error)
 
 

@@ -14,18 +14,21 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from core.agent import Agent
-from envs import Env, VectorEnv, perturb
+from envs import Env, Timestep, VectorEnv, perturb
 from envs.mjx_env import MjxEnv
 from envs.perturb import Perturbation
 from envs.pixels import PixelEnv
 from train.errors import UserError
 from train.evaluation import episode_returns
+from train.video import Poses
 
 
 class Conditions(NamedTuple):
     """Several conditions, each field with a leading axis of them."""
 
     labels: tuple[str, ...]
+    perturbs: tuple[str, ...]
+    """The perturbations' short forms."""
     perturbation: Perturbation
     gravity: Float[np.ndarray, " conditions"] | None
     """m/s²; None leaves it as it is."""
@@ -46,7 +49,7 @@ def read_conditions(env: Env, perturbs: str, gravities: str) -> Conditions:
     eyes = [read_perturbation("--perturb", text, env) for text in texts]
     words = gravities.split()
     if not words:
-        return Conditions(tuple(texts), perturb.stack(eyes), None)
+        return Conditions(tuple(texts), tuple(texts), perturb.stack(eyes), None)
     if not isinstance(env, MjxEnv | PixelEnv):
         raise UserError(
             f"--gravity {gravities}: {env.spec.name} has no gravity; allowed: runs of "
@@ -60,7 +63,10 @@ def read_conditions(env: Env, perturbs: str, gravities: str) -> Conditions:
     ]
     stacked = perturb.stack([eyes[i] for i, _ in pairs])
     return Conditions(
-        tuple(labels), stacked, np.array([numbers[g] for _, g in pairs], np.float32)
+        tuple(labels),
+        tuple(texts[i] for i, _ in pairs),
+        stacked,
+        np.array([numbers[g] for _, g in pairs], np.float32),
     )
 
 
@@ -76,13 +82,32 @@ def read_perturbation(flag: str, text: str, env: Env) -> Perturbation:
         raise UserError(f"{flag} {text}: {error}") from None
 
 
+def first_pose(state: Any, timestep: Timestep) -> tuple[Poses, Any]:
+    """How the first of a batch of bodies stands, and whether its episode ends."""
+    return Poses(state.qpos[0], state.scene[0]), timestep.is_last[0]
+
+
 def make_condition_player(
-    env: Env, episodes: int, conditions: Conditions
-) -> Callable[[Agent, PRNGKeyArray], Float[Array, "conditions episodes"]]:
+    env: Env,
+    episodes: int,
+    conditions: Conditions,
+    *,
+    random_actions: bool = False,
+    poses: bool = False,
+) -> Callable[[Agent, PRNGKeyArray], Any]:
     """A function that plays `episodes` episodes under each condition.
 
-    One condition without perturbation and gravity gives the returns of
-    `train.evaluation.make_evaluate` with the same key.
+    Args:
+        random_actions: uniform random actions, the same under each condition, instead
+            of the policy's mode.
+        poses: keep those of the first condition's first episode; only for environments
+            of MuJoCo.
+
+    Returns:
+        `(agent, key) ↦ (returns, first)`, where `returns` is `[conditions, episodes]`,
+        for one condition without perturbation and gravity those of
+        `train.evaluation.make_evaluate` with the same key; and `first`, after each
+        decision, what `first_pose` says of that episode, or None.
     """
     count = len(conditions.labels)
     starts = VectorEnv(env, episodes)
@@ -99,7 +124,7 @@ def make_condition_player(
         keys = jax.random.split(jax.random.fold_in(key, 1), episodes)
         return per_episode(conditions.perturbation, keys, fold(timestep.obs))
 
-    def run(agent: Agent, key: PRNGKeyArray) -> Float[Array, "conditions episodes"]:
+    def run(agent: Agent, key: PRNGKeyArray) -> Any:
         reset_key, act_key = jax.random.split(key)
         state, timestep = jax.tree.map(
             lambda x: jnp.concatenate([x] * count), starts.reset(reset_key)
@@ -117,18 +142,23 @@ def make_condition_player(
             def act(latent: Any, obs: Array, last: Array, first: Array) -> Any:
                 return agent.act(latent, obs, last, first, key=key, explore=False)
 
-            latent, action = jax.vmap(act)(
-                latent, see(timestep, key), action, fold(timestep.is_first)
-            )
+            if random_actions:
+                drawn = jax.random.uniform(key, action.shape[1:], minval=-1.0)
+                action = jnp.broadcast_to(drawn, action.shape)
+            else:
+                latent, action = jax.vmap(act)(
+                    latent, see(timestep, key), action, fold(timestep.is_first)
+                )
             flat = action.reshape(-1, env.spec.action_dim)
             state, timestep = copies.step(state, flat)
-            seen = timestep.reward, timestep.is_last
+            first = first_pose(state, timestep) if poses else None
+            seen = timestep.reward, timestep.is_last, first
             return (state, timestep, latent, action), seen
 
         keys = jax.random.split(act_key, env.spec.episode_decisions)
         carry = (state, timestep, latent, action)
-        _, (reward, is_last) = jax.lax.scan(step, carry, keys)
-        return fold(episode_returns(reward, is_last))
+        _, (reward, is_last, first) = jax.lax.scan(step, carry, keys)
+        return fold(episode_returns(reward, is_last)), first
 
     return run
 

@@ -43,14 +43,15 @@ class Options:
     agent: Annotated[int, Range(0, MAX_COUNT)] | None = None
     """Which agent of a run with --seeds, counted from 0; none is all of them."""
     random: bool = False
-    """Play the same starts with uniform random actions as well."""
+    """Play the same starts, and under each gravity, with uniform random actions."""
     perturb: str = ""
     """Perturb what the agent sees: noise:VARIANCE, rotate:DEGREES, mask:PERCENT, none,
     or several of them, each a row of the table (docs/pixels.md)."""
     gravity: str = ""
     """Play under other gravity, in m/s²; several make a row each."""
     video: str | None = None
-    """Write the first episode (of the first agent) to this GIF file."""
+    """Write the first episode (of the first agent, under the first condition, seen from
+    outside) to this GIF file."""
     video_size: Annotated[int, Range(64, 240)] = 160
     """Width and height of the video in pixels."""
     json: str | None = None
@@ -98,39 +99,65 @@ def run(argv: Sequence[str]) -> None:
     print(f"checkpoint   environment step {step:,}", flush=True)
 
     report: dict[str, Any] = {"run": run_dir.name, "env": env.spec.name, "step": step}
-    report |= {"episodes": options.episodes, "seed": options.seed, "agents": []}
-    count, seed = options.episodes, options.seed
-    scores = {}
-    if conditions is None or film is not None:
+    report |= {"episodes": options.episodes, "seed": options.seed}
+    count, seed, poses = options.episodes, options.seed, None
+    if conditions is None:
         play = scoring.make_player(env, count, seed, poses=film is not None)
+        report["agents"] = []
         for index in chosen:
-            scores[index] = score = play(agents[index])
-            print(f"{label(index, config):<12} {score}", flush=True)
+            score = play(agents[index])
+            say(label(index, config), "", score)
             report["agents"].append({"agent": index, **score.record()})
-    if conditions is not None:
-        test = scoring.make_condition_scorer(env, count, seed, conditions)
-        width = max(len(text) for text in conditions.labels)
+            poses = score.poses if poses is None else poses
+    else:
+        test = scoring.make_condition_scorer(
+            env, count, seed, conditions, poses=film is not None
+        )
         report["conditions"] = []
         for index in chosen:
-            rows = zip(conditions.labels, test(agents[index]), strict=True)
-            for text, score in rows:
-                print(
-                    f"{label(index, config):<12} {text:<{width}}  {score}", flush=True
-                )
-                row = {"agent": index, "condition": text, **score.record()}
-                report["conditions"].append(row)
-    if options.random:
+            scores = test(agents[index])
+            report["conditions"] += table(label(index, config), conditions, scores)
+            poses = scores[0].poses if poses is None else poses
+    if options.random and options.gravity:
+        # What the agent sees is nothing to random actions.
+        heavy = read_conditions(env, "", options.gravity)
+        test = scoring.make_condition_scorer(
+            env, count, seed, heavy, random_actions=True
+        )
+        report["conditions"] += table("random", heavy, test(agents[chosen[0]]))
+    elif options.random:
         play = scoring.make_player(env, count, seed, random_actions=True)
         score = play(agents[chosen[0]])
-        print(f"{'random':<12} {score}", flush=True)
+        say("random", "", score)
         report["random"] = score.record()
     if options.json:
         report = {"provenance": provenance(), **report}
         write_text("--json", options.json, json.dumps(report, indent=1) + "\n")
     if film is not None and options.video:
-        line = film.write(scores[chosen[0]].poses, Path(options.video))
+        assert poses is not None
+        line = film.write(poses, Path(options.video))
         print(f"video        {line}")
         film.close()
+
+
+def say(name: str, condition: str, score: Any) -> None:
+    """Print one line of the table."""
+    print(" ".join(filter(None, (f"{name:<12}", condition, str(score)))), flush=True)
+
+
+def table(name: str, conditions: Any, scores: Sequence[Any]) -> list[dict[str, Any]]:
+    """Print one player's scores under all conditions; return them for JSON."""
+    width = max(len(text) for text in conditions.labels)
+    rows = []
+    for index, score in enumerate(scores):
+        text = conditions.labels[index]
+        say(name, f"{text:<{width}} ", score)
+        gravity = None
+        if conditions.gravity is not None:
+            gravity = float(conditions.gravity[index])
+        row = {"player": name, "condition": text, "gravity": gravity}
+        rows.append(row | {"perturb": conditions.perturbs[index], **score.record()})
+    return rows
 
 
 def label(index: int, config: Config) -> str:

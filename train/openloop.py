@@ -6,19 +6,21 @@ for several sequences side by side: while the model watches, in a green frame; w
 imagines, in a red one.
 """
 
+import dataclasses
 import io
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from core.agent import Agent
 from core.decoder import ImageDecoder
+from core.rssm import State
 from core.world_model import Sequence
 from train import replay
-from train.chunk import Schedule
+from train.chunk import Schedule, draw_batch
 from train.config import Config
 from train.video import save_gif
 
@@ -37,22 +39,21 @@ class Prediction(NamedTuple):
 
     truth: Float[Array, "time batch height width 3"]
     model: Float[Array, "time batch height width 3"]
-    begins: Bool[Array, "time batch"]
     context: int
 
 
 def predict(
-    agent: Agent, rows: Sequence, context: int, *, key: PRNGKeyArray
+    agent: Agent, initial: State, rows: Sequence, context: int, *, key: PRNGKeyArray
 ) -> Prediction:
     """Watch `context` rows of replayed sequences of images, and imagine the others.
 
-    Sequences start from the all-zero state.
+    Args:
+        initial: the latent states before the sequences.
     """
     rssm, decoder = agent.model.rssm, agent.model.decoder
     assert isinstance(decoder, ImageDecoder)
     seen = jax.tree.map(lambda x: x[:context], rows)
     observe_key, imagine_key = jax.random.split(key)
-    initial = rssm.initial(rows.reward.shape[1])
     embeds = agent.model.encoder(seen.obs)
     last, observed = rssm.observe(
         initial, embeds, seen.action, seen.is_first, key=observe_key
@@ -71,7 +72,7 @@ def predict(
         end,
     )
     truth = rows.obs.astype(jnp.float32) / 255
-    return Prediction(truth, decoder(states.features), rows.is_first, context)
+    return Prediction(truth, decoder(states.features), context)
 
 
 def make_open_loop(config: Config, schedule: Schedule):
@@ -83,18 +84,23 @@ def make_open_loop(config: Config, schedule: Schedule):
     """
     # What the replay holds when learning starts.
     rows = min(schedule.prefill_rows, config.replay_capacity // config.num_envs)
-    length = min(LENGTH, rows)
+    length = min(LENGTH, rows - config.replay_context)
     context = min(CONTEXT, length // 2)
+    drawn = dataclasses.replace(config, batch_size=CANDIDATES, batch_length=length)
 
     def open_loop(agent: Agent, ring: replay.Replay, key: PRNGKeyArray):
         # The evaluation splits the same key.
         sample_key, predict_key = jax.random.split(jax.random.fold_in(key, 1))
-        window, _ = replay.sample(ring, batch=CANDIDATES, length=length, key=sample_key)
+        # As in training: from the latent states that the replay keeps, if it does.
+        initial, batch, _ = draw_batch(
+            drawn, agent.model.rssm, ring, dtype=jnp.dtype(jnp.float32), key=sample_key
+        )
         # Stable, so that sequences without a start stay in the order drawn.
-        order = jnp.argsort(jnp.any(window.is_first[1:], axis=0), stable=True)
+        order = jnp.argsort(jnp.any(batch.is_first[1:], axis=0), stable=True)
         chosen = order[:SEQUENCES]
-        batch = jax.tree.map(lambda x: x[:, chosen], window.sequence())
-        prediction = predict(agent, batch, context, key=predict_key)
+        initial = jax.tree.map(lambda x: x[chosen], initial)
+        batch = jax.tree.map(lambda x: x[:, chosen], batch)
+        prediction = predict(agent, initial, batch, context, key=predict_key)
         # After an episode's end, nobody could know how the next one begins.
         known = ~jnp.cumsum(batch.is_first[context:], axis=0, dtype=bool)
         difference = (prediction.model - prediction.truth)[context:]

@@ -12,11 +12,12 @@ from jaxtyping import Float, PRNGKeyArray
 from core.agent import Agent
 from envs import Env, Timestep, VectorEnv
 from train.checkpoint import Checkpointer
-from train.conditions import Conditions, make_condition_player
+from train.conditions import Conditions, first_pose, make_condition_player
 from train.config import Config
 from train.errors import UserError
 from train.evaluation import episode_returns, play
 from train.state import init_agent
+from train.video import Poses
 
 # Episodes played at once: more would not be faster on a CPU, and take memory.
 BATCH = 64
@@ -68,8 +69,8 @@ class Score(NamedTuple):
 
     returns: Float[np.ndarray, " episodes"]
     """Undiscounted."""
-    poses: Float[np.ndarray, "decisions nq"] | None
-    """The body's generalized positions in the first episode, where asked for."""
+    poses: Poses | None
+    """Of the first episode, where asked for."""
 
     def __str__(self) -> str:
         s = self.record()
@@ -105,49 +106,60 @@ def make_player(
 
     Args:
         random_actions: uniform random actions instead of the policy's mode.
-        poses: keep the first episode's positions; only for environments of MuJoCo.
+        poses: keep those of the first episode; only for environments of MuJoCo.
     """
     batches = math.ceil(episodes / BATCH)
     vector = VectorEnv(env, math.ceil(episodes / batches))
 
-    def keep(state, timestep: Timestep):
-        pose = (state.qpos[0], timestep.is_last[0]) if poses else None
-        return timestep.reward, timestep.is_last, pose
+    def keep(state: Any, timestep: Timestep) -> Any:
+        first = first_pose(state, timestep) if poses else None
+        return timestep.reward, timestep.is_last, first
 
     @jax.jit
-    def play_batch(agent: Agent, key: PRNGKeyArray):
+    def play_batch(agent: Agent, key: PRNGKeyArray) -> Any:
         visited = play(vector, agent, key, keep, random_actions=random_actions)
         reward, is_last, first = visited
-        return episode_returns(reward, is_last), first
+        return episode_returns(reward, is_last)[None], first
 
-    def play_all(agent: Agent) -> Score:
-        keys = jax.random.split(jax.random.key(seed), batches)
-        played = [jax.device_get(play_batch(agent, key)) for key in keys]
-        returns = np.concatenate([returns for returns, _ in played])[:episodes]
-        if not poses:
-            return Score(returns, None)
-        qpos, is_last = played[0][1]
-        # A corrupt simulation ends an episode early, and the next one begins.
-        return Score(returns, qpos[: int(np.argmax(is_last)) + 1])
-
-    return play_all
+    return lambda agent: _play_all(play_batch, agent, episodes, seed)[0]
 
 
 def make_condition_scorer(
-    env: Env, episodes: int, seed: int, conditions: Conditions
+    env: Env,
+    episodes: int,
+    seed: int,
+    conditions: Conditions,
+    *,
+    random_actions: bool = False,
+    poses: bool = False,
 ) -> Callable[[Agent], list[Score]]:
     """As `make_player`, with one score for each condition.
 
-    The starts are those of `make_player`.
+    The starts are those of `make_player`; poses are those of the first condition.
     """
-    batches = math.ceil(episodes / BATCH)
-    count = math.ceil(episodes / batches)
-    play_batch = jax.jit(make_condition_player(env, count, conditions))
+    count = math.ceil(episodes / math.ceil(episodes / BATCH))
+    play_batch = jax.jit(
+        make_condition_player(
+            env, count, conditions, random_actions=random_actions, poses=poses
+        )
+    )
+    return lambda agent: _play_all(play_batch, agent, episodes, seed)
 
-    def play_all(agent: Agent) -> list[Score]:
-        keys = jax.random.split(jax.random.key(seed), batches)
-        played = [np.asarray(play_batch(agent, key)) for key in keys]
-        returns = np.concatenate(played, axis=1)[:, :episodes]
-        return [Score(row, None) for row in returns]
 
-    return play_all
+def _play_all(
+    play_batch: Callable[[Agent, PRNGKeyArray], Any],
+    agent: Agent,
+    episodes: int,
+    seed: int,
+) -> list[Score]:
+    """A score for each row of returns; the first of them gets the poses."""
+    keys = jax.random.split(jax.random.key(seed), math.ceil(episodes / BATCH))
+    played = [jax.device_get(play_batch(agent, key)) for key in keys]
+    returns = np.concatenate([rows for rows, _ in played], axis=1)[:, :episodes]
+    scores = [Score(row, None) for row in returns]
+    if (first := played[0][1]) is not None:
+        poses, is_last = first
+        # A corrupt simulation ends an episode early, and the next one begins.
+        end = int(np.argmax(is_last)) + 1
+        scores[0] = Score(returns[0], Poses(*(x[:end] for x in poses)))
+    return scores

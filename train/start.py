@@ -16,6 +16,7 @@ from train.chunk import Schedule
 from train.conditions import read_perturbation
 from train.config import Config, replay_bytes
 from train.errors import UserError
+from train.memory import available_host_memory
 from train.placement import Placement
 from train.state import compute_dtype, init_agent
 
@@ -182,16 +183,11 @@ def short_intervals(config: Config) -> list[str]:
 
 
 def available_memory() -> int | None:
-    """Free bytes on one device, or of the host on a CPU; None if unknown."""
+    """Free bytes on one device, or, on a CPU, for this process; None if unknown."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0].split()[1]) * 1024 if found else None
+    return available_host_memory()
 
 
 def describe(

@@ -1,26 +1,25 @@
 """An episode as a GIF, drawn by MuJoCo from the states the agent went through."""
 
-import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
 from envs import Env
-from envs._mjx import mujoco
-from envs.mjx_env import MjxEnv
-from envs.pixels import PixelEnv
+from envs.opengl import BodyRenderer, NoOpenGLError, body_of
 from train.errors import UserError
 
 FRAMES_PER_SECOND = 25
 
-# What to do where MuJoCo finds nothing to draw with.
-GL_REMEDY = (
-    "set MUJOCO_GL=egl (needs a GPU's driver or Mesa's libegl1) or MUJOCO_GL=osmesa "
-    "(needs libosmesa6)"
-)
+
+class Poses(NamedTuple):
+    """What is drawn of an episode, after each decision."""
+
+    qpos: Float[np.ndarray, "decisions nq"]
+    scene: Float[np.ndarray, "decisions nscene"]
+    """Where a target is, for instance; see `envs.task.Task`."""
 
 
 class Film:
@@ -34,29 +33,20 @@ class Film:
     """
 
     def __init__(self, env: Env, size: int) -> None:
-        if isinstance(env, PixelEnv):
-            env = env.inner
-        if not isinstance(env, MjxEnv):
+        body = body_of(env)
+        if body is None:
             raise UserError(
                 f"--video: {env.spec.name} has no body that could be drawn; allowed: "
                 "runs of the MuJoCo environments"
             )
-        self._env = env
+        self._spec = env.spec
         try:
-            # GLFW warns, in several lines, of what the error below says in one.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._renderer = mujoco.Renderer(env.model, size, size)
-        except Exception:  # each GL library fails in its own way
-            raise UserError(
-                f"--video: MuJoCo finds no OpenGL to draw with; {GL_REMEDY}"
-            ) from None
+            self._renderer = BodyRenderer(body, size, size)
+        except NoOpenGLError as error:
+            raise UserError(f"--video: {error}") from None
 
-    def write(self, poses: Float[np.ndarray, "decisions nq"], path: Path) -> str:
+    def write(self, poses: Poses, path: Path) -> str:
         """Write an episode to a GIF file that plays in real time.
-
-        Args:
-            poses: generalized positions of the body after each decision.
 
         Returns:
             What was written, in words.
@@ -64,10 +54,10 @@ class Film:
         Raises:
             UserError: the file cannot be written.
         """
-        spec = self._env.spec
+        spec = self._spec
         decision = spec.control_timestep * spec.action_repeat
         stride = max(1, round(1 / (FRAMES_PER_SECOND * decision)))
-        frames = self.draw(poses[::stride])
+        frames = self.draw(Poses(poses.qpos[::stride], poses.scene[::stride]))
         try:
             # GIF counts time in hundredths of a second.
             save_gif(frames, path, milliseconds=10 * round(100 * stride * decision))
@@ -75,22 +65,11 @@ class Film:
             raise UserError(
                 f"--video {path}: cannot be written ({error.strerror})"
             ) from None
-        return f"{path} ({len(frames)} frames, {len(poses) * decision:g} s)"
+        return f"{path} ({len(frames)} frames, {len(poses.qpos) * decision:g} s)"
 
-    def draw(
-        self, qpos: Float[np.ndarray, "frames nq"]
-    ) -> UInt8[np.ndarray, "frames size size 3"]:
-        """One picture for each vector of generalized positions."""
-        model = self._env.model
-        data = mujoco.MjData(model)
-        camera = self._env.task.camera if model.ncam else -1
-        frames = []
-        for positions in qpos:
-            data.qpos[:] = positions
-            mujoco.mj_forward(model, data)
-            self._renderer.update_scene(data, camera=camera)
-            frames.append(self._renderer.render())
-        return np.stack(frames)
+    def draw(self, poses: Poses) -> UInt8[np.ndarray, "frames size size 3"]:
+        """One picture for each row of the poses."""
+        return np.stack([self._renderer(*pose) for pose in zip(*poses, strict=True)])
 
     def close(self) -> None:
         """Give the OpenGL context back."""
