@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train.errors import UserError, printable
+from train.errors import UserError, one_line, printable
 from train.provenance import write_result
 
 EVALUATION_KEY = "eval/return_mean"
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_result(options.json, result, with_device=False)
             print(f"wrote {options.json}")
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
 def _read_records(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; is this the directory of a run?")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -181,8 +181,19 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(record, dict):
             raise UserError(f"{path}, line {number}: got {line!r}, expected an object")
+        wrong = [k for k, value in record.items() if not _is_number(value, key=k)]
+        if wrong:
+            raise UserError(
+                f"{path}, line {number}: {wrong[0]} is {record[wrong[0]]!r}, "
+                "expected a number"
+            )
         records.append(record)
     return _without_replaced(records)
+
+
+def _is_number(value: object, *, key: str) -> bool:
+    """Or null, which the log has for infinity and NaN, but not as a step."""
+    return isinstance(value, int | float) or (value is None and key != "step")
 
 
 def _without_replaced(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -231,7 +242,7 @@ def _label(run_dir: Path) -> str:
         if path.parent != run_dir and run_dir.name.startswith("seed_"):
             seed += int(run_dir.name.removeprefix("seed_"))
         return _plain(f"{config['env']}, seed {seed}")
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no 'env' and 'seed' to be read there") from error
 
 

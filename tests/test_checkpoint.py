@@ -276,7 +276,6 @@ def test_a_full_disk_costs_this_save_only(
     assert not saver.save(2, {"x": large}, {})
     assert len(warnings) == 1 and "\n" not in warnings[0]
     assert "checkpoint 2 was not saved" in warnings[0]
-    assert "training goes on" in warnings[0]
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["0" * 11 + "1"]
     file_limit()
     assert saver.save(3, {"x": large}, {})

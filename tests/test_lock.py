@@ -1,5 +1,7 @@
 """The lock of a run's directory, against a second process."""
 
+import errno
+import fcntl
 import json
 import os
 import socket
@@ -56,3 +58,18 @@ def test_an_unwritable_directory_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--logdir .*file.*cannot be written"):
         RunLock(tmp_path / "file" / "run").__enter__()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_used_with_a_warning(
+    tmp_path, monkeypatch, capsys, number
+):
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with RunLock(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    err = capsys.readouterr().err
+    assert err.startswith(f"warning: {tmp_path} cannot be locked (")
+    assert err.count("\n") == 1

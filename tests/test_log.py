@@ -1,11 +1,14 @@
 """The log: the record, what fails beside it, and what the console shows."""
 
+import contextlib
 import io
 import json
 import os
 import pathlib
 import resource
 import struct
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,8 @@ from tensorboardX.proto import event_pb2
 from train import jsonl
 from train.console import Display, Speed, SpeedMeter, chosen
 from train.log import Logger, TensorBoard
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def lines(path: pathlib.Path) -> list[dict]:
@@ -78,6 +83,21 @@ def test_a_new_run_starts_an_empty_record(tmp_path):
         with quiet(tmp_path) as log:
             log.write(0, {"x": 1})
     assert lines(tmp_path / "metrics.jsonl") == [{"step": 0, "x": 1}]
+    # What was there is not lost.
+    assert lines(tmp_path / "metrics.jsonl.1") == [{"step": 0, "x": 1}]
+    assert not (tmp_path / "metrics.jsonl.2").exists()
+
+
+def test_damaged_lines_of_a_record_are_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    bad = ['{"step"', "null", '{"step": null}', '{"step": "2"}', "[" * 10**5, "\xff"]
+    good = '{"step": 1}\n'
+    path.write_bytes((good + "\n".join(bad) + "\n" + good).encode("latin-1"))
+    console, text = plain_console()
+    Logger(tmp_path, total_steps=1, console=console, sinks=(), restored_step=1).close()
+    assert lines(path) == [{"step": 1}, {"step": 1}]
+    said = f"6 lines of {path} cannot be read and are left out"
+    assert said in text.getvalue().replace("\n", " ")
 
 
 def test_resuming_without_a_record_is_no_fault(tmp_path):
@@ -172,9 +192,17 @@ def test_the_record_survives_a_full_disk(tmp_path):
     assert (tmp_path / "metrics.jsonl").stat().st_size == size  # no half line
     assert text.getvalue().count("warning:") == 1
     log.write(4, {"x": 4.0})
-    log.close()
     steps = [line["step"] for line in lines(tmp_path / "metrics.jsonl")]
     assert steps == [1, 2, 3, 4]
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
+    try:
+        for step in (5, 6):
+            log.write(step, {"x": 0.0})
+        log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "warning: 2 lines of " in text.getvalue()
 
 
 def test_tensorboard_holds_the_metrics(tmp_path):
@@ -308,3 +336,47 @@ def test_the_record_is_appended_by_whole_lines(tmp_path):
         assert os.read(reader, 10_000).endswith(b"}\n")
     os.close(reader)
     log.close()
+
+
+def test_output_that_cannot_be_written_is_left_out(tmp_path):
+    """A full disk under standard output, which is files on a cluster."""
+    with open("/dev/full", "w") as full:
+        console = rich.console.Console(file=full)
+        with Logger(tmp_path, total_steps=9, console=console, sinks=()) as log:
+            for step in range(3):
+                log.say("a line")
+                log.progress(step, step)
+                log.write(step, {"x": step})
+        with contextlib.suppress(OSError):
+            full.close()
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("reader", ["/dev/full", "nobody"])
+def test_a_program_outlives_the_reader_of_its_output(tmp_path, reader):
+    """As with `python -m train.main | head -1`: the work is done, the code is its."""
+    code = (
+        "import sys, pathlib\n"
+        "from train.console import Display\n"
+        "from train.errors import guarded, tell\n"
+        "def run():\n"
+        "    for i in range(3000):\n"
+        "        Display(9).say('a line ' * 9)\n"
+        "        tell('another', sys.stdout)\n"
+        "    pathlib.Path(sys.argv[1]).touch()\n"
+        "    return 7\n"
+        "sys.exit(guarded(run))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "done")]
+    full = open(reader, "w") if reader != "nobody" else subprocess.PIPE  # noqa: SIM115
+    process = subprocess.Popen(
+        command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    if process.stdout is not None:
+        process.stdout.readline()
+        process.stdout.close()
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (7, "")
+    assert (tmp_path / "done").exists()
+    if not isinstance(full, int):
+        full.close()

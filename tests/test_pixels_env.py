@@ -113,8 +113,10 @@ def test_what_has_no_model_is_refused():
 
 
 def test_the_camera_of_a_users_own_model_is_chosen():
-    model, observe = envs.make("pendulum").model, lambda model, data: data.qpos
+    plain = envs.make("pendulum")
+    assert isinstance(plain, MjxEnv)
+    model, observe = plain.model, lambda model, data: data.qpos
     reward = lambda model, data: data.qpos[0]  # noqa: E731
     env = envs.from_mjx(model, observe=observe, reward=reward, camera="lookat")
     assert PixelEnv(env).renderer.scene.camera.offset[1] == -2
-    assert PixelEnv(envs.make("pendulum")).renderer.scene.camera.offset[1] == -1.5
+    assert PixelEnv(plain).renderer.scene.camera.offset[1] == -1.5

@@ -29,6 +29,7 @@ from train.errors import UserError
 from train.presets import PRESETS, preset_config
 from train.start import choose_penalty, short_intervals
 from train.state import RunState
+from train.stop import STOP_SIGNALS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -142,14 +143,14 @@ def test_a_resumed_run_is_bitwise_the_unbroken_one(
 ):
     whole_dir, expected, lines = whole
     first, second = random.Random(seed).sample(range(1, len(lines) - 1), 2)
-    handlers = [signal.getsignal(n) for n in loop.STOP_SIGNALS]
+    handlers = [signal.getsignal(n) for n in STOP_SIGNALS]
     # Two stops: the second run begins at the first one's checkpoint.
     first, second = min(first, second), max(first, second)
     for chunks in (first, second - first):
         run, exit_code = toy.train(tmp_path, stop_at(toy, [chunks], number))
         assert exit_code == code
         assert f"stopped by {number.name}" in capsys.readouterr().out
-    assert [signal.getsignal(n) for n in loop.STOP_SIGNALS] == handlers
+    assert [signal.getsignal(n) for n in STOP_SIGNALS] == handlers
     assert log_lines(tmp_path) == lines[:second]
     assert loop.env_steps(toy.config, run) == lines[second - 1]["step"]
     run, exit_code = toy.train(tmp_path)
@@ -190,6 +191,30 @@ def test_a_second_interrupt_stops_at_once(toy, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         toy.train(tmp_path, Altered(toy.programs, chunk=chunk))
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("signalled", [False, True])
+def test_an_end_that_cannot_be_saved_is_an_error(
+    toy, tmp_path, monkeypatch, capsys, signalled
+):
+    """By itself or after a signal; with what is lost, and no success."""
+    intact = Checkpointer.save
+
+    def save(self: Checkpointer, step: int, *args: Any) -> bool:
+        return step < 300 and intact(self, step, *args)
+
+    def chunk(run: RunState):
+        if signalled and loop.env_steps(toy.config, run) > 300:
+            signal.raise_signal(signal.SIGTERM)
+        return toy.programs.chunk(run)
+
+    monkeypatch.setattr(Checkpointer, "save", save)
+    _, code = toy.train(tmp_path, Altered(toy.programs, chunk=chunk))
+    out = capsys.readouterr().out
+    (last,) = Checkpointer(tmp_path).steps()
+    assert code == (143 if signalled else 1) and last < 300
+    assert f"NOT SAVED: what was trained after environment step {last} is lost" in out
+    assert ("the same command resumes" in out) == signalled
 
 
 @pytest.mark.parametrize("when", ["made", "written"])

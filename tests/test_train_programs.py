@@ -25,6 +25,7 @@ from train.config import Config
 from train.errors import UserError
 from train.lock import RunLock
 from train.main import main
+from train.resume import check_resume
 from train.start import choose_penalty, make_env
 from train.state import init_learner
 from train.update import update
@@ -144,7 +145,7 @@ def test_a_directory_that_holds_another_run(held, capsys, words, parts):
 
 def test_resuming_is_the_users_choice(held, tmp_path):
     def check(words: str, run_dir: pathlib.Path) -> list[str]:
-        return loop.check_resume(configured(words), run_dir)
+        return check_resume(configured(words), run_dir)
 
     assert check("--resume auto", held) == check("--resume auto", tmp_path) == []
     assert check("--resume never", tmp_path) == []

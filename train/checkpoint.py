@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from train import cluster, manifest
-from train.errors import UserError, printable
+from train.errors import UserError, one_line, tell
 from train.leaves import (
     array_leaves,
     check_same,
@@ -149,15 +149,12 @@ class Checkpointer:
         try:
             part()
         except (OSError, ValueError) as error:  # Orbax gives a full disk as the latter
-            fine, reason = False, str(error).strip().splitlines()[0][:200]
+            fine, reason = False, one_line(error)[:200] or type(error).__name__
         if cluster.agree(fine):
             return True
         if cluster.leads():
             self._remove_scratch()
-        self._warn(
-            f"warning: checkpoint {step} was not saved ({reason}); training goes "
-            "on and the next save will try again"
-        )
+        self._warn(f"warning: checkpoint {step} was not saved ({reason})")
         return False
 
     def restore(self, template: PyTree, *, partial: bool = False) -> Restored | None:
@@ -246,7 +243,7 @@ class Checkpointer:
 
 
 def _to_stderr(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)
+    tell(line, sys.stderr)
 
 
 def _read_metadata(path: pathlib.Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from train import rendezvous
 from train.errors import UserError, one_line
 
 _PATIENCE = 2 * 3600 * 1000  # milliseconds; a process that died is noticed long before
+_MOST_CPU_DEVICES = 256
 _turns = itertools.count()
 
 SCHEDULERS = {
@@ -139,12 +140,13 @@ def connect(join: Join) -> None:
 def offer_cpu_devices(count: int) -> None:
     """Let the CPU stand for so many devices, so that any machine can try them out.
 
-    Has an effect only before JAX starts, and none on other kinds of devices.
+    There are never more than 256, as each takes threads and memory. Has an effect only
+    before JAX starts, and none on other kinds of devices.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     try:
-        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_num_cpu_devices", min(count, _MOST_CPU_DEVICES))
     except RuntimeError:
         return  # JAX runs already; how many devices there are is looked at later
 

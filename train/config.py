@@ -236,7 +236,7 @@ class Config:
     """Agents trained side by side, with seeds seed, seed+1, ..."""
     num_envs: Count = 16
     """Environments stepped side by side, for each agent."""
-    train_ratio: Positive = 512.0
+    train_ratio: Annotated[float, Range(0, 1e6, open_low=True)] = 512.0
     """Replayed steps trained on for each decision taken."""
     batch_size: Count = 16
     """Sequences in a batch."""

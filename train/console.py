@@ -1,6 +1,7 @@
 """What a run shows while it goes: a progress bar, or plain lines without a terminal."""
 
 import collections
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -64,8 +65,16 @@ class SpeedMeter:
         return Speed(steps, (updates - first_updates) / (now - then), left)
 
 
+class _Console(rich.console.Console):
+    """Falls silent when nobody reads it any more, where rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Display:
-    """Shows progress on a console.
+    """Shows progress on a console. What cannot be written, on a full disk or to a
+    terminal that is gone, is left out.
 
     Args:
         total_steps: environment steps of the run.
@@ -76,7 +85,7 @@ class Display:
     def __init__(
         self, total_steps: int, console: rich.console.Console | None = None
     ) -> None:
-        self._console = console or rich.console.Console(highlight=False)
+        self._console = console or _Console(highlight=False)
         self._total = total_steps
         self._live: rich.live.Live | None = None
         self._bar = rich.progress.Progress(
@@ -104,6 +113,10 @@ class Display:
             share = f"{min(step / self._total, 1):.0%}"
             self.say("  ".join(part for part in (share, where, values) if part))
             return
+        with contextlib.suppress(OSError):
+            self._draw(step, where, values)
+
+    def _draw(self, step: int, where: str, values: str) -> None:
         self._bar.update(self._task, completed=step, description=where)
         group = rich.console.Group(
             self._bar.get_renderable(), rich.text.Text(values, overflow="fold")
@@ -115,14 +128,17 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
-        self._console.print(printable(line), markup=False, emoji=False, soft_wrap=True)
-        if not self._console.is_terminal:
-            self._console.file.flush()
+        text = printable(line)
+        with contextlib.suppress(OSError):
+            self._console.print(text, markup=False, emoji=False, soft_wrap=True)
+            if not self._console.is_terminal:
+                self._console.file.flush()
 
     def close(self) -> None:
         """Leave the bar as it is and give the terminal back."""
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError):
+                self._live.stop()
             self._live = None
 
 

@@ -1,9 +1,11 @@
 """Errors whose text is written for the person at the terminal."""
 
 import contextlib
+import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TextIO
 
 
 class UserError(Exception):
@@ -62,3 +64,37 @@ def one_line_errors() -> Iterator[None]:
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def tell(line: str, file: TextIO) -> None:
+    """Print a line; where it cannot be written, on a full disk say, go on without."""
+    with contextlib.suppress(OSError):
+        print(printable(line), file=file, flush=True)
+
+
+def guarded(run: Callable[[], int], stopped: str = "stopped") -> int:
+    """The exit code of a program, with what goes wrong in it as one line on stderr.
+
+    That is 2 for a `UserError`, 1 where the device's memory is used up, 130 for Ctrl-C,
+    which is answered with `stopped`. Other errors are raised.
+    """
+    try:
+        return run()
+    except UserError as error:
+        tell(f"error: {one_line(error)}", sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        tell(stopped, sys.stderr)
+        return 130
+    except RuntimeError as error:  # JAX's own is one
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        tell(f"out of memory: {one_line(error)[:200]}", sys.stderr)
+        return 1
+    finally:
+        # What could not be written would be tried again at exit, and change its code.
+        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+            try:
+                stream.flush()
+            except OSError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)

@@ -14,7 +14,7 @@ import tyro
 from train import record
 from train.cli import read_words
 from train.config import MAX_COUNT, Config, Count
-from train.errors import UserError
+from train.errors import UserError, guarded, printable
 from train.fields import Range, did_you_mean
 
 PROGRAM = "python -m train.evaluate"
@@ -59,17 +59,16 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, or 2 for a mistake in it."""
-    try:
-        run(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    """Run the command line; returns the exit code.
+
+    0 done, 2 a mistake in the command, 1 out of device memory, 130 after Ctrl-C.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    return guarded(lambda: run(words))
 
 
-def run(argv: Sequence[str]) -> None:
-    """Parse, load the agents, play, report."""
+def run(argv: Sequence[str]) -> int:
+    """Parse, load the agents, play, report; returns 0."""
     from train.origin import check_origin
 
     check_origin()
@@ -94,7 +93,7 @@ def run(argv: Sequence[str]) -> None:
         conditions = read_conditions(env, options.perturb, options.gravity)
     step, agents = scoring.load_agents(run_dir, config, env)
     film = Film(env, options.video_size) if options.video else None
-    print(f"run          {run_dir}")
+    print(f"run          {printable(str(run_dir))}")
     print(f"environment  {env.spec.name}, action repeat {env.spec.action_repeat}")
     print(f"checkpoint   environment step {step:,}", flush=True)
 
@@ -136,8 +135,9 @@ def run(argv: Sequence[str]) -> None:
     if film is not None and options.video:
         assert poses is not None
         line = film.write(poses, Path(options.video))
-        print(f"video        {line}")
+        print(f"video        {printable(line)}")
         film.close()
+    return 0
 
 
 def say(name: str, condition: str, score: Any) -> None:
@@ -202,12 +202,17 @@ def read_config(run_dir: Path) -> Config:
         UserError: the directory does not exist or is not one of a run.
     """
     path = run_dir / "config.json"
-    if path.exists():
-        return record.read(path)
-    beside = run_dir.absolute().parent
-    runs = [str(run_dir.parent / p.parent.name) for p in beside.glob("*/config.json")]
-    near = did_you_mean(str(run_dir), runs)
-    reason = "holds no config.json" if run_dir.is_dir() else "no such directory"
+    try:
+        if path.exists():
+            return record.read(path)
+        beside = run_dir.absolute().parent
+        known = [
+            str(run_dir.parent / p.parent.name) for p in beside.glob("*/config.json")
+        ]
+        near = did_you_mean(str(run_dir), known)
+        reason = "holds no config.json" if run_dir.is_dir() else "no such directory"
+    except OSError as error:
+        near, reason = "", f"cannot be read ({error.strerror})"
     raise UserError(f"--run {run_dir}: {reason}; allowed: the directory of a run{near}")
 
 

@@ -1,5 +1,7 @@
 """A log file with one JSON object a line, made to survive kills and full disks."""
 
+import contextlib
+import itertools
 import json
 import math
 import os
@@ -16,7 +18,8 @@ class JsonLines:
     Args:
         path: file; its directory is made where it does not exist.
         restored_step: lines with a later `"step"` are removed, so that the file
-            goes on as if the run had never stopped; None starts an empty file.
+            goes on as if the run had never stopped; None starts an empty file, and
+            keeps one that was there under another name.
         warn: takes a line for the user.
     """
 
@@ -41,19 +44,27 @@ class JsonLines:
         self._flush()
 
     def close(self) -> None:
-        """Write what still waits, and close the file."""
+        """Write what still waits, and close the file; what cannot be is said."""
         if self._waiting:
             self._flush()
-        os.close(self._file)
+        if self._waiting:
+            self._warn(f"warning: {len(self._waiting)} lines of {self._path} are lost")
+        try:
+            os.close(self._file)
+        except OSError as error:  # a network file system may only now say so
+            self._warn(f"warning: {self._path} may be incomplete ({error})")
 
     def _flush(self) -> None:
-        size = os.fstat(self._file).st_size
         text = b"".join(self._waiting)
+        size = None
         try:
+            size = os.fstat(self._file).st_size
             if os.write(self._file, text) < len(text):
                 raise OSError("only a part could be written")
         except OSError as error:
-            os.ftruncate(self._file, size)
+            with contextlib.suppress(OSError):
+                if size is not None:
+                    os.ftruncate(self._file, size)
             if len(self._waiting) == 1:  # not again for every line that joins
                 self._warn(
                     f"warning: {self._path} cannot be written ({error}); its lines "
@@ -63,16 +74,37 @@ class JsonLines:
         self._waiting.clear()
 
     def _cut(self, restored_step: int | None) -> dict[str, float | None] | None:
-        lines = (
-            self._path.read_bytes().splitlines(keepends=True)
-            if (restored_step is not None and self._path.exists())
-            else []
-        )
-        kept = [line for line in lines if _step(line) <= (restored_step or 0)]
+        """Leave the lines up to this step; the last of them."""
+        content = self._path.read_bytes() if self._path.exists() else b""
+        if restored_step is None:
+            if content:
+                self._set_aside()
+            return None
+        lines = content.splitlines(keepends=True)
+        steps = [_step(line) for line in lines]
+        # The last line may have been cut short by a kill; of another this is news.
+        damaged = sum(step is None for step in steps[:-1])
+        if damaged:
+            self._warn(
+                f"warning: {damaged} lines of {self._path} cannot be read and are "
+                "left out"
+            )
+        kept = [
+            line
+            for line, step in zip(lines, steps, strict=True)
+            if step is not None and step <= restored_step
+        ]
         scratch = self._path.with_name(self._path.name + ".tmp")
         scratch.write_bytes(b"".join(kept))
         os.replace(scratch, self._path)
         return json.loads(kept[-1]) if kept else None
+
+    def _set_aside(self) -> None:
+        """Rename a file of an earlier run that saved nothing to go on from."""
+        names = (f"{self._path.name}.{number}" for number in itertools.count(1))
+        other = next(p for p in map(self._path.with_name, names) if not p.exists())
+        os.rename(self._path, other)
+        self._warn(f"{self._path} was there, without a checkpoint: now {other.name}")
 
 
 def read(path: pathlib.Path) -> list[dict[str, float | None]]:
@@ -80,12 +112,13 @@ def read(path: pathlib.Path) -> list[dict[str, float | None]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _step(line: bytes) -> float:
-    """The step of a line; infinity for one that a kill cut short."""
+def _step(line: bytes) -> float | None:
+    """The step of a line; None where it cannot be read."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if isinstance(step, int | float) and line.endswith(b"\n") else None
 
 
 def _finite(value: object) -> object:

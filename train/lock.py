@@ -6,10 +6,11 @@ import json
 import os
 import pathlib
 import socket
+import sys
 from types import TracebackType
 from typing import Self
 
-from train.errors import RunLocked, logdir_errors
+from train.errors import RunLocked, logdir_errors, tell
 from train.inside import check_inside
 
 
@@ -43,13 +44,19 @@ class RunLock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = _holder(descriptor)
             os.close(descriptor)
             raise RunLocked(
                 f"--logdir {directory}: in use by {holder}; stop that process or "
                 "choose another --logdir"
             ) from None
+        except OSError as error:  # some network file systems have no locks
+            tell(
+                f"warning: {directory} cannot be locked ({error.strerror}); see to it "
+                "yourself that no second process trains there",
+                sys.stderr,
+            )
         holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
         # On a full disk the lock holds all the same, but cannot name its holder.
         with contextlib.suppress(OSError):

@@ -3,7 +3,6 @@
 import json
 import signal
 import time
-import types
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from train.chunk import ChunkOutput, Schedule, make_chunk, make_prefill
 from train.config import Config
 from train.divergence import Diverged as Diverged
 from train.divergence import Watch
-from train.errors import UserError, logdir_errors
+from train.errors import logdir_errors
 from train.evaluation import make_evaluate
 from train.leaves import tree_bytes
 from train.log import Logger, Silent
@@ -27,44 +26,10 @@ from train.placement import Placement
 from train.provenance import provenance
 from train.start import Penalty
 from train.state import RunState, compute_dtype, init_run
+from train.stop import StopRequest
 
 # After so many updates in a row without a finite loss and gradient, a run has diverged.
 MAX_SKIPPED_IN_ROW = 50
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-
-class StopRequest:
-    """Remembers the first stop signal; a second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        for number in STOP_SIGNALS:
-            self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def agreed(self) -> bool:
-        """Whether any process was asked to stop; every process must ask."""
-        self.number = cluster.largest(self.number or 0) or None
-        return self.number is not None
-
-    def _note(self, number: int, _: types.FrameType | None) -> None:
-        if self.number == signal.SIGINT == number:
-            raise KeyboardInterrupt
-        self.number = number
-
-    @property
-    def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM or SIGUSR1, 0 without a signal."""
-        if self.number is None:
-            return 0
-        return 130 if self.number == signal.SIGINT else 143
 
 
 class Programs:
@@ -131,8 +96,8 @@ def train(
         began: when the program was started, by `time.monotonic()`; now by default.
 
     Returns:
-        The final state and the exit code: 0; 1 where one of several agents diverged;
-        128 + the signal's usual number.
+        The final state and the exit code: 0; 1 where one of several agents diverged,
+        or the end could not be saved; 130 after Ctrl-C, 143 after another stop signal.
 
     Raises:
         Diverged: too many updates in a row were not finite, of every agent.
@@ -150,6 +115,7 @@ def train(
     with cluster.leader_first():
         open_logger = _open_log(config, run_dir, restored.step if restored else None)
     with StopRequest() as stop, open_logger as logger:
+        stop.say = logger.say
         logger.say(
             f"checkpoints  {tree_bytes(template) / 2**20:,.0f} MiB each, replay "
             f"included; the newest {keep} are kept"
@@ -168,8 +134,17 @@ def train(
             env_steps(config, run), restored.metadata["updates"] if restored else 0
         )
         watch = Watch(config, run_dir, logger.say, limit=MAX_SKIPPED_IN_ROW)
-        run = _loop(config, programs, run, checkpoints, logger, stop, began, watch)
+        run, saved = _loop(
+            config, programs, run, checkpoints, logger, stop, began, watch
+        )
         step = env_steps(config, run)
+        if not saved:
+            last = checkpoints.steps()
+            logger.say(
+                f"NOT SAVED: what was trained after environment step "
+                f"{last[-1] if last else 0:,} is lost; make room, and give the same "
+                "command again"
+            )
         if stop.number is not None:
             name = signal.Signals(stop.number).name
             logger.say(
@@ -178,7 +153,8 @@ def train(
             )
         else:
             logger.say(f"finished at environment step {step:,}; run {run_dir}")
-    return run, stop.exit_code or int(bool(watch.diverged))
+    bad = watch.diverged or not saved
+    return run, stop.exit_code or int(bool(bad))
 
 
 def _open_log(config: Config, run_dir: Path, restored_step: int | None) -> Logger:
@@ -206,9 +182,10 @@ def _loop(
     stop: StopRequest,
     began: float,
     watch: Watch,
-) -> RunState:
+) -> tuple[RunState, bool]:
+    """The final state, and whether it is saved."""
     step = env_steps(config, run)
-    first = True
+    first = saved = True
     stopping = stop.agreed()
     while step < config.steps and not stopping:
         run, output = programs.chunk(run)
@@ -232,8 +209,10 @@ def _loop(
         # Asked for once, so that no signal ends the loop without a checkpoint.
         stopping = stop.agreed()
         if due or final or stopping:
-            checkpoints.save(step, run, {"updates": updates})
-    return run
+            saved = checkpoints.save(step, run, {"updates": updates})
+            if not (saved or final or stopping):
+                logger.say("training goes on, and the next save will try again")
+    return run, saved
 
 
 def evaluate(programs: Programs, run: RunState, step: int) -> dict[str, Any]:
@@ -287,38 +266,3 @@ def env_steps(config: Config, run: RunState) -> int:
 def crossed(before: int, after: int, interval: int) -> bool:
     """Whether a multiple of `interval` lies in (before, after]."""
     return after // interval > before // interval
-
-
-def check_resume(config: Config, run_dir: Path) -> list[str]:
-    """Compare the directory's configuration with this one.
-
-    Returns:
-        Lines for the user about changes that are allowed.
-
-    Raises:
-        UserError: `--resume must` without a checkpoint, `--resume never` with one, a
-            change that would make it another run, or an impossible path.
-    """
-    stored = run_dir / "config.json"
-    with logdir_errors(run_dir):
-        steps = Checkpointer(run_dir).steps()
-        was_run = bool(steps) and stored.exists()
-    if config.resume == "must" and not steps:
-        raise UserError(
-            f"--resume must: {run_dir} holds no checkpoint; allowed: --resume auto"
-        )
-    if config.resume == "never" and steps:
-        raise UserError(
-            f"--resume never: {run_dir} holds checkpoints up to step {steps[-1]}; "
-            "allowed: another --logdir, or --resume auto to go on"
-        )
-    if not was_run:
-        return []
-    difference = record.diff(record.read(stored), config)
-    if difference.refused and not config.allow_changes:
-        raise UserError(
-            f"--logdir {run_dir} holds a run with another configuration "
-            f"({'; '.join(difference.refused)}); allowed: another --logdir, or "
-            "--allow-changes"
-        )
-    return difference.allowed + difference.refused

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from train.errors import UserError, one_line, printable
+from train.errors import guarded, one_line, tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,14 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 finished, 2 a mistake in the command, 1 diverged or out of device memory, 130 or
     143 stopped by a signal.
     """
-    try:
-        return run(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped at once; the last checkpoint stands", file=sys.stderr)
-        return 130
+    words = sys.argv[1:] if argv is None else argv
+    return guarded(lambda: run(words), "stopped at once; the last checkpoint stands")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -45,6 +39,7 @@ def run(argv: Sequence[str]) -> int:
     from train.lock import RunLock
     from train.placement import Placement
     from train.record import run_dir as run_directory
+    from train.resume import check_resume
 
     start.check_device(config, platform())
     placement = Placement.of(config)
@@ -63,29 +58,25 @@ def run(argv: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         with cluster.leader_first():
             if cluster.leads():
-                changes = loop.check_resume(config, run_dir)
+                changes = check_resume(config, run_dir)
                 for line in lines:
-                    print(printable(line))
+                    tell(line, sys.stdout)
                 stack.enter_context(RunLock(run_dir))
-                print(f"run directory {printable(str(run_dir))}", flush=True)
+                tell(f"run directory {run_dir}", sys.stdout)
                 for line in changes:
-                    print(f"changed      {printable(line)}")
+                    tell(f"changed      {line}", sys.stdout)
         try:
             _, code = loop.train(config, env, run_dir, penalty, placement, began=began)
         except loop.Diverged as error:
-            print(f"diverged: {one_line(error)}", file=sys.stderr)
+            tell(f"diverged: {one_line(error)}", sys.stderr)
             return 1
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" in str(error):
-                print(f"out of memory: {one_line(error)[:200]}", file=sys.stderr)
-                return 1
-            if jax.process_count() == 1:
+            if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
                 raise
-            print(
+            tell(
                 f"error: lost another process ({one_line(error)[:200]}); start all of "
                 "them again: the same commands resume",
-                file=sys.stderr,
-                flush=True,
+                sys.stderr,
             )
             os._exit(1)  # JAX's own farewell would wait for the process that is gone
     return code

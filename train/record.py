@@ -1,5 +1,6 @@
 """A run's configuration on disk: written, read back, compared, and named after."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -73,9 +74,19 @@ def _read[T](cls: type[T], record: Mapping[str, Any], *, prefix: str) -> T:
 
 
 def write(config: Config, path: pathlib.Path) -> None:
-    """Write the configuration as JSON; a reader sees the old file or the new one."""
+    """Write the configuration as JSON; a reader sees the old file or the new one.
+
+    So does one after a power cut: of all files this one is forced to the disk.
+    """
+    text = json.dumps(to_dict(config), indent=2) + "\n"
+    with contextlib.suppress(OSError, ValueError):
+        if path.read_text() == text:
+            return
     scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    with scratch.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(scratch, path)
 
 
@@ -89,7 +100,7 @@ def read(path: pathlib.Path) -> Config:
         record = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(record, dict):
         raise UserError(f"{path}: expected a JSON object")
