@@ -193,7 +193,7 @@ def test_one_of_two_is_killed_and_both_come_again(pairs, tmp_path):
     assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None)
     saved = max(int(path.name) for path in run.glob("checkpoints/0*"))
     # Both again; told to stop, one of them is enough.
-    second = pairs("--steps", "20000", "--save-every", "200")
+    second = pairs("--steps", "20000", "--save-every", "20000")
     second.until(f"resuming at environment step {saved:,}")
     second.until(" steps/s")
     second.children[1].send_signal(signal.SIGTERM)
@@ -204,6 +204,7 @@ def test_one_of_two_is_killed_and_both_come_again(pairs, tmp_path):
     assert len(jsonl.read(run / "starts.jsonl")) == 2
     assert second.said(1).count("checkpoints") == 0
     stopped = max(int(path.name) for path in run.glob("checkpoints/0*"))
+    assert stopped == logged[-1]
     # One process and another number of devices go on from it.
     for devices, more in (("1", 300), ("2", 600)):
         words = [

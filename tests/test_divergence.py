@@ -16,6 +16,7 @@ from toy_run import (
     Toy,
     assert_finite,
     assert_same_bits,
+    log_lines,
     poisoned,
     shared,
 )
@@ -176,6 +177,36 @@ def test_a_diverged_run_stops_before_saving_and_leaves_the_batch(
     assert arrays["reward"].shape == (length, toy.config.batch_size)
     assert np.isnan(arrays["reward"]).any()
     np.testing.assert_array_equal(arrays["key"], record["key"])
+
+
+def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint(
+    toy, tmp_path, monkeypatch, capsys
+):
+    """Every chunk is saved, but not the one that diverged."""
+    monkeypatch.setattr(loop, "MAX_SKIPPED_IN_ROW", 3)
+
+    def chunk(run):
+        bad = loop.env_steps(toy.config, run) > 200
+        return toy.programs.chunk(poisoned(run, slice(None)) if bad else run)
+
+    programs = Altered(toy.programs, chunk=chunk)
+    monkeypatch.setattr(loop, "Programs", lambda *_: programs)
+    words = [*SMOKE.split(), "--save-every", "1", "--logdir", str(tmp_path)]
+    assert main(words) == 1
+    good, last = Checkpointer(tmp_path).steps(), log_lines(tmp_path)[-1]["step"]
+    assert good[-1] == last and 200 < last < toy.config.steps
+    assert f"last good checkpoint: {good[-1:]}" in capsys.readouterr().err
+    restored = Checkpointer(tmp_path).restore(toy.programs.template)
+    assert restored is not None and restored.step == last
+    assert_finite(restored.tree.learner)
+
+
+def test_a_run_of_which_one_agent_diverged_ends_with_an_error(
+    toy, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Watch, "look", lambda self, *_: self.diverged.add(1))
+    assert toy.train(tmp_path)[1] == 1
+    assert Checkpointer(tmp_path).steps()
 
 
 def test_the_batch_written_down_is_the_one_that_failed(toy, one_update, tmp_path):
