@@ -67,7 +67,9 @@ def imagine(
     batch = starts.deter.shape[:-1]
     uniforms = jax.random.uniform(prior_key, (length, *batch, model.rssm.rows))
     shape = (*batch, policy.mean.bias.size)
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape, starts.deter.dtype))(
+    # In bfloat16 there would be 128 different numbers, not even symmetric.
+    dtype = jnp.promote_types(starts.deter.dtype, jnp.float32)
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(
         jax.random.split(act_key, length)
     )
     rollouts = divided(_roll_out, (None, None, None, None, 0, 1, 1), 1)

@@ -134,7 +134,9 @@ class Parametrization:
             for name in ("body", "dof", "tendon"):
                 table = jnp.asarray(getattr(self, name), float)
                 full = f"{name}_invweight0"
-                new[full] = getattr(mjx_model, full) + table @ change
+                new[full] = getattr(mjx_model, full) + jnp.matmul(
+                    table, change, precision="highest"
+                )
         return mjx_model.replace(**new)
 
 

@@ -1,6 +1,8 @@
 """One environment's physics: MuJoCo coordinates, and the steps MJX makes of them."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import equinox as eqx
 import jax
@@ -31,6 +33,17 @@ class Physics(eqx.Module):
     ctrl: Float[Array, "*batch nu"]
     qacc_warmstart: Float[Array, "*batch nv"]
     force: Float[Array, "*batch nforce"]
+
+
+@contextlib.contextmanager
+def _for_mjx() -> Iterator[None]:
+    """How MJX must be traced, whatever its caller has set.
+
+    It relies on rank promotion. And its products must be of float32: a GPU's default
+    rounds their factors to 10 bits (TF32), too little for constraints to hold.
+    """
+    with jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("highest"):
+        yield
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +102,7 @@ class Simulator:
         """`steps` physics steps under the control that `physics` holds."""
 
         def one(physics: Physics, _):
-            # MJX relies on rank promotion, which its caller may have forbidden.
-            with jax.numpy_rank_promotion("allow"):
+            with _for_mjx():
                 return self._lean(mjx.step(self.mjx_model, self._data(physics))), None
 
         return jax.lax.scan(one, physics, length=steps)[0]
@@ -106,7 +118,7 @@ class Simulator:
         option = self.mjx_model.opt
         off = option.disableflags | int(mujoco.mjtDisableBit.mjDSBL_ACTUATION)
         model = self.mjx_model.replace(opt=option.replace(disableflags=off))
-        with jax.numpy_rank_promotion("allow"):
+        with _for_mjx():
             return self._lean(mjx.forward(model, self._data(physics)))
 
     def refresh(self, physics: Physics) -> mjx.Data:
@@ -123,7 +135,7 @@ class Simulator:
             mjx.sensor_pos,
             mjx.sensor_vel,
         )
-        with jax.numpy_rank_promotion("allow"):
+        with _for_mjx():
             for stage in stages:
                 data = stage(self.mjx_model, data)
         sensors = data.sensordata.at[self.force_index].set(physics.force)
@@ -144,7 +156,7 @@ class Simulator:
         MJX lists them all, touching or not, one row a point.
         """
         data = self._data(self.physics(qpos))
-        with jax.numpy_rank_promotion("allow"):
+        with _for_mjx():
             data = mjx.collision(self.mjx_model, mjx.kinematics(self.mjx_model, data))
         return data._impl.contact  # pyright: ignore[reportAttributeAccessIssue]
 

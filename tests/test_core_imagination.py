@@ -1,0 +1,33 @@
+"""Imagined rollouts; what enters the losses is in `test_core_actor_critic`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core.agent import Agent
+from core.imagination import imagine
+from core.rssm import State
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_imagined_actions_are_drawn_from_the_policy(dtype, getkey):
+    """Also where the model computes in bfloat16, of which few numbers are normal."""
+    agent = Agent(5, 4, key=getkey(), units=8, deter=16, hidden=8, rows=4, classes=4)
+    agent = jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, agent
+    )
+    zeros = agent.model.rssm.initial(64)
+    starts = State(jax.random.normal(getkey(), zeros.deter.shape, dtype), zeros.stoch)
+    heads = agent.policy, agent.value, agent.value
+    rollout = jax.jit(imagine, static_argnums=5)(
+        agent.model, *heads, starts, 20, key=getkey()
+    )
+    noise = (rollout.action - rollout.policy.mean) / rollout.policy.stddev
+    noise = np.asarray(noise, np.float64).ravel()
+    assert noise.shape == (20 * 64 * 4,)
+    assert len(np.unique(noise.round(4))) > 0.7 * noise.size
+    error = 1 / noise.size**0.5
+    assert abs(noise.mean()) < 4 * error
+    assert abs((noise**2).mean() - 1) < 4 * 2**0.5 * error
+    assert abs((noise**3).mean()) < 4 * 15**0.5 * error
