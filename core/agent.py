@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
 from core.heads import PolicyHead, TwoHotHead
@@ -61,7 +62,7 @@ class Agent(eqx.Module):
         state: State,
         obs: Num[Array, "..."],
         last_action: Float[Array, "*batch action"],
-        is_first: Bool[Array, "*batch"],
+        is_first: Bool[Array, "*batch"] | bool,
         *,
         key: PRNGKeyArray,
         explore: bool = True,
@@ -78,6 +79,7 @@ class Agent(eqx.Module):
         """
         observe_key, action_key = jax.random.split(key)
         embed = self.model.encoder(obs)
+        is_first = jnp.asarray(is_first, bool)
         state = self.model.rssm.observe_step(
             state, embed, last_action, is_first, key=observe_key
         )

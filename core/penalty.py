@@ -36,6 +36,20 @@ class PenaltyOptions:
     core_carry: bool = True
     interpret: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a name that is unknown, or ρ outside of (0, 1]."""
+        allowed = {
+            "target": ("posterior", "prior", "both", "core"),
+            "normalization": ("sampled", "batch"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}: must be one of {values}"
+                )
+        if not 0 < self.rho <= 1:
+            raise ValueError(f"rho={self.rho}: must be above 0 and at most 1")
+
 
 def decayed_coefficient(
     updates: Int[Array, ""],
@@ -104,7 +118,11 @@ def posterior_penalty(
     key: PRNGKeyArray,
     options: PenaltyOptions,
 ) -> Float[Array, ""]:
-    """Mean penalty of q(z | u) over n states u = [h, e] (GPLD eq. 5)."""
+    """Mean penalty of q(z | u) over n states u = [h, e] (GPLD eq. 5).
+
+    All of the given states count: of the options only the implementation and those on
+    probes matter here. `dynamics_penalty` samples states, targets and normalizes.
+    """
     first, out = rssm.posterior_in, rssm.posterior_out
     head = CategoricalHead(
         first.linear.weight, first.linear.bias, first.norm.scale, out.weight, out.bias
@@ -131,6 +149,8 @@ def prior_penalty(
     options: PenaltyOptions,
 ) -> Float[Array, ""]:
     """Mean penalty of p(z | h) over n states, by vector-Jacobian products.
+
+    As for `posterior_penalty`, all of the given states count.
 
     They end at the first layer's output, which the Gram matrix of its weight carries to
     h; `implementation="reference"` takes them all the way.

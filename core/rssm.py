@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from core.deferred import Apply, Weights, deferred_scan, plain, scan
 from core.dists import Categoricals, onehot_from_uniform
 from core.nets import RMS_EPS, BlockLinear, Dense, Linear, RMSNorm
-from core.states import CARRY_AXES, Carry
+from core.states import CARRY_AXES, Carry, check_sequence
 from core.states import Observed as Observed
 from core.states import State as State
 from core.transforms import lift
@@ -37,7 +37,8 @@ class RSSM(eqx.Module):
         unimix: share of the uniform distribution in posterior and prior.
 
     Raises:
-        ValueError: if `blocks` does not divide `deter`.
+        ValueError: if `blocks` does not divide `deter`, a size is not positive, there
+            are less than 2 `classes`, or `unimix` is not in [0, 1).
     """
 
     deter_in: Dense
@@ -69,6 +70,13 @@ class RSSM(eqx.Module):
         blocks: int = 8,
         unimix: float = 0.01,
     ):
+        sizes = {"embed_size": embed_size, "action_size": action_size, "deter": deter}
+        sizes |= {"hidden": hidden, "rows": rows, "classes": classes, "blocks": blocks}
+        for name, size in sizes.items():
+            if size < (least := 2 if name == "classes" else 1):
+                raise ValueError(f"{name}={size}: must be at least {least}")
+        if not 0.0 <= unimix < 1.0:
+            raise ValueError(f"unimix={unimix}: must be at least 0 and below 1")
         if deter % blocks:
             raise ValueError(f"blocks={blocks} must divide deter={deter}")
         keys = iter(jax.random.split(key, 10))
@@ -185,7 +193,13 @@ class RSSM(eqx.Module):
 
         Returns:
             The last state and everything found on the way.
+
+        Raises:
+            ValueError: the shapes do not fit together, or `is_first` is not boolean.
         """
+        embed = self.posterior_in.linear.weight.shape[0] - self.deter
+        sizes = self.deter, embed, self.action_in.linear.weight.shape[0]
+        check_sequence(state, embeds, actions, is_first, sizes)
         weights, from_action = self._core_weights()
         dtype = state.deter.dtype
         keep = ~is_first
@@ -245,12 +259,22 @@ class RSSM(eqx.Module):
                 whatever is wanted of that state: it is computed where the state is
                 made, so that states need not be kept.
             inputs: arrays whose first axis is time, such as keys or noise.
-            uniforms: numbers from [0, 1) that draw every z.
+            uniforms: numbers from [0, 1) that draw every z, one for each categorical
+                of each step and batch element: `[time, *batch, rows]`.
 
         Returns:
             The state after the last action, and what was seen in the states before,
             stacked along a first axis.
+
+        Raises:
+            ValueError: `uniforms` has another shape.
         """
+        wanted = state.stoch.shape[:-1]
+        if uniforms.shape[1:] != wanted:
+            raise ValueError(
+                f"uniforms has shape {uniforms.shape}: states of shape "
+                f"{state.stoch.shape} need (time, {', '.join(map(str, wanted))})"
+            )
         weights, from_action = self._core_weights()
 
         def step(carry: Carry, row: tuple[Inputs, Array]):

@@ -48,3 +48,34 @@ class Carry(NamedTuple):
 
 # Where each part has its batch axis.
 CARRY_AXES = Carry(State(*cast(Any, (0, 0))), cast(Any, 1))
+
+
+def check_sequence(
+    state: State,
+    embeds: Array,
+    actions: Array,
+    is_first: Array,
+    sizes: tuple[int, int, int],
+) -> None:
+    """Whether a state and a sequence fit together, and a model with these sizes of h,
+    e and a.
+
+    Raises:
+        ValueError: they do not, or `is_first` is not boolean.
+    """
+    deter, embed, action = sizes
+    axes = is_first.shape
+    for name, x, size in (("embeds", embeds, embed), ("actions", actions, action)):
+        if x.shape != (*axes, size):
+            raise ValueError(
+                f"{name} has shape {x.shape}, but is_first has {axes}, time first: "
+                f"it must be {(*axes, size)}"
+            )
+    if state.deter.shape != (*axes[1:], deter):
+        batch = ", ".join(map(str, axes[1:]))
+        raise ValueError(
+            f"state is for a batch of shape {state.deter.shape[:-1]}, but is_first "
+            f"has shape {axes}, time first: use initial({batch})"
+        )
+    if is_first.dtype != jnp.bool_:
+        raise ValueError(f"is_first has dtype {is_first.dtype}: it must be bool")

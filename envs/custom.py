@@ -92,7 +92,7 @@ def from_mjx(
             None means one physics step.
         episode_steps: control steps per episode.
         solver: iterations of the constraint solver and of its line search; None means
-            the model's own. (8, 10) is as exact for the control suite as 100 and 50,
+            the model's own. (16, 10) is as exact for the control suite as 100 and 50,
             and faster.
         camera: number or name of the model's camera that images and videos are seen
             through; `envs.PixelEnv` checks that there is one.
@@ -170,7 +170,11 @@ def _check_functions(env: MjxEnv, initial: Initial | None) -> None:
     if task.terminal is not None:
         wanted["terminal"] = (task.terminal, ())
     for name, (function, shape) in wanted.items():
-        found = _shapes(jax.eval_shape(lambda data, f=function: f(model, data), data))
+        result = jax.eval_shape(lambda data, f=function: f(model, data), data)
+        returned = jax.tree.leaves(result)
+        found = _shapes(result)
+        if name == "terminal" and [x.dtype for x in returned] != [jnp.bool_]:
+            raise ValueError("terminal must return a boolean")
         if len(found) != 1 or (len(found[0]) != 1 if shape is None else found[0]):
             want = "(obs,), one axis" if shape is None else "(), a scalar"
             raise ValueError(f"{name} returns shapes {found}, but must return {want}")

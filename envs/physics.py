@@ -144,10 +144,14 @@ def _check_range(name: str, value: Array) -> None:
     if isinstance(value, Tracer):  # its values are not known yet
         return
     numbers = np.asarray(value)
-    positive = name in ("friction", "mass")
-    low = 0.0 if positive else -np.inf
-    if not np.all((numbers > low) & np.isfinite(numbers)):
-        kind = "positive and finite" if positive else "finite"
+    finite = np.isfinite(numbers)
+    if name in ("friction", "mass"):
+        fine, kind = numbers > 0, "positive and finite"
+    elif name == "gravity":  # a magnitude
+        fine, kind = numbers >= 0, "at least 0 and finite"
+    else:
+        fine, kind = finite, "finite"
+    if not np.all(fine & finite):
         raise ValueError(f"{name}={numbers} must be {kind}")
 
 

@@ -4,6 +4,7 @@ import difflib
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from kernels import tiling
@@ -66,9 +67,13 @@ def jacobian_penalty(
         and with jax 0.11 waits forever where there are fewer cores than that (or
         threads, if the environment variable NPROC says how many).
 
+    Derivatives are by reverse mode (`jax.grad`, and `jax.grad` of it); forward mode
+    (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) works with "reference" only.
+
     **Returns:** nonnegative values, dimensionless, float32 or float64.
 
-    **Raises:** TypeError for inputs that are not floating point; ValueError for shapes
+    **Raises:** TypeError for a `head` of another type, or inputs that are not floating
+    point; ValueError for shapes
     that do not fit, probes out of range, an unknown name, or "pallas" where the kernel
     cannot run.
     """
@@ -151,6 +156,8 @@ def _prepare(
     _check_name("probe_kind", probe_kind, PROBE_KINDS)
     _check_name("implementation", implementation, IMPLEMENTATIONS)
     _check_shapes(u, head, classes, preactivation)
+    if isinstance(unimix, Tracer):
+        raise TypeError("unimix is traced: it must be a number known when compiling")
     if not 0.0 <= unimix < 1.0:
         raise ValueError(f"unimix={unimix}: must be at least 0 and below 1")
     if interpret and implementation != "pallas":
@@ -220,10 +227,17 @@ def _check_kernel(u: Array, head: CategoricalHead, classes: int, interpret: bool
 def _check_shapes(
     u: Array, head: CategoricalHead, classes: int, preactivation: Array | None
 ) -> None:
+    if not isinstance(head, CategoricalHead):
+        raise TypeError(
+            f"head is a {type(head).__name__}: it must be a kernels.CategoricalHead. "
+            "For any other map to row probabilities there is kernels.row_probe_penalty"
+        )
     arrays = {"u": u, **{f"head.{k}": v for k, v in head._asdict().items()}}
     if preactivation is not None:
         arrays["preactivation"] = preactivation
     for name, x in arrays.items():
+        if not hasattr(x, "dtype"):
+            raise TypeError(f"{name} is {x!r:.60}: it must be an array")
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"{name} has dtype {x.dtype}: cast it to a floating point")
     if u.ndim != 2 or u.shape[0] == 0:

@@ -28,8 +28,11 @@ def row_probe_penalty(
 ) -> Float[Array, " n"]:
     """The penalty of *any* map from one state to a table of row probabilities.
 
-    For maps without a faster form (the prior with its two hidden layers). Differentiate
-    it as usual: nothing is stopped.
+    For maps without a faster form: the prior with its two hidden layers, or a head of
+    yours with another norm or activation. Differentiate it as usual: nothing is
+    stopped. The probe kinds "hadamard" and "exact" leave out the direction in which all
+    entries of a row grow, along which probabilities never move: for a map whose rows do
+    not sum to a constant take "rademacher".
 
     **Arguments:**
 

@@ -270,3 +270,12 @@ def test_every_state_is_sampled_equally_often():
 def test_coefficient_by_hand(updates, options, wanted):
     coefficient = decayed_coefficient(jnp.asarray(updates), **options)
     np.testing.assert_allclose(coefficient, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"target": "bla"}, {"normalization": "x"}, {"rho": 0.0}]
+)
+def test_options_that_are_none(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name}=.* must be"):
+        PenaltyOptions(**wrong)

@@ -5,6 +5,7 @@ regroups its weights.
 """
 
 import functools
+import inspect
 
 import equinox as eqx
 import jax
@@ -317,3 +318,49 @@ def test_imagined_samples_follow_the_prior(rssm, getkey):
     probs = 0.99 * softmax(logits) + 0.01 / CLASSES
     share = wide(last.stoch).mean(0)
     assert (np.abs(share - probs) <= 3 * np.sqrt(probs * (1 - probs) / total)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"embeds": (2, 5, 6)}, r"embeds has shape \(2, 5, 6\).* must be \(5, 2, 6\)"),
+        ({"embeds": (5, 2, 7)}, r"must be \(5, 2, 6\)"),
+        ({"actions": (5, 2, 4)}, r"actions has shape .* must be \(5, 2, 3\)"),
+        ({"state": (4,)}, r"batch of shape \(4,\), .*use initial\(2\)"),
+        ({"is_first": jnp.float32}, "dtype float32: it must be bool"),
+    ],
+)
+def test_sequences_that_do_not_fit(change, said, getkey):
+    rssm = RSSM(6, 3, key=getkey(), deter=16, hidden=8, rows=2, classes=3)
+    state = rssm.initial(*change.get("state", (2,)))
+    embeds = jnp.zeros(change.get("embeds", (5, 2, 6)))
+    actions = jnp.zeros(change.get("actions", (5, 2, 3)))
+    is_first = jnp.zeros((5, 2), change.get("is_first", bool))
+    observe = inspect.unwrap(RSSM.observe)  # the checks of types come first in tests
+    with pytest.raises(ValueError, match=said):
+        observe(rssm, state, embeds, actions, is_first, key=getkey())
+
+
+def test_a_batch_is_imagined_with_numbers_of_its_own(getkey):
+    rssm = RSSM(6, 3, key=getkey(), deter=16, hidden=8, rows=2, classes=3)
+    act = lambda state, _: (jnp.zeros((4, 3)), state)  # noqa: E731
+    with pytest.raises(
+        ValueError, match=r"uniforms has shape \(5, 2\).*\(time, 4, 2\)"
+    ):
+        inspect.unwrap(RSSM.imagine)(
+            rssm, rssm.initial(4), act, None, uniforms=jnp.zeros((5, 2))
+        )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"classes": 1}, "classes=1: must be at least 2"),
+        ({"hidden": 0}, "hidden=0: must be at least 1"),
+        ({"unimix": 1.0}, "unimix=1.0: must be at least 0 and below 1"),
+        ({"blocks": 3}, "blocks=3 must divide deter=512"),
+    ],
+)
+def test_sizes_that_make_no_model(sizes, said, getkey):
+    with pytest.raises(ValueError, match=said):
+        RSSM(6, 3, key=getkey(), **sizes)

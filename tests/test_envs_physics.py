@@ -170,7 +170,9 @@ def test_parameters_may_be_traced():
     [
         ({"mass": 0.0}, r"mass=0\.0 must be positive and finite"),
         ({"friction": -1.0}, r"friction=-1\.0 must be positive"),
-        ({"gravity": float("nan")}, "gravity=nan must be finite"),
+        ({"gravity": float("nan")}, "gravity=nan must be at least 0 and finite"),
+        ({"gravity": -9.0}, "gravity=-9.0 must be at least 0"),
+        ({"gain": float("inf")}, "gain=inf must be finite"),
         (
             {"gain": np.ones(3)},
             r"gain has shape \(3,\), but the states have shape \(5,\)",

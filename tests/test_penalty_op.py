@@ -334,6 +334,12 @@ def test_input_errors(getkey, plain_signatures):
         call(u, head._replace(scale=head.scale[1:]), getkey())
     with pytest.raises(TypeError, match="u has dtype int32"):
         call(u.astype(int), head, getkey())
+    with pytest.raises(TypeError, match=r"head is a tuple: .*row_probe_penalty"):
+        call(u, tuple(head), getkey())
+    with pytest.raises(TypeError, match=r"head.scale is None: it must be an array"):
+        call(u, head._replace(scale=None), getkey())
+    with pytest.raises(TypeError, match="unimix is traced"):
+        jax.jit(lambda unimix: call(u, head, getkey(), unimix=unimix))(0.1)
 
 
 @pytest.fixture

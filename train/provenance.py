@@ -48,7 +48,7 @@ def provenance(*, with_device: bool = True) -> dict[str, Any]:
     status = _git("status", "--porcelain", "--untracked-files=no") if commit else None
     machine: dict[str, Any] = {
         "cpu": _cpu_model(),
-        "cores": _cores(),
+        "cores": usable_cores(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
     }
@@ -143,7 +143,8 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """How many cores this process may use."""
     # A container or a batch system may grant fewer cores than the machine has.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -18,6 +18,7 @@ from train.config import Config, replay_bytes
 from train.errors import UserError
 from train.memory import available_host_memory
 from train.placement import Placement
+from train.provenance import usable_cores
 from train.state import compute_dtype, init_agent
 
 MIB = 1 << 20
@@ -212,7 +213,7 @@ def describe(
         sees = f"images of {images}, {math.prod(spec.obs_shape) / 1024:g} KiB each"
     seeds = f", {config.seeds} seeds side by side" if config.seeds > 1 else ""
     kind = platform.upper() if platform == "cpu" else f"{device.device_kind}"
-    cores = f" ({os.cpu_count()} cores)" if platform == "cpu" else ""
+    cores = f" ({usable_cores()} cores)" if platform == "cpu" else ""
     # The devices that a CPU stands for share its memory; nor does a machine know how
     # many of its processes take part.
     memories = 1 if platform == "cpu" else len(placement.devices)
