@@ -16,6 +16,7 @@ other parts go on, and the file holds whatever was found.
 """
 
 import argparse
+import importlib
 import json
 import os
 import shutil
@@ -30,29 +31,24 @@ from typing import Any
 
 import jax
 
-from benchmarks import (
-    gpu_determinism,
-    gpu_env,
-    gpu_kernel,
-    gpu_learn,
-    gpu_overhead,
-    gpu_throughput,
-)
 from benchmarks.device_time import PEAKS, peak_of
-from benchmarks.gpu_parts import Part
+from benchmarks.gpu_parts import KERNEL_OFF, Part
 from benchmarks.gpu_summary import summary
 from train.errors import UserError, one_line_errors
 from train.provenance import write_result
 
 STAGES = {
-    "kernel": gpu_kernel.PARTS,
-    "overhead": gpu_overhead.PARTS,
-    "env": gpu_env.PARTS,
-    "throughput": gpu_throughput.PARTS,
-    "learn": gpu_learn.PARTS,
-    "determinism": gpu_determinism.PARTS,
+    "kernel": "gpu_kernel",
+    "overhead": "gpu_overhead",
+    "env": "gpu_env",
+    "throughput": "gpu_throughput",
+    "learn": "gpu_learn",
+    "determinism": "gpu_determinism",
 }
-SHARED_CACHE = ("throughput",)
+"""The modules that have the stages' parts. Only the one that is wanted is imported: a
+lent machine may lack what another one needs, such as MuJoCo."""
+
+SHARED_CACHE = ("throughput", "overhead")
 """Stages whose parts share compiled programs, in a new folder at each call."""
 
 PATIENCE = 4
@@ -84,6 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def parts_of(stage: str) -> dict[str, Part]:
+    """All parts of a stage."""
+    return importlib.import_module(f"benchmarks.{STAGES[stage]}").PARTS
+
+
 def chosen_parts(stage: str, *, quick: bool) -> dict[str, Part]:
     """The parts of a stage, with `quick` those that can be rehearsed.
 
@@ -91,10 +92,10 @@ def chosen_parts(stage: str, *, quick: bool) -> dict[str, Part]:
         UserError: `quick`, and there is none.
     """
     if not quick:
-        return STAGES[stage]
+        return parts_of(stage)
     parts = {
         name: part._replace(run=part.rehearse, seconds=PATIENCE * part.seconds)
-        for name, part in STAGES[stage].items()
+        for name, part in parts_of(stage).items()
         if part.rehearse is not None
     }
     if not parts:
@@ -148,6 +149,9 @@ def run_stage(stage: str, out: Path, device: str, quick: bool = False) -> int:
                 "seconds": time.perf_counter() - start,
                 "entries": read_entries(entries),
             }
+            if name == "checks" and ended != "complete":
+                # A kernel that hangs or breaks the device would end the rest as well.
+                environment[KERNEL_OFF] = ended.partition(":")[0]
             result = {
                 "what": "a check of the machinery" if quick else "a measurement",
                 "stage": stage,

@@ -1,5 +1,6 @@
 """The parts of ``python -m benchmarks.gpu --stage kernel``."""
 
+import os
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,7 @@ from benchmarks.device_time import (
     peak_of,
     product_chain,
 )
-from benchmarks.gpu_parts import Clock, Entries, Part, attempt, items
+from benchmarks.gpu_parts import KERNEL_OFF, Clock, Entries, Part, attempt, items
 from benchmarks.op_cases import (
     SHAPES,
     Case,
@@ -138,6 +139,9 @@ def _tune_one(
     failed = {}
     for cut in tilings(shape, n, dtype):
         name = f"columns {cut.columns}, rows {cut.rows}"
+        if (reason := kernel_off()) is not None:
+            failed[name] = reason
+            continue
         if programs.keys() - {"xla"} and clock() < TUNING_SECONDS:
             failed[name] = "not begun: no time was left"
             continue
@@ -170,6 +174,12 @@ def _tune_one(
     if kernels:
         entry["best"] = min(kernels, key=lambda name: statistics.median(kernels[name]))
     return entry
+
+
+def kernel_off() -> str | None:
+    """Why the kernel is not run here: its own checks did not come to their end."""
+    ended = os.environ.get(KERNEL_OFF)
+    return f"not begun: the kernel's checks: {ended}" if ended else None
 
 
 def _per_call(
@@ -210,7 +220,9 @@ def time_op(
     pick = (lambda results: results[1:]) if gradient else None
     entry: dict[str, Any] = {"not_measured": {}, "implementations": {}}
     programs: dict[str, Callable[[], object]] = {}
-    obstacle = kernel_obstacle(hidden=shape.h, classes=shape.c, dtype=u.dtype)
+    obstacle = kernel_off() or kernel_obstacle(
+        hidden=shape.h, classes=shape.c, dtype=u.dtype
+    )
     names: tuple[Implementation, ...] = ("reference", "xla", "pallas")
     for name in names:
         if name == "pallas" and obstacle is not None:

@@ -17,6 +17,10 @@ Entries = Iterator[tuple[str, dict[str, Any]]]
 Clock = Callable[[], float]
 
 
+KERNEL_OFF = "SMOOTH_DREAMER_KERNEL_OFF"
+"""Environment variable that says why the fused kernel is not to be run."""
+
+
 class Part(NamedTuple):
     """What one process does.
 

@@ -189,10 +189,10 @@ def measure_seeds(
     rounds: int,
     progress: Progress,
 ) -> list[SeedTimes]:
-    """An update of several agents in one program, against one agent's."""
+    """An update of several agents in one program, against the update of one run."""
     parts = Update(config, times)
-    programs = {}
-    for count in dict.fromkeys((1, *counts)):
+    programs = {"one run": parts.whole(parts.penalty)}
+    for count in dict.fromkeys(counts):
         programs[str(count)] = parts.seeds(count)
         progress(f"{config.size}: compiled {count} seeds", COMPILE_SECONDS)
     work = _seeds_round(config, counts, times)
@@ -202,9 +202,10 @@ def measure_seeds(
         lambda done: progress(f"{config.size} seeds: round {done}/{rounds}", work),
     )
     found = []
+    one_run = seconds.pop("one run")
     for name, each in seconds.items():
         count = int(name)
-        pairs = zip(each, seconds["1"], strict=True)
+        pairs = zip(each, one_run, strict=True)
         ratio = Spread.of([several / count / one for several, one in pairs])
         found.append(SeedTimes(config.size, count, Spread.of(each), ratio))
     return found

@@ -68,7 +68,8 @@ class UpdateTimes(Record):
 
 @dataclasses.dataclass(frozen=True)
 class SeedTimes(Record):
-    """An update of `count` agents; `ratio` is one agent's share to one agent alone."""
+    """An update of `count` agents; `ratio` is one agent's share to the update of
+    a run of its own, which is another program than that of one agent side by side."""
 
     size: str
     count: int

@@ -159,7 +159,7 @@ def test_a_stage_gathers_its_parts(tmp_path, monkeypatch):
         "checks": gpu_kernel.Part(broken, 60),
         "times": gpu_kernel.Part(lambda left: iter([("op", {"error": "none"})]), 60),
     }
-    monkeypatch.setitem(gpu.STAGES, "kernel", stage)
+    monkeypatch.setattr(gpu, "parts_of", {"kernel": stage}.__getitem__)
     monkeypatch.setattr(gpu, "own_process", run_here)
     assert gpu.run_stage("kernel", tmp_path / "out", "NVIDIA H200") == 1
     result = json.loads((tmp_path / "out" / "gpu_kernel.json").read_text())
@@ -172,6 +172,28 @@ def test_a_stage_gathers_its_parts(tmp_path, monkeypatch):
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["gpu_kernel.json", "gpu_kernel.log"]
     assert "log of times" in (tmp_path / "out" / "gpu_kernel.log").read_text()
+
+
+def test_the_kernel_is_left_alone_after_checks_that_hung(monkeypatch, tmp_path):
+    """The other forms of the op are measured all the same."""
+    seen = []
+
+    def ended(command, seconds, log, environment=None):
+        seen.append((environment or {}).get(gpu.KERNEL_OFF))
+        log.write_text("")
+        return "killed after 60 s" if "checks" in command else "complete"
+
+    nothing = gpu_kernel.Part(lambda left: iter([]), 60)
+    stage = {"ceilings": nothing, "checks": nothing, "times": nothing}
+    monkeypatch.setattr(gpu, "parts_of", {"kernel": stage}.__getitem__)
+    monkeypatch.setattr(gpu, "own_process", ended)
+    assert gpu.run_stage("kernel", tmp_path / "out", "NVIDIA H200") == 1
+    assert seen == [None, None, "killed after 60 s"]
+    monkeypatch.setenv(gpu.KERNEL_OFF, "killed after 60 s")
+    shape = HeadShape(k=2, c=4, h=128, d=8)
+    entry = gpu_kernel.time_op(shape, 64, 0, gradient=False, calls=2)
+    assert entry["not_measured"]["pallas"].startswith("not begun: the kernel's checks")
+    assert entry["implementations"]["xla"]["seconds"]["median"] > 0
 
 
 def test_tuning_names_the_best_and_what_failed(monkeypatch):

@@ -180,7 +180,7 @@ def test_render_table_and_pictures():
 
 def test_gpu_parts_take_less_than_nine_minutes():
     assert sum(part.seconds for part in gpu_env.PARTS.values()) <= 520
-    assert gpu.STAGES["env"] is gpu_env.PARTS
+    assert gpu.parts_of("env") is gpu_env.PARTS
 
 
 def test_gpu_entries_are_made_here_too():
@@ -193,6 +193,8 @@ def test_gpu_entries_are_made_here_too():
     assert not gpu_env._check("pendulum", 0.0)["passed"]
     timed = gpu_env.time_batch("pendulum", 2, rounds=2, seconds=0.0)
     assert timed["steps_per_second"]["median"] > 0
+    drawn = gpu_env.time_pictures("pendulum", 2048, rounds=2)
+    assert drawn["pictures"] == 2048 and drawn["frames_per_second"]["median"] > 0
     parts = {
         "checks": {"ended": "complete", "seconds": 1.0, "entries": {"p": checked}},
         "walker": {"ended": "complete", "seconds": 1.0, "entries": {"w": timed}},

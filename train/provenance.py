@@ -16,6 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+COMMIT = "SMOOTH_DREAMER_COMMIT"
+"""Environment variable with the commit, for a copy of the files that has no `.git`."""
+
 _ROOT = Path(__file__).resolve().parent.parent
 _DISTRIBUTIONS = (
     "smooth-dreamer",
@@ -39,13 +42,17 @@ def provenance(*, with_device: bool = True) -> dict[str, Any]:
 
     **Returns:**
 
-    `date` (UTC, ISO 8601), `commit` (`None` outside a git checkout of this project),
+    `date` (UTC, ISO 8601), `commit` (outside a git checkout of this project what the
+    environment variable SMOOTH_DREAMER_COMMIT says, or `None`),
     `modified` (whether tracked files differ from that commit; `None` without one),
     `versions`, `machine` (`cpu`, `cores` this process may use, `memory_gib`, `system`,
     and `devices`, one entry a device, where asked for) and `command`.
     """
-    commit = _git("rev-parse", "HEAD") if _is_checkout() else None
-    status = _git("status", "--porcelain", "--untracked-files=no") if commit else None
+    checkout = _is_checkout()
+    commit = _git("rev-parse", "HEAD") if checkout else os.environ.get(COMMIT)
+    status = None
+    if checkout:
+        status = _git("status", "--porcelain", "--untracked-files=no")
     machine: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cores": usable_cores(),
