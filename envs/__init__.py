@@ -11,6 +11,7 @@ from envs.base import State as State
 from envs.base import Timestep as Timestep
 from envs.custom import from_mjx as from_mjx
 from envs.factories import registered as registered
+from envs.functional import from_jax as from_jax
 from envs.physics import PhysicsParameters as PhysicsParameters
 from envs.registry import SYNTHETIC as SYNTHETIC
 from envs.registry import TASKS as TASKS

@@ -203,7 +203,12 @@ def parse(text: str, *, pixels: bool = True) -> Perturbation:
         numbers = None
     values = _values(kind, numbers) if numbers is not None else None
     forms = IMAGE_FORMS if pixels else STATE_FORMS
-    if values is None or not (pixels or kind in ("none", "noise")):
+    if values is not None and not pixels and kind not in ("none", "noise"):
+        raise ValueError(
+            f"perturbation {text!r} is for images (--obs pixels), and these "
+            f"observations are vectors: use one of {', '.join(forms)}"
+        )
+    if values is None:
         raise ValueError(
             f"perturbation {text!r} is not understood: use one of {', '.join(forms)}"
         )

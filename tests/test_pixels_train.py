@@ -150,7 +150,7 @@ def test_conditions_are_all_pairs(getkey):
     ("env", "eyes", "gravity", "message"),
     [
         ("pendulum", "nosie:1", "", r"--perturb nosie:1: .*use one of none, noise"),
-        ("pendulum", "rotate:20", "", r"--perturb rotate:20: .*use one of none, noise"),
+        ("pendulum", "rotate:20", "", r"rotate:20: .*for images \(--obs pixels\)"),
         ("pendulum", "", "moon", r"--gravity moon: not a gravity"),
         ("pendulum", "", "-1", r"--gravity -1: not a gravity"),
         ("toy-target", "", "4", r"--gravity 4: toy-target has no gravity"),
