@@ -105,7 +105,9 @@ def throughput(results: Sequence[Result], command: str) -> str:
         return not_measured(command)
     return "\n\n".join(
         "\n\n".join(
-            [_updates(result.data), _seeds(result.data), _loop(result.data["loop"])]
+            [_updates(result.data)]
+            + ([_scopes(result.data["traces"])] if result.data.get("traces") else [])
+            + [_seeds(result.data), _loop(result.data["loop"])]
             + ([f"![throughput]({result.picture})"] if result.picture else [])
             + [_source(result)]
         )
@@ -155,6 +157,28 @@ def _updates(data: Mapping[str, Any]) -> str:
         _table(
             [title, *(update["size"] for update in found)],
             [[label, *cells] for label, *cells in zip(labels, *columns, strict=True)],
+        )
+    )
+
+
+def _scopes(traces: Mapping[str, Any]) -> str:
+    """What a profiler saw of an update with penalty, by the program's named parts."""
+    shares = {
+        size: {
+            name: part["seconds"] / sum(x["seconds"] for x in found["scopes"].values())
+            for name, part in found["scopes"].items()
+        }
+        for size, found in traces.items()
+    }
+    names = list(dict.fromkeys(name for share in shares.values() for name in share))
+    names.sort(key=lambda name: -sum(share.get(name, 0.0) for share in shares.values()))
+    percent = lambda name, share: f"{100 * share.get(name, 0.0):.1f} %"  # noqa: E731
+    rows = [[percent(name, share) for share in shares.values()] for name in names]
+    title = "share of a profiled update with penalty, both cores added up"
+    return "\n".join(
+        _table(
+            [title, *shares],
+            [[name, *cells] for name, cells in zip(names, rows, strict=True)],
         )
     )
 

@@ -97,6 +97,23 @@ def written(tmp_path):
     return write
 
 
+def test_scopes_of_a_trace_are_shares(written):
+    parts = {
+        "imagine": {"count": 3, "seconds": 0.6},
+        "heads": {"count": 1, "seconds": 0.2},
+    }
+    other = {"heads": {"count": 1, "seconds": 0.1}}
+    data = throughput() | {
+        "traces": {"1m": {"scopes": parts}, "12m": {"scopes": other}}
+    }
+    text = written(throughput=data)
+    assert (
+        "| heads | 25.0 % | 100.0 % |" in text
+        and "| imagine | 75.0 % | 0.0 % |" in text
+    )
+    assert "profiled" not in written(throughput=data | {"traces": {}})
+
+
 def test_the_readme_agrees_with_the_committed_results(capsys):
     assert readme.main(["--check"]) == 0, capsys.readouterr().out
 
