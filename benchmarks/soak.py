@@ -130,14 +130,17 @@ def judge(
 
 
 def resources(pid: int) -> tuple[float, float] | None:
-    """Resident megabytes and processor seconds of a process; None when it is gone."""
+    """Resident megabytes of its own and processor seconds; None when it is gone.
+
+    Pages of files are left out: the system takes them back when it likes.
+    """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         # The second field is the name in brackets, which may hold blanks.
         rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
+    found = [line.split()[1] for line in lines if line.startswith("RssAnon:")]
     if not found:
         return None
     ticks = int(rest[11]) + int(rest[12])  # utime and stime, of all its threads
