@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -30,21 +31,28 @@ sys.exit(guarded(run))
 """
 
 
-def busy(code: str = BUSY) -> subprocess.Popen[str]:
+@pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN], ids=["usual", "background"])
+def busy(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """That program, running; once as a shell starts it in the background."""
     process = subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", BUSY],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=pathlib.Path(__file__).parent.parent,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, request.param),
     )
-    assert process.stdout is not None and process.stdout.readline() == "busy\n"
-    time.sleep(0.5)  # inside the program
-    return process
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "busy\n"
+        time.sleep(0.5)  # inside the program
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
-def test_the_second_interrupt_ends_a_compiled_loop():
-    process = busy()
+def test_the_second_interrupt_ends_a_compiled_loop(busy):
+    process = busy
     assert process.stderr is not None
     process.send_signal(signal.SIGINT)
     said = process.stderr.readline()
@@ -55,8 +63,9 @@ def test_the_second_interrupt_ends_a_compiled_loop():
     assert process.communicate()[1] == "stopped at once; the last checkpoint stands\n"
 
 
-def test_other_signals_wait_for_the_chunk():
-    process = busy()
+@pytest.mark.parametrize("busy", [signal.SIG_DFL], indirect=True)
+def test_other_signals_wait_for_the_chunk(busy):
+    process = busy
     assert process.stderr is not None
     process.send_signal(signal.SIGTERM)
     assert process.stderr.readline() == "SIGTERM: stopping after this chunk\n"
@@ -64,16 +73,15 @@ def test_other_signals_wait_for_the_chunk():
     process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=3)
-    process.kill()
-    process.communicate()
 
 
 def test_a_terminal_that_closes_is_a_stop_signal_and_nohup_is_not():
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert stop.agreed() and stop.exit_code == 143
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.agreed() and stop.exit_code == 143
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop.agreed() and stop.exit_code == 0

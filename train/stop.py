@@ -22,7 +22,9 @@ class StopRequest:
     While a chunk is computed or compiled the main thread runs no Python, and so no
     signal handler, for minutes. The system's own handler tells a thread, which
     answers the first signal, and at the second Ctrl-C ends the process: whenever that
-    is, the last checkpoint stands. A signal that was ignored (nohup) stays ignored.
+    is, the last checkpoint stands. SIGHUP stays ignored where it was (nohup); a shell
+    has its background jobs ignore SIGINT too, which is then meant for others, but one
+    that is sent to this process is heard.
     """
 
     def __init__(self) -> None:
@@ -34,8 +36,10 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         for number in STOP_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._note)
+            ignored = signal.getsignal(number) is signal.SIG_IGN
+            if ignored and number == signal.SIGHUP:  # nohup
+                continue
+            self._previous[number] = signal.signal(number, self._note)
         reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
         self._woke = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
