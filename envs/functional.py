@@ -6,32 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
+from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
-from envs.base import (
-    Env,
-    EnvSpec,
-    State,
-    Timestep,
-    check_action_repeat,
-    first_timestep,
-    select,
-)
+from envs.base import EnvSpec, Timestep, check_action_repeat, select
+from envs.inner import InnerEnv, InnerState
 from envs.task import EPISODE_STEPS
 
 
-class FunctionState(State):
-    """State of an environment made by `from_jax`: yours, and what every state holds."""
-
-    inner: PyTree
-    key: Key[Array, "*batch"]
-    step_count: Int[Array, "*batch"]
-    needs_reset: Bool[Array, "*batch"]
-    corrupt_count: Int[Array, "*batch"]
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class FunctionEnv(Env[FunctionState]):
+class FunctionEnv(InnerEnv):
     """An environment whose parts are functions; see `from_jax`."""
 
     spec: EnvSpec
@@ -41,15 +24,12 @@ class FunctionEnv(Env[FunctionState]):
     value: Callable[[PyTree], Array]
     terminal: Callable[[PyTree], Array] | None
 
-    def reset(self, key: Key[Array, ""]) -> tuple[FunctionState, Timestep]:
-        return self._begin(key, jnp.zeros((), jnp.int32))
-
-    def restart(self, state: FunctionState) -> tuple[FunctionState, Timestep]:
-        return self._begin(state.key, state.corrupt_count)
+    def initial_inner(self, key: Key[Array, ""]) -> PyTree:
+        return self.initial(key)
 
     def advance(
-        self, state: FunctionState, action: Num[Array, " action"]
-    ) -> tuple[FunctionState, Timestep]:
+        self, state: InnerState, action: Num[Array, " action"]
+    ) -> tuple[InnerState, Timestep]:
         clipped = self._clipped(action)
 
         def control_step(inner: PyTree, _: None) -> tuple[PyTree, Array]:
@@ -71,24 +51,11 @@ class FunctionEnv(Env[FunctionState]):
             terminal=terminal,
         )
 
-    def observe(self, state: FunctionState) -> Num[Array, "*obs"]:
+    def observe(self, state: InnerState) -> Num[Array, "*obs"]:
         return self.see(state.inner)
 
-    def reward(self, state: FunctionState) -> Float[Array, ""]:
+    def reward(self, state: InnerState) -> Float[Array, ""]:
         return self.value(state.inner)
-
-    def _begin(
-        self, key: Key[Array, ""], corrupt_count: Int[Array, ""]
-    ) -> tuple[FunctionState, Timestep]:
-        next_key, draw_key = jax.random.split(key)
-        state = FunctionState(
-            inner=self.initial(draw_key),
-            key=next_key,
-            step_count=jnp.zeros((), jnp.int32),
-            needs_reset=jnp.asarray(False),
-            corrupt_count=corrupt_count,
-        )
-        return state, first_timestep(self.observe(state))
 
 
 def from_jax(

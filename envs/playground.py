@@ -16,34 +16,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
+from jaxtyping import Array, Float, Key, Num, PyTree
 
-from envs.base import (
-    Env,
-    EnvSpec,
-    State,
-    Timestep,
-    check_action_repeat,
-    first_timestep,
-    select,
-)
+from envs.base import EnvSpec, Timestep, check_action_repeat, select
+from envs.inner import InnerEnv, InnerState
 
 
-class PlaygroundState(State):
-    """State of a `PlaygroundEnv`.
-
-    Attributes:
-        inner: the environment's own state, with `obs`, `reward` and `done`.
-    """
-
-    inner: PyTree
-    key: Key[Array, "*batch"]
-    step_count: Int[Array, "*batch"]
-    needs_reset: Bool[Array, "*batch"]
-    corrupt_count: Int[Array, "*batch"]
-
-
-class PlaygroundEnv(Env[PlaygroundState]):
+class PlaygroundEnv(InnerEnv):
     """An environment of `mujoco_playground`, its `done` as the end for good."""
 
     def __init__(
@@ -95,15 +74,12 @@ class PlaygroundEnv(Env[PlaygroundState]):
             control_timestep=float(inner.dt),
         )
 
-    def reset(self, key: Key[Array, ""]) -> tuple[PlaygroundState, Timestep]:
-        return self._begin(key, jnp.zeros((), jnp.int32))
-
-    def restart(self, state: PlaygroundState) -> tuple[PlaygroundState, Timestep]:
-        return self._begin(state.key, state.corrupt_count)
+    def initial_inner(self, key: Key[Array, ""]) -> PyTree:
+        return jax.tree.map(_strict, self.inner.reset(key))
 
     def advance(
-        self, state: PlaygroundState, action: Num[Array, " action"]
-    ) -> tuple[PlaygroundState, Timestep]:
+        self, state: InnerState, action: Num[Array, " action"]
+    ) -> tuple[InnerState, Timestep]:
         clipped = self._clipped(action).astype(jnp.float32)
 
         def control_step(inner: PyTree, _):
@@ -122,27 +98,14 @@ class PlaygroundEnv(Env[PlaygroundState]):
             state, reward=reward, corrupt=corrupt, terminal=end.done > 0
         )
 
-    def observe(self, state: PlaygroundState) -> Float[Array, "*obs"]:
+    def observe(self, state: InnerState) -> Float[Array, "*obs"]:
         return self._obs(state.inner)
 
-    def reward(self, state: PlaygroundState) -> Float[Array, ""]:
+    def reward(self, state: InnerState) -> Float[Array, ""]:
         return state.inner.reward
 
     def _obs(self, inner: Any) -> Any:
         return inner.obs[self._obs_key] if isinstance(inner.obs, Mapping) else inner.obs
-
-    def _begin(
-        self, key: Key[Array, ""], corrupt_count: Int[Array, ""]
-    ) -> tuple[PlaygroundState, Timestep]:
-        next_key, draw_key = jax.random.split(key)
-        state = PlaygroundState(
-            inner=jax.tree.map(_strict, self.inner.reset(draw_key)),
-            key=next_key,
-            step_count=jnp.zeros((), jnp.int32),
-            needs_reset=jnp.asarray(False),
-            corrupt_count=corrupt_count,
-        )
-        return state, first_timestep(self.observe(state))
 
 
 def make(

@@ -217,6 +217,24 @@ def test_an_end_that_cannot_be_saved_is_an_error(
     assert ("the same command resumes" in out) == signalled
 
 
+def test_a_save_that_fails_in_the_middle_costs_that_save(
+    toy, tmp_path, monkeypatch, capsys
+):
+    tried: list[int] = []
+    intact = Checkpointer.save
+
+    def save(self: Checkpointer, step: int, *args: Any) -> bool:
+        tried.append(step)
+        return len(tried) > 1 and intact(self, step, *args)
+
+    monkeypatch.setattr(Checkpointer, "save", save)
+    _, code = toy.train(tmp_path)
+    out = capsys.readouterr().out
+    assert code == 0 and len(tried) > 1
+    assert Checkpointer(tmp_path).steps() == tried[1:][-3:]
+    assert out.count("training goes on, and the next save will try again") == 1
+
+
 @pytest.mark.parametrize("when", ["made", "written"])
 def test_a_logger_that_fails_costs_only_itself(
     toy, whole, tmp_path, monkeypatch, capsys, when

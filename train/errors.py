@@ -62,7 +62,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        tell(f"error: {one_line(error)}", sys.stderr)
         raise SystemExit(2) from None
 
 

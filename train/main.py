@@ -13,8 +13,8 @@ from train.errors import guarded, one_line, tell
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
-    0 finished, 2 a mistake in the command, 1 diverged or out of device memory, 130 or
-    143 stopped by a signal.
+    0 finished, 2 a mistake in the command, 1 diverged, out of device memory, or the end
+    could not be saved; 130 or 143 stopped by a signal.
     """
     words = sys.argv[1:] if argv is None else argv
     return guarded(lambda: run(words), "stopped at once; the last checkpoint stands")

@@ -79,10 +79,11 @@ class StopRequest:
                 if number not in self._previous or self._over.is_set():
                     continue
                 if first is None:
-                    first, again = number, "Ctrl-C again stops at once"
-                    name = signal.Signals(number).name
-                    more = f"; {again}" if number == signal.SIGINT else ""
-                    self.say(f"{name}: stopping after this chunk{more}")
+                    first = number
+                    line = f"{signal.Signals(number).name}: stopping after this chunk"
+                    if number == signal.SIGINT:
+                        line += "; Ctrl-C again stops at once"
+                    self.say(line)
                 elif first == signal.SIGINT == number and not self._over.wait(
                     _PATIENCE
                 ):
