@@ -11,8 +11,9 @@ def matmul_flops(fn: Callable[..., Any], *args: Any) -> int:
     """Operations of all matrix products in `fn(*args)`, two for each multiply-add.
 
     Counted on the traced program, the body of a scan as often as it runs (XLA's own
-    count takes it once) and of a conditional its most expensive branch. While loops
-    with a traced bound are taken once.
+    count takes it once), of a conditional its most expensive branch, and of what is
+    divided among devices the work of all. While loops with a traced bound are taken
+    once.
     """
     return count_flops(jax.make_jaxpr(fn)(*args).jaxpr)
 
@@ -28,6 +29,8 @@ def count_flops(jaxpr: Any) -> int:
             total += params["length"] * count_flops(params["jaxpr"].jaxpr)
         elif name == "cond":
             total += max(count_flops(branch.jaxpr) for branch in params["branches"])
+        elif name == "shard_map":
+            total += params["mesh"].size * count_flops(params["jaxpr"])
         else:
             total += sum(count_flops(inner) for inner in _inner(params))
     return total

@@ -1,5 +1,6 @@
 """The programs that the throughput benchmark times: an update, and parts of it."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from train import replay
 from train.chunk import Schedule, draw_batch, make_chunk
 from train.collect import collect
 from train.config import Config
+from train.placement import Placement
 from train.start import choose_penalty, make_env
 from train.state import Learner, compute_dtype, init_run
 from train.update import total_loss, update
@@ -62,15 +64,18 @@ class Update:
         return repeat(self._update(penalty), self.bench.learner, self.times, flags)
 
     def seeds(self, count: int) -> Program:
-        """The same for `count` agents side by side."""
+        """The same for `count` agents, placed and mapped as in training."""
+        if count == 1:
+            return self.whole(self.penalty)
+        place = Placement.of(dataclasses.replace(self.config, seeds=count))
         learners = jax.tree.map(
             lambda x: jnp.broadcast_to(x, (count, *x.shape)), self.bench.learner
         )
-        one = self._update(self.penalty)
-        return self._repeat(
-            lambda learner, key: jax.vmap(one)(learner, jax.random.split(key, count)),
-            learners,
-        )
+        keys = jax.random.split(jax.random.key(2), count)
+        learners, keys = place.put((learners, keys), divided=True)
+        all_agents = place.mapped(repeated(self._update(self.penalty), self.times))
+        with place.active():
+            return _build(all_agents, learners, keys, self.times)
 
     def gradient(self) -> Program:
         """All losses without penalty and their gradient, without the optimizer."""
@@ -253,13 +258,8 @@ class Loop:
         return donated(program, self.run.replay, times=self.updates)
 
 
-def repeat(
-    step: Callable[[Any, Any], Any],
-    carry: Any,
-    times: int,
-    flags: Mapping[str, Any] | None = None,
-) -> Program:
-    """`times` steps `(carry, key) -> carry` as one program, with XLA's `flags`.
+def repeated(step: Callable[[Any, Any], Any], times: int) -> Callable[[Any, Any], Any]:
+    """`times` steps `(carry, key) -> carry` as one function of that form.
 
     What a step returns is carried, so that none of it can be left out.
     """
@@ -268,10 +268,17 @@ def repeat(
         body = lambda carry, key: (step(carry, key), None)  # noqa: E731
         return jax.lax.scan(body, carry, jax.random.split(key, times))[0]
 
-    key = jax.random.key(2)
-    return _build(
-        program, carry, times, lambda compiled: lambda: compiled(carry, key), flags
-    )
+    return program
+
+
+def repeat(
+    step: Callable[[Any, Any], Any],
+    carry: Any,
+    times: int,
+    flags: Mapping[str, Any] | None = None,
+) -> Program:
+    """`repeated` as a program, with XLA's `flags`."""
+    return _build(repeated(step, times), carry, jax.random.key(2), times, flags=flags)
 
 
 def donated(
@@ -283,33 +290,34 @@ def donated(
     waited for, and is gone after the next call.
     """
     held = [jax.tree.map(jnp.copy, carry)]  # other programs have the same carry
-    key = jax.random.key(2)
 
-    def caller(compiled: Any) -> Callable[[], object]:
+    def caller(compiled: Any, key: Any) -> Callable[[], object]:
         def call() -> object:
             held[0], output = compiled(held[0], key)
             return held[0], output
 
         return call
 
-    return _build(program, carry, times, caller, donate_argnums=0)
+    key = jax.random.key(2)
+    return _build(program, carry, key, times, caller, donate_argnums=0)
 
 
 def _build(
     program: Callable[[Any, Any], Any],
     carry: Any,
+    key: Any,
     times: int,
-    caller: Callable[[Any], Callable[[], object]],
+    caller: Callable[[Any, Any], Callable[[], object]] | None = None,
     flags: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Program:
     start = time.perf_counter()
-    traced = jax.jit(program, **options).trace(carry, jax.random.key(2))
+    traced = jax.jit(program, **options).trace(carry, key)
     executable = traced.lower().compile(compiler_options=dict(flags or {}))
     seconds = time.perf_counter() - start
     memory = executable.memory_analysis()
     return Program(
-        caller(executable),
+        caller(executable, key) if caller else lambda: executable(carry, key),
         times,
         seconds,
         None if memory is None else memory.temp_size_in_bytes,

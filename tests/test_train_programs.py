@@ -243,7 +243,7 @@ def test_device_memory_that_runs_out_is_said_in_one_line(
 def test_several_seeds_are_several_runs(tmp_path, capsys):
     words = f"--penalty none --steps 200 --log-every 40 --logdir {tmp_path}"
     assert main(f"{SMOKE} {words} --seeds 2".split()) == 0
-    assert "2 seeds side by side" in capsys.readouterr().out
+    assert "for each of 2 seeds" in capsys.readouterr().out
     first, second = (jsonl.read(tmp_path / f"seed_{i}/metrics.jsonl") for i in (0, 1))
     assert not (tmp_path / "metrics.jsonl").exists()
     config = configured(words)

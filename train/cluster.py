@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from train import rendezvous
 from train.errors import UserError, one_line
+from train.provenance import usable_cores
 
 _PATIENCE = 2 * 3600 * 1000  # milliseconds; a process that died is noticed long before
 _MOST_CPU_DEVICES = 256
@@ -135,6 +136,20 @@ def connect(join: Join) -> None:
             f"within {join.timeout} s ({one_line(error)[:200]}); start all of them, "
             "each with its own id, or raise --coordinator-timeout"
         ) from None
+
+
+def cpu_devices(seeds: int, most: int | None = None) -> int:
+    """For how many devices a CPU stands by default: several agents use its cores.
+
+    Args:
+        seeds: number of agents trained side by side.
+        most: no more than that; None counts the cores alone.
+
+    Returns:
+        The largest divisor of `seeds` that is not above the number of cores.
+    """
+    limit = min(usable_cores(), seeds, most or seeds)
+    return next((n for n in range(limit, 1, -1) if seeds % n == 0), 1)
 
 
 def offer_cpu_devices(count: int) -> None:

@@ -93,7 +93,8 @@ def start_jax(argv: Sequence[str]) -> str:
 
     values = read_words(argv).values
     join = cluster.requested(values)
-    devices = values.get("--devices") or 1
+    usual = 1 if join else cluster.cpu_devices(values.get("--seeds", 1))
+    devices = values.get("--devices") or usual
     processes = (join.num_processes if join else None) or 1
     cluster.offer_cpu_devices(max(1, devices // processes))
     if join:

@@ -2,7 +2,8 @@
 
 One agent: environments, replay and batches are divided along their environment or
 batch axis, parameters are whole on every device, and XLA adds up the gradients. Several
-agents (`--seeds`): every device trains whole agents, and no number travels.
+agents (`--seeds`): every device trains whole agents, and no number travels. The cores
+of a CPU are devices then, each with agents of its own.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from train import cluster
+from train.agents import one_by_one, side_by_side
 from train.config import Config
 from train.errors import UserError
 from train.leaves import is_key, storable
@@ -35,12 +37,18 @@ class Placement:
 
     Args:
         devices: at least one.
-        seeds: number of agents trained side by side.
+        seeds: number of agents.
+
+    Attributes:
+        by_seed: there are several agents, whole on one device each.
+        in_turn: the agents of a device are computed one after another.
+        mesh: of the devices; None with one.
     """
 
     def __init__(self, devices: list[Device], *, seeds: int = 1) -> None:
         self.devices = devices
         self.by_seed = seeds > 1
+        self.in_turn = devices[0].platform == "cpu"
         self.mesh = None
         if len(devices) > 1:
             self.mesh = Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
@@ -105,24 +113,38 @@ class Placement:
         Args:
             function: with several agents it is mapped over the first axis of all its
                 arguments and results.
-            donate: give the first argument's memory away.
+            donate: give the first argument's memory away. It is a state then, the
+                only argument, and the first result is the state that follows it.
             out: shardings of the result, as `jax.jit` takes them.
         """
         given = (0,) if donate else ()
-        if self.by_seed:
-            function = jax.vmap(function)
+        function = self.mapped(function, in_place=donate)
         if self.mesh is None:
             return jax.jit(function, donate_argnums=given)
-        if self.by_seed:
-            # No device sees another's agents: loops end when its own agents' do.
-            function = jax.shard_map(
-                function, in_specs=ROWS, out_specs=ROWS, check_vma=False
-            )
         compiled = jax.jit(function, donate_argnums=given, out_shardings=out)
-
         if jax.process_count() == 1:
             return self._under_mesh(compiled)
         return self._together(compiled)
+
+    def mapped(
+        self, function: Callable[..., Any], *, in_place: bool = False
+    ) -> Callable[..., Any]:
+        """A function of one agent as that of all of them, on their devices.
+
+        Args:
+            function: returned as it is where there is one agent.
+            in_place: see `train.agents.one_by_one`.
+        """
+        if not self.by_seed:
+            return function
+        if self.in_turn:
+            function = one_by_one(function, in_place=in_place)
+        else:
+            function = side_by_side(function)
+        if self.mesh is None:
+            return function
+        # No device sees another's agents: loops end when its own agents' do.
+        return jax.shard_map(function, in_specs=ROWS, out_specs=ROWS, check_vma=False)
 
     def _under_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -147,7 +169,9 @@ class Placement:
 
     def shapes(self, function: Callable[..., Any], *args: Any) -> Any:
         """Shapes of what `compile` would compute (`jax.eval_shape`)."""
-        return jax.eval_shape(jax.vmap(function) if self.by_seed else function, *args)
+        return jax.eval_shape(
+            side_by_side(function) if self.by_seed else function, *args
+        )
 
     def put(self, tree: PyTree, *, divided: bool = False) -> PyTree:
         """Arrays that all processes hold alike, to these devices.
@@ -178,7 +202,10 @@ def choose_devices(config: Config) -> list[Device]:
         UserError: there are not so many, or the work does not divide among them.
     """
     found, processes = jax.devices(), jax.process_count()
-    count = config.scale.devices or (len(found) if processes > 1 else 1)
+    usual = len(found) if processes > 1 else 1
+    if processes == 1 and found[0].platform == "cpu":
+        usual = cluster.cpu_devices(config.seeds, len(found))
+    count = config.scale.devices or usual
     if count > len(found):
         kind = found[0].platform.upper()
         raise UserError(

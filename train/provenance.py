@@ -62,7 +62,9 @@ def provenance(*, with_device: bool = True) -> dict[str, Any]:
     if with_device:
         import jax
 
-        machine["devices"] = [device.device_kind for device in jax.devices()]
+        kinds = [device.device_kind for device in jax.devices()]
+        # A CPU is one, for however many devices it stands.
+        machine["devices"] = kinds[:1] if jax.default_backend() == "cpu" else kinds
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit,

@@ -211,7 +211,7 @@ def describe(
     sees = f"{spec.obs_shape[0]} observations"
     if spec.obs_dtype == "uint8":
         sees = f"images of {images}, {math.prod(spec.obs_shape) / 1024:g} KiB each"
-    seeds = f", {config.seeds} seeds side by side" if config.seeds > 1 else ""
+    seeds = f", for each of {config.seeds} seeds" if config.seeds > 1 else ""
     kind = platform.upper() if platform == "cpu" else f"{device.device_kind}"
     cores = f" ({usable_cores()} cores)" if platform == "cpu" else ""
     # The devices that a CPU stands for share its memory; nor does a machine know how
