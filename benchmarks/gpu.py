@@ -1,6 +1,6 @@
 """What is measured on an NVIDIA GPU, in stages of under nine minutes.
 
-    python -m benchmarks.gpu --stage kernel [--out DIR] [--quick]
+    python -m benchmarks.gpu --stage kernel [--out DIR] [--quick] [--resume FILE]
 
 kernel: is the fused kernel right, how is it best cut, how fast is it? overhead: the
 train step with and without penalty. env: control steps a second. throughput: an update
@@ -9,6 +9,8 @@ penalty, which goes on where it was at the last call on the same machine. determ
 when the same seed gives the same bits. A stage writes ``gpu_NAME.json`` and
 ``gpu_NAME.log`` to DIR, by default to the directory that the environment variable OUT
 names, or to the present one. `--quick` rehearses a stage at tiny sizes on any device.
+`--resume FILE` takes over what an earlier result of the same stage, commit and device
+has whole, and measures the rest.
 
 A kernel that was never run may hang or leave the device unusable. So every part runs in
 a process of its own with a time limit, and writes down each result as it comes: the
@@ -33,6 +35,7 @@ import jax
 
 from benchmarks.device_time import PEAKS, peak_of
 from benchmarks.gpu_parts import KERNEL_OFF, Part
+from benchmarks.gpu_resume import WHAT, all_passed, all_well, whole_parts
 from benchmarks.gpu_summary import summary
 from train.errors import UserError, one_line_errors
 from train.provenance import write_result
@@ -70,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = any_device() if options.quick else require_gpu()
         parts = chosen_parts(options.stage, quick=options.quick)
         if options.part is None:
-            return run_stage(options.stage, options.out, device, options.quick)
+            done = {}
+            if options.resume is not None:
+                done = whole_parts(options.resume, options.stage, quick=options.quick)
+            return run_stage(options.stage, options.out, device, options.quick, done)
         if options.part not in parts:
             raise UserError(
                 f"--part {options.part}: stage {options.stage} has {', '.join(parts)}"
@@ -123,8 +129,18 @@ def require_gpu() -> str:
     return device.device_kind
 
 
-def run_stage(stage: str, out: Path, device: str, quick: bool = False) -> int:
-    """Runs all parts, each in its own process, and gathers what they wrote."""
+def run_stage(
+    stage: str,
+    out: Path,
+    device: str,
+    quick: bool = False,
+    done: Mapping[str, Any] | None = None,
+) -> int:
+    """Runs all parts, each in its own process, and gathers what they wrote.
+
+    Args:
+        done: parts that were measured before, as the result had them.
+    """
     path = out / f"gpu_{stage}.json"
     peak = peak_of(device)
     begun = time.perf_counter()
@@ -134,6 +150,10 @@ def run_stage(stage: str, out: Path, device: str, quick: bool = False) -> int:
         if stage in SHARED_CACHE:
             environment["JAX_COMPILATION_CACHE_DIR"] = cache
         for name, part in chosen_parts(stage, quick=quick).items():
+            if done and name in done:
+                parts[name] = done[name]
+                print(f"{name}: taken from the earlier result", flush=True)
+                continue
             print(f"{name}: at most {part.seconds} s", flush=True)
             start = time.perf_counter()
             entries = entries_path(out, stage, name)
@@ -153,7 +173,7 @@ def run_stage(stage: str, out: Path, device: str, quick: bool = False) -> int:
                 # A kernel that hangs or breaks the device would end the rest as well.
                 environment[KERNEL_OFF] = ended.partition(":")[0]
             result = {
-                "what": "a check of the machinery" if quick else "a measurement",
+                "what": WHAT[quick],
                 "stage": stage,
                 "peaks": {kind: known._asdict() for kind, known in PEAKS.items()},
                 "peak": None if peak is None else peak._asdict(),
@@ -168,7 +188,7 @@ def run_stage(stage: str, out: Path, device: str, quick: bool = False) -> int:
     print(f"wrote {path}")
     if "checks" in parts:
         return 0 if all_passed(parts["checks"]) else 1
-    return 0 if all(all_measured(part) for part in parts.values()) else 1
+    return 0 if all(all_well(*each) for each in parts.items()) else 1
 
 
 def gather_logs(folder: Path, path: Path) -> None:
@@ -248,19 +268,6 @@ def read_entries(path: Path) -> dict[str, Any]:
     return found
 
 
-def all_passed(checks: Mapping[str, Any] | None) -> bool:
-    """Whether the part ran to its end and every one of its checks passed."""
-    if checks is None or checks["ended"] != "complete" or not checks["entries"]:
-        return False
-    return all(entry.get("passed") is True for entry in checks["entries"].values())
-
-
-def all_measured(part: Mapping[str, Any]) -> bool:
-    """Whether the part ran to its end without an error in any of its entries."""
-    errors = ["error" in entry for entry in part["entries"].values()]
-    return part["ended"] == "complete" and bool(errors) and not any(errors)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu",
@@ -276,6 +283,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes, on any device: a rehearsal"
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="FILE", help="an earlier result: keep its parts"
     )
     parser.add_argument("--part", help="only this part, in this process")
     return parser

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import gpu, gpu_kernel
+from benchmarks import gpu, gpu_kernel, gpu_resume
 from benchmarks.device_time import Peak, chain, floor, peak_of
 from benchmarks.kernel_checks import (
     Check,
@@ -174,6 +174,52 @@ def test_a_stage_gathers_its_parts(tmp_path, monkeypatch):
     assert "log of times" in (tmp_path / "out" / "gpu_kernel.log").read_text()
 
 
+def test_a_stage_goes_on_from_an_earlier_result(tmp_path, monkeypatch, capsys):
+    """What was whole is kept as it was, the rest is measured."""
+    ran = []
+
+    def run_here(command, seconds, log, environment):
+        name = command[command.index("--part") + 1]
+        ran.append(name)
+        log.write_text("")
+        lines = [["first", {"error": "late"} if fails and name == "b" else {"n": 1}]]
+        log.with_suffix(".jsonl").write_text(json.dumps(lines[0]) + "\n")
+        return "complete"
+
+    nothing = gpu_kernel.Part(lambda left: iter([]), 60, lambda left: iter([]))
+    stages = {"throughput": {"a": nothing, "b": nothing}, "env": {"a": nothing}}
+    monkeypatch.setattr(gpu, "parts_of", stages.__getitem__)
+    monkeypatch.setattr(gpu, "own_process", run_here)
+    words = ["--stage", "throughput", "--quick", "--out"]
+    fails = True
+    assert gpu.main([*words, str(tmp_path / "one")]) == 1
+    fails, earlier = False, tmp_path / "one/gpu_throughput.json"
+    again = [*words, str(tmp_path / "two"), "--resume", str(earlier)]
+    assert gpu.main(again) == 0
+    assert ran == ["a", "b", "b"]
+    before, after = (
+        json.loads((tmp_path / name / "gpu_throughput.json").read_text())["parts"]
+        for name in ("one", "two")
+    )
+    assert after["a"] == before["a"] and after["b"]["entries"] == {"first": {"n": 1}}
+
+    text = earlier.read_text()
+    for words, old, new, said in [
+        (again, '"commit": ', '"commit": "0" and ', "no result of a stage"),
+        (again, '"stage": "throughput"', '"stage": "env"', "the stage was env, now"),
+        (again, '"a check of the machinery"', '"a measurement"', "the result was a m"),
+        (again, '"devices": [', '"devices": ["NVIDIA H200", ', "the device was NVIDIA"),
+        (["--stage", "learn", *again[2:]], "", "", "stage learn goes on by itself"),
+    ]:
+        earlier.write_text(text.replace(old, new, 1))
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            stages["learn"] = stages["env"]
+            gpu.main(words)
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+
+
 def test_the_kernel_is_left_alone_after_checks_that_hung(monkeypatch, tmp_path):
     """The other forms of the op are measured all the same."""
     seen = []
@@ -228,10 +274,10 @@ def test_the_verdict_and_the_summary():
     def part(*entries, ended="complete"):
         return {"ended": ended, "entries": {str(i): e for i, e in enumerate(entries)}}
 
-    assert gpu.all_passed(part(good, good))
+    assert gpu_resume.all_passed(part(good, good))
     for other in (part(), part(good, bad), part(good, error), None):
-        assert not gpu.all_passed(other)
-    assert not gpu.all_passed(part(good, ended="killed after 160 s"))
+        assert not gpu_resume.all_passed(other)
+    assert not gpu_resume.all_passed(part(good, ended="killed after 160 s"))
     text = gpu.summary({"checks": part(good, bad, error)})
     assert "checks: 0: passed" in text
     assert "checks: 1: FAILED {'name': 'y'" in text

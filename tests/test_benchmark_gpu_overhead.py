@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from benchmarks import gpu, gpu_overhead
+from benchmarks import gpu, gpu_overhead, gpu_resume
 from benchmarks.overhead_rows import Variant
 from train.presets import build, preset_values
 
@@ -22,11 +22,15 @@ def test_the_configuration_is_the_papers():
 
 def test_a_stage_is_measured_when_nothing_is_missing():
     row = {"programs": {}}
-    assert gpu.all_measured({"ended": "complete", "entries": {"a": row}})
+    assert gpu_resume.all_measured({"ended": "complete", "entries": {"a": row}})
     late = {"error": "not begun: 3 s were left"}
-    assert not gpu.all_measured({"ended": "complete", "entries": {"a": row, "b": late}})
-    assert not gpu.all_measured({"ended": "killed after 9 s", "entries": {"a": row}})
-    assert not gpu.all_measured({"ended": "complete", "entries": {}})
+    assert not gpu_resume.all_measured(
+        {"ended": "complete", "entries": {"a": row, "b": late}}
+    )
+    assert not gpu_resume.all_measured(
+        {"ended": "killed after 9 s", "entries": {"a": row}}
+    )
+    assert not gpu_resume.all_measured({"ended": "complete", "entries": {}})
 
 
 @pytest.mark.slow

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 import envs
-from benchmarks import env_cases, env_parity, env_throughput, gpu, gpu_env, render
+from benchmarks import (
+    env_cases,
+    env_parity,
+    env_throughput,
+    gpu,
+    gpu_env,
+    gpu_resume,
+    render,
+)
 from benchmarks.env_throughput import Row
 from benchmarks.render_scenes import Comparison
 from benchmarks.timing import Spread
@@ -202,4 +210,4 @@ def test_gpu_entries_are_made_here_too():
     json.dumps(parts, allow_nan=False)
     text = gpu.summary(parts)
     assert "checks: p: passed" in text and "control steps/s" in text
-    assert gpu.all_passed(parts["checks"])
+    assert gpu_resume.all_passed(parts["checks"])
