@@ -14,6 +14,6 @@ BENCHMARKS = {
     "render": "the ray caster beside MuJoCo: frames a second, outlines, pictures",
     "soak": "a long run's memory, speed and checkpoints, with verdicts",
     "theory": "the papers' theoretical experiments, six studies",
-    "throughput": "an update by phase, vmapped seeds, and the whole loop",
+    "throughput": "an update by phase, several agents, and the whole loop",
 }
 """What each module measures. A benchmark is a file here and its line above."""

@@ -37,6 +37,7 @@ def _words(entry: Mapping[str, Any]) -> Iterator[str]:
         "overhead": "penalty {:.3f}×",
         "ratio": "{:.3f}× as usual",
         "over_one_run": "{:.2f}× one run",
+        "over_heads_at_once": "{:.2f}× heads at once",
     }.items():
         if name in entry:
             yield text.format(entry[name]["median"])

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 from benchmarks import trace
 from benchmarks.gpu_overhead import settings, tiny
 from benchmarks.gpu_parts import Clock, Entries, Part, differing, items
+from benchmarks.program import Program
 from benchmarks.throughput_measure import timed
-from benchmarks.throughput_programs import Program, Update
+from benchmarks.throughput_programs import Update
 from benchmarks.timing import Spread, ratios
 from train.config import Config
 
@@ -55,7 +56,6 @@ SCHEDULING: dict[str, dict[str, Any]] = {
     "latency-hiding scheduler": {"xla_gpu_enable_latency_hiding_scheduler": True},
     "loops double-buffered": {"xla_gpu_enable_while_loop_double_buffering": True},
     "no Triton products": {"xla_gpu_enable_triton_gemm": False},
-    "no autotuning": {"xla_gpu_autotune_level": 0},
 }
 
 
@@ -126,8 +126,19 @@ def step(
         seconds, _ = timed(parts_of_it, rounds, print)
         return {"programs": _programs(parts_of_it, seconds)}
 
+    def in_steps() -> dict[str, Any]:
+        """The heads in each imagined step, as on a CPU, against all states at once."""
+        other = parts.whole(parts.penalty, heads_at_once=False)
+        programs = {"at once": built["with penalty"], "in each step": other}
+        seconds, _ = timed(programs, rounds, print)
+        ratio = ratios(seconds["in each step"], seconds["at once"])
+        return {
+            "over_heads_at_once": ratio._asdict(),
+            "programs": _programs(programs, seconds),
+        }
+
     work = {"with penalty": penalized, "update": update}
-    work |= {"trace": traced, "phases": phases}
+    work |= {"trace": traced, "phases": phases, "heads in each step": in_steps}
     return items(work, clock, item_seconds)
 
 
@@ -207,7 +218,7 @@ _REHEARSAL: dict[str, Any] = {
     "item_seconds": 0.0,
 }
 PARTS = {
-    "step": Part(step, 205, partial(step, **_REHEARSAL), files=True),
+    "step": Part(step, 230, partial(step, **_REHEARSAL), files=True),
     "command buffers": Part(
         partial(flags, COMMAND_BUFFERS),
         130,
@@ -215,7 +226,7 @@ PARTS = {
     ),
     "scheduling": Part(
         partial(flags, SCHEDULING),
-        100,
+        75,
         partial(flags, dict(list(SCHEDULING.items())[:1]), **_REHEARSAL),
     ),
     "seeds": Part(partial(seeds, (8, 4)), 85, partial(seeds, (2,), **_REHEARSAL)),

@@ -100,7 +100,7 @@ def _variant(row: Mapping[str, Any]) -> str:
 
 
 def throughput(results: Sequence[Result], command: str) -> str:
-    """An update by phase, vmapped seeds and the loop: three tables a file."""
+    """An update by phase, several agents and the loop: three tables a file."""
     if not results:
         return not_measured(command)
     return "\n\n".join(

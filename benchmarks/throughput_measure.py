@@ -21,7 +21,8 @@ from benchmarks import trace
 from benchmarks.device_time import product_chain
 from benchmarks.op import product_program
 from benchmarks.op_report import PRODUCT
-from benchmarks.throughput_programs import Loop, Program, Update
+from benchmarks.program import Program
+from benchmarks.throughput_programs import Loop, Update
 from benchmarks.throughput_report import LoopTimes, SeedTimes, UpdateTimes
 from benchmarks.timing import Spread, interleave
 from train.config import Config

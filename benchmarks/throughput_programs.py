@@ -1,16 +1,15 @@
 """The programs that the throughput benchmark times: an update, and parts of it."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import envs
-from benchmarks.flops import count_flops
 from benchmarks.overhead import Bench
+from benchmarks.program import Program, build, donated, repeat, repeated
 from core.imagination import imagine
 from core.nets import cast
 from core.penalty import PenaltyOptions
@@ -22,27 +21,7 @@ from train.config import Config
 from train.placement import Placement
 from train.start import choose_penalty, make_env
 from train.state import Learner, compute_dtype, init_run
-from train.update import total_loss, update
-
-
-class Program(NamedTuple):
-    """A compiled program that does one thing several times.
-
-    Attributes:
-        call: begins it; what it returns can be waited for.
-        times: how often it does the thing.
-        compile_seconds: tracing and compiling.
-        peak_bytes: temporaries, as XLA reports them.
-        flops: of the matrix products of one time.
-        text: gives XLA's optimized program.
-    """
-
-    call: Callable[[], object]
-    times: int
-    compile_seconds: float
-    peak_bytes: int | None
-    flops: int
-    text: Callable[[], str]
+from train.update import total_loss, update, wants_heads_at_once
 
 
 class Update:
@@ -58,10 +37,15 @@ class Update:
         self.penalty = choose_penalty(config, jax.default_backend()).options
 
     def whole(
-        self, penalty: PenaltyOptions | None, flags: Mapping[str, Any] | None = None
+        self,
+        penalty: PenaltyOptions | None,
+        flags: Mapping[str, Any] | None = None,
+        *,
+        heads_at_once: bool | None = None,
     ) -> Program:
         """Loss, gradient and optimizer step; XLA's `flags` for this program alone."""
-        return repeat(self._update(penalty), self.bench.learner, self.times, flags)
+        step = self._update(penalty, heads_at_once)
+        return repeat(step, self.bench.learner, self.times, flags)
 
     def seeds(self, count: int) -> Program:
         """The same for `count` agents, placed and mapped as in training."""
@@ -75,7 +59,7 @@ class Update:
         learners, keys = place.put((learners, keys), divided=True)
         all_agents = place.mapped(repeated(self._update(self.penalty), self.times))
         with place.active():
-            return _build(all_agents, learners, keys, self.times)
+            return build(all_agents, learners, keys, self.times)
 
     def gradient(self) -> Program:
         """All losses without penalty and their gradient, without the optimizer."""
@@ -125,6 +109,7 @@ class Update:
                 starts,
                 self.config.imagination_length,
                 key=key,
+                heads_at_once=wants_heads_at_once(self.bench.dtype),
             )
             return found.reward, found.cont, found.estimate, found.slow
 
@@ -141,7 +126,9 @@ class Update:
         both = lambda carry, key: (carry[0], step(carry[0], key))  # noqa: E731
         return self._repeat(both, (learner, empty))
 
-    def _update(self, penalty: PenaltyOptions | None):
+    def _update(
+        self, penalty: PenaltyOptions | None, heads_at_once: bool | None = None
+    ):
         bench = self.bench
 
         def step(learner, key):
@@ -153,6 +140,7 @@ class Update:
                 key=key,
                 penalty=penalty,
                 dtype=bench.dtype,
+                heads_at_once=heads_at_once,
             )[0]
 
         return step
@@ -256,71 +244,3 @@ class Loop:
             return jax.lax.scan(step, (ring, empty), keys)[0]
 
         return donated(program, self.run.replay, times=self.updates)
-
-
-def repeated(step: Callable[[Any, Any], Any], times: int) -> Callable[[Any, Any], Any]:
-    """`times` steps `(carry, key) -> carry` as one function of that form.
-
-    What a step returns is carried, so that none of it can be left out.
-    """
-
-    def program(carry, key):
-        body = lambda carry, key: (step(carry, key), None)  # noqa: E731
-        return jax.lax.scan(body, carry, jax.random.split(key, times))[0]
-
-    return program
-
-
-def repeat(
-    step: Callable[[Any, Any], Any],
-    carry: Any,
-    times: int,
-    flags: Mapping[str, Any] | None = None,
-) -> Program:
-    """`repeated` as a program, with XLA's `flags`."""
-    return _build(repeated(step, times), carry, jax.random.key(2), times, flags=flags)
-
-
-def donated(
-    program: Callable[[Any, Any], tuple[Any, Any]], carry: Any, *, times: int
-) -> Program:
-    """A program `(carry, key) -> (carry, output)` that overwrites what it is given.
-
-    As in training: each call goes on from the one before. Its carry is returned to be
-    waited for, and is gone after the next call.
-    """
-    held = [jax.tree.map(jnp.copy, carry)]  # other programs have the same carry
-
-    def caller(compiled: Any, key: Any) -> Callable[[], object]:
-        def call() -> object:
-            held[0], output = compiled(held[0], key)
-            return held[0], output
-
-        return call
-
-    key = jax.random.key(2)
-    return _build(program, carry, key, times, caller, donate_argnums=0)
-
-
-def _build(
-    program: Callable[[Any, Any], Any],
-    carry: Any,
-    key: Any,
-    times: int,
-    caller: Callable[[Any, Any], Callable[[], object]] | None = None,
-    flags: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> Program:
-    start = time.perf_counter()
-    traced = jax.jit(program, **options).trace(carry, key)
-    executable = traced.lower().compile(compiler_options=dict(flags or {}))
-    seconds = time.perf_counter() - start
-    memory = executable.memory_analysis()
-    return Program(
-        caller(executable, key) if caller else lambda: executable(carry, key),
-        times,
-        seconds,
-        None if memory is None else memory.temp_size_in_bytes,
-        count_flops(traced.jaxpr.jaxpr) // times,
-        lambda: executable.as_text() or "",
-    )

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from core.nets import RMSNorm, truncated_normal
-from core.transforms import lift
+from core.nets import RMSNorm, add_bias, truncated_normal
 
 KERNEL = 5
 
@@ -44,7 +43,7 @@ class Conv(eqx.Module):
         weight = weight.reshape(3, 3, 4 * x.shape[-1], -1).astype(x.dtype)
         phases = _convolve(_to_phases(x), weight)
         out = phases.reshape(*phases.shape[:-1], 4, -1).max(axis=-2)
-        return out + lift(self.bias, out.ndim)
+        return add_bias(out, self.bias)
 
     def doubled(
         self, x: Float[Array, "batch height width inputs"]
@@ -55,7 +54,7 @@ class Conv(eqx.Module):
         weight = jnp.einsum("pik,qjl,klxy->ijxpqy", taps, taps, self.weight)
         weight = weight.reshape(3, 3, x.shape[-1], -1).astype(x.dtype)
         out = _from_phases(_convolve(x, weight))
-        return out + lift(self.bias, out.ndim)
+        return add_bias(out, self.bias)
 
 
 class ConvBlock(eqx.Module):

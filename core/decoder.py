@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from core.conv import Conv, ConvBlock
 from core.encoder import MULTIPLES, check_image_shape
-from core.nets import MLP, BlockLinear, Dense, Linear, RMSNorm
-from core.transforms import lift, merge, symexp, symlog, unmerge
+from core.nets import MLP, BlockLinear, Dense, Linear, RMSNorm, add_bias
+from core.transforms import merge, symexp, symlog, unmerge
 
 
 class VectorDecoder(eqx.Module):
@@ -147,7 +147,7 @@ class ImageDecoder(eqx.Module):
         grouped = jnp.einsum(
             "ngi,gio->ngo", deter.reshape(-1, blocks, inputs), weight
         ).reshape(-1, math.prod(weight.shape[::2]))
-        grouped = grouped + lift(self.from_deter.bias, 2)
+        grouped = add_bias(grouped, self.from_deter.bias)
         channels = self.norm.scale.size
         x = grouped.reshape(-1, blocks, height, width, channels // blocks)
         x = jnp.moveaxis(x, 1, 3).reshape(-1, height, width, channels)

@@ -1,5 +1,6 @@
 """Imagined rollouts of the prior under the policy."""
 
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -51,13 +52,19 @@ def imagine(
     length: int,
     *,
     key: PRNGKeyArray,
+    heads_at_once: bool = False,
 ) -> Imagined:
     """Roll the policy out in the model for `length` steps from every start state.
 
     No gradient passes from one step to another: DreamerV3's policy learns by REINFORCE,
-    and its losses see the imagined features as constants. So every head is evaluated
-    once, in the very step that makes the state; what the policy says there both draws
-    the action and enters the loss.
+    and its losses see the imagined features as constants. So every head can be
+    evaluated in the very step that makes the state, where its arrays are still in a
+    CPU's caches; what the policy says there both draws the action and enters the loss.
+
+    With `heads_at_once` the states are kept, and after the last step each head sees all
+    of them in one product, the policy a second time: a few large operations in place of
+    many small ones, as a GPU wants it. And in bfloat16 the gradients of a head are one
+    sum, not one that is rounded at every step.
 
     On several devices each rolls out from its own starts: the gradients of the heads
     are added up once, and not in every step.
@@ -72,7 +79,8 @@ def imagine(
     noise = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(
         jax.random.split(act_key, length)
     )
-    rollouts = divided(_roll_out, (None, None, None, None, 0, 1, 1), 1)
+    roll_out = partial(_roll_out, heads_at_once=heads_at_once)
+    rollouts = divided(roll_out, (None, None, None, None, 0, 1, 1), 1)
     return rollouts(model, policy, value, slow_value, starts, noise, uniforms)
 
 
@@ -84,6 +92,8 @@ def _roll_out(
     starts: State,
     noise: Float[Array, "time batch action"],
     uniforms: Float[Array, "time batch rows"],
+    *,
+    heads_at_once: bool,
 ) -> Imagined:
     @jax.named_scope("heads")
     def predict(features: Array) -> tuple[TwoHot, _Predicted]:
@@ -97,18 +107,32 @@ def _roll_out(
             )
         )
 
-    def act(state: State, noise: Array):
+    @jax.named_scope("heads")
+    def draw(features: Array, noise: Array) -> tuple[BoundedNormal, Array]:
+        dist = policy(features)
+        return dist, jax.lax.stop_gradient(dist.at(noise))
+
+    def keep_all(state: State, noise: Array):
         features = state.features
-        with jax.named_scope("heads"):
-            dist = policy(features)
-        action = jax.lax.stop_gradient(dist.at(noise))
+        dist, action = draw(features, noise)
         return action, (dist, action, *predict(features))
 
-    last, seen = model.rssm.imagine(starts, act, noise, uniforms=uniforms)
-    dist, action, values, predicted = seen
-    _, end = predict(last.features)
+    def keep_states(state: State, noise: Array):
+        _, action = draw(state.features, noise)
+        return action, (state.features, action)
+
     join = lambda xs, x: jnp.concatenate([xs, x[None]])  # noqa: E731
-    predicted = jax.tree.map(join, predicted, end)
+    roll_out = partial(model.rssm.imagine, starts, inputs=noise, uniforms=uniforms)
+    if heads_at_once:
+        last, (features, action) = roll_out(act=keep_states)
+        with jax.named_scope("heads"):
+            dist = policy(features)
+        values, predicted = predict(join(features, last.features))
+        values = jax.tree.map(lambda x: x[:-1], values)
+    else:
+        last, (dist, action, values, predicted) = roll_out(act=keep_all)
+        _, end = predict(last.features)
+        predicted = jax.tree.map(join, predicted, end)
     return Imagined(dist, action, values, *predicted)
 
 

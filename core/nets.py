@@ -44,6 +44,22 @@ def truncated_normal(
     return draw * (1.1368 * scale / fan_in**0.5)
 
 
+def add_bias(
+    x: Float[Array, "*batch outputs"], bias: Float[Array, "..."]
+) -> Float[Array, "*batch outputs"]:
+    """x + bias, added in float32 at least.
+
+    The gradient of the bias is a sum over the batch, and of thousands of numbers in
+    bfloat16 not much would be left.
+
+    Args:
+        bias: `[outputs]`, or with as many axes as `x`, of length 1 where it is spread.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    bias = bias if bias.ndim == x.ndim else lift(bias, x.ndim)
+    return (x.astype(wide) + bias.astype(wide)).astype(x.dtype)
+
+
 class Linear(eqx.Module):
     """x ↦ x·W + b."""
 
@@ -57,8 +73,7 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(outputs, jnp.float32)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch out"]:
-        out = x @ self.weight
-        return out + lift(self.bias, out.ndim)
+        return add_bias(x @ self.weight, self.bias)
 
 
 class BlockLinear(eqx.Module):
@@ -111,7 +126,7 @@ class Dense(eqx.Module):
 
     def after(self, product: Float[Array, "*batch out"]) -> Float[Array, "*batch out"]:
         """The rest of the layer, from the product with its weight made elsewhere."""
-        return self.activate(product + lift(self.linear.bias, product.ndim))
+        return self.activate(add_bias(product, self.linear.bias))
 
     def activate(self, x: Float[Array, "*batch out"]) -> Float[Array, "*batch out"]:
         """SiLU(RMSNorm(x)) of a pre-activation made elsewhere."""

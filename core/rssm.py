@@ -18,11 +18,10 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from core.deferred import Apply, Weights, deferred_scan, plain, scan
 from core.dists import Categoricals, onehot_from_uniform
-from core.nets import RMS_EPS, BlockLinear, Dense, Linear, RMSNorm
+from core.nets import RMS_EPS, BlockLinear, Dense, Linear, RMSNorm, add_bias
 from core.states import CARRY_AXES, Carry, check_sequence
 from core.states import Observed as Observed
 from core.states import State as State
-from core.transforms import lift
 from kernels.sharding import divided
 
 
@@ -209,8 +208,8 @@ class RSSM(eqx.Module):
         actions = jnp.where(keep[..., None], actions, 0.0).astype(dtype)
         action_terms = self._action_term(from_action, actions)
         weight = self.posterior_in.linear.weight
-        embed_terms = embeds @ weight[self.deter :] + lift(
-            self.posterior_in.linear.bias, embeds.ndim
+        embed_terms = add_bias(
+            embeds @ weight[self.deter :], self.posterior_in.linear.bias
         )
         uniforms = jax.random.uniform(key, (*is_first.shape, self.rows))
         weights |= {
@@ -239,7 +238,7 @@ class RSSM(eqx.Module):
         preactivation = apply("posterior_in", deter) + embed_term
         hidden = self.posterior_in.activate(preactivation)
         out = apply("posterior_out", hidden)
-        logits = self._rows(out + lift(self.posterior_out.bias, out.ndim))
+        logits = self._rows(add_bias(out, self.posterior_out.bias))
         state = State(deter, self._sample(logits, uniform))
         return Carry(state, grouped), Observed(state, logits, preactivation)
 
@@ -300,7 +299,7 @@ class RSSM(eqx.Module):
     def _action_term(self, from_action: Array, action: Array) -> Array:
         # DreamerV3 scales every action entry beyond ±1 back to ±1.
         action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
-        return self.action_in(action) @ from_action + lift(self.mix.bias, action.ndim)
+        return add_bias(self.action_in(action) @ from_action, self.mix.bias)
 
     def _core(
         self,
@@ -334,7 +333,7 @@ class RSSM(eqx.Module):
         )
         mixed = jax.nn.silu(self._grouped_norm(mixed))
         gates = apply("gates", mixed)
-        gates = gates + self._group_vector(self.gates.bias, gates.ndim)
+        gates = add_bias(gates, self._group_vector(self.gates.bias, gates.ndim))
         reset, candidate, update = jnp.split(gates, 3, axis=-1)
         candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
         update = jax.nn.sigmoid(update - 1.0)

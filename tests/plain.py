@@ -104,10 +104,10 @@ def cross_entropy(dist, target):
 class Rollout:
     """States first, heads afterwards; the policy is applied a second time."""
 
-    def __init__(self, model, policy, value, slow_value, starts, length, *, key):
+    def __init__(self, model, policy, value, slow_value, starts, length, **options):
         stop = lambda tree: jax.tree.map(jax.lax.stop_gradient, tree)  # noqa: E731
         model, starts = stop((model, starts))
-        act_key, prior_key = jax.random.split(key)
+        act_key, prior_key = jax.random.split(options["key"])
         shape = (length, starts.deter.shape[0], model.rssm.rows)
         uniforms = jax.random.uniform(prior_key, shape)
         states, actions = [starts], []

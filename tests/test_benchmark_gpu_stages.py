@@ -110,6 +110,7 @@ def test_the_summary_has_every_stage_s_figures():
         "trace": {"updates": 2, "trace": {"operations": 8, "busy_share": 0.25}},
         "flags": {"ratio": {"median": 0.9}},
         "seeds": {"over_one_run": {"median": 2.5}},
+        "heads": {"over_heads_at_once": {"median": 1.25}},
         "learn": {"from_step": 0, "step": 2000, "updates_per_second": 90.0}
         | {"steps_per_second": 360.0},
         "again": {"same_program_again": {"bitwise": True}, "compiled_again": bits},
@@ -121,6 +122,7 @@ def test_the_summary_has_every_stage_s_figures():
         "device busy 25%, 4 operations an update",
         "0.900× as usual",
         "2.50× one run",
+        "1.25× heads at once",
         "step 0 to 2,000, 90.0 updates/s of each agent, 360 environment steps/s",
         "same program again: the same bits, compiled again: OTHER BITS",
         "x: error: RuntimeError: no\n",
@@ -146,6 +148,7 @@ def test_throughput_is_rehearsed(tmp_path):
     assert step["trace"]["trace"]["operations"] > 100
     assert (tmp_path / "gpu_throughput.trace.json.gz").stat().st_size > 1000
     assert set(step["phases"]["programs"]) > {"gradient", "imagination"}
+    assert step["heads in each step"]["over_heads_at_once"]["median"] > 0
     (flags,) = parts["command buffers"].values()
     assert flags["same_bits"]  # a CPU leaves these flags unused
     assert parts["seeds"]["2 agents"]["over_one_run"]["median"] > 0

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from core.actor_critic import imagined_loss
 from core.agent import Agent
 from core.imagination import imagine
+from core.returns import ReturnScale
 from core.rssm import State
 
 
@@ -31,3 +33,37 @@ def test_imagined_actions_are_drawn_from_the_policy(dtype, getkey):
     assert abs(noise.mean()) < 4 * error
     assert abs((noise**2).mean() - 1) < 4 * 2**0.5 * error
     assert abs((noise**3).mean()) < 4 * 15**0.5 * error
+
+
+def test_heads_may_see_all_states_at_once(getkey):
+    """The same numbers and the same gradients of the losses."""
+    agent = Agent(5, 3, key=getkey(), units=16, deter=32, hidden=16, rows=4, classes=4)
+    # Away from where reward and value are 0 everywhere.
+    agent = jax.tree.map(lambda x: x + jax.random.normal(getkey(), x.shape) / 9, agent)
+    zeros = agent.model.rssm.initial(6)
+    starts = State(jax.random.normal(getkey(), zeros.deter.shape), zeros.stoch)
+    key = getkey()
+
+    def total(heads, heads_at_once):
+        policy, value = heads
+        found = imagine(
+            agent.model,
+            policy,
+            value,
+            agent.value,
+            starts,
+            4,
+            key=key,
+            heads_at_once=heads_at_once,
+        )
+        losses = imagined_loss(ReturnScale.initial(), found).losses
+        return losses["policy"] + losses["value"], found
+
+    run = jax.jit(jax.grad(total, has_aux=True), static_argnums=1)
+    heads = agent.policy, agent.value
+    one, other = run(heads, False), run(heads, True)
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.shape == b.shape and float(jnp.max(jnp.abs(a))) > 0
+        scale = float(jnp.max(jnp.abs(a)))
+        np.testing.assert_allclose(a, b, atol=1e-3 * scale)

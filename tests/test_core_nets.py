@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from reference import dense, filled, linear, wide
 
-from core.nets import MLP, BlockLinear, Dense, Linear, RMSNorm, truncated_normal
+from core.nets import MLP, BlockLinear, Dense, Linear, RMSNorm, cast, truncated_normal
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +77,14 @@ def test_block_linear_counts_the_inputs_of_all_blocks(getkey):
 def test_blocks_must_divide_the_sizes(getkey):
     with pytest.raises(ValueError, match=r"groups=3.*inputs=7"):
         BlockLinear(7, 6, 3, key=getkey())
+
+
+def test_a_bias_has_its_gradient_in_bfloat16(getkey):
+    """The sum over many rows is not rounded at each of them."""
+    linear = cast(Linear(3, 4, key=getkey()), jnp.bfloat16)
+    x = jnp.zeros((20_000, 3), jnp.bfloat16)
+    weight = jax.random.uniform(getkey(), (20_000, 4), jnp.bfloat16)
+    gradient = jax.jit(jax.grad(lambda linear: jnp.sum(linear(x) * weight)))(linear)
+    wanted = np.asarray(weight, np.float64).sum(0)
+    found = np.asarray(gradient.bias, np.float64)
+    np.testing.assert_allclose(found, wanted, rtol=0.005)

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import throughput
 from benchmarks.flops import matmul_flops
-from benchmarks.throughput_programs import Update, donated, repeat
+from benchmarks.program import donated, repeat
+from benchmarks.throughput_programs import Update
 from benchmarks.throughput_report import (
     LoopTimes,
     SeedTimes,

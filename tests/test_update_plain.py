@@ -40,7 +40,7 @@ def batch(key) -> Sequence:
     )
 
 
-def twenty_updates() -> dict[str, np.ndarray]:
+def twenty_updates(*, heads_at_once: bool | None = None) -> dict[str, np.ndarray]:
     agent = Agent(OBS, ACTION, key=jax.random.key(0), **SIZES)
     zero = jnp.zeros((), jnp.int32)
     optimizer = make_optimizer(CONFIG.optimizer).init(agent)  # pyright: ignore
@@ -58,6 +58,7 @@ def twenty_updates() -> dict[str, np.ndarray]:
             key=key,
             penalty=PenaltyOptions(rho=1.0),
             dtype=jnp.dtype("float32"),
+            heads_at_once=heads_at_once,
         )
         return learner, metrics | {"h": jnp.sum(states.deter)}
 
@@ -78,8 +79,9 @@ def plainly(monkeypatch):
     monkeypatch.setattr(update_module, "imagined_loss", plain.imagined_loss)
 
 
-def test_twenty_updates_are_those_of_the_plain_code(request):
-    fast = twenty_updates()
+@pytest.mark.parametrize("heads_at_once", [False, True])
+def test_twenty_updates_are_those_of_the_plain_code(request, heads_at_once):
+    fast = twenty_updates(heads_at_once=heads_at_once)
     request.getfixturevalue("plainly")
     slow = twenty_updates()
     assert fast.keys() == slow.keys()
@@ -100,7 +102,25 @@ def test_the_plain_code_is_taken(plainly, monkeypatch):
     assert len(calls) == TIME + 3
 
 
-def one_loss():
+@pytest.mark.parametrize(
+    ("platform", "dtype", "wanted"),
+    [("cpu", "float32", False), ("cpu", "bfloat16", True), ("gpu", "float32", True)],
+)
+def test_where_the_heads_see_all_states_at_once(monkeypatch, platform, dtype, wanted):
+    seen = []
+    original = update_module.imagine
+
+    def imagine(*args, heads_at_once, **options):
+        seen.append(heads_at_once)
+        return original(*args, heads_at_once=heads_at_once, **options)
+
+    monkeypatch.setattr(update_module, "imagine", imagine)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    jax.eval_shape(lambda: one_loss(dtype))
+    assert seen == [wanted]
+
+
+def one_loss(dtype="float32"):
     agent = Agent(OBS, ACTION, key=jax.random.key(0), **SIZES)
     zero = jnp.zeros((), jnp.int32)
     learner = Learner(agent, agent.value, (), ReturnScale.initial(), zero, zero, zero)
@@ -112,5 +132,5 @@ def one_loss():
         batch(jax.random.key(0)),
         key=jax.random.key(1),
         penalty=None,
-        dtype=jnp.dtype("float32"),
+        dtype=jnp.dtype(dtype),
     )[0]

@@ -35,6 +35,7 @@ def update(
     key: PRNGKeyArray,
     penalty: PenaltyOptions | None,
     dtype: jnp.dtype,
+    heads_at_once: bool | None = None,
 ) -> tuple[Learner, State, Metrics]:
     """One optimizer step on one batch of replayed sequences.
 
@@ -43,13 +44,22 @@ def update(
         batch: replayed rows, time first.
         penalty: static choices of the Jacobian penalty; None leaves it out.
         dtype: compute type of the networks.
+        heads_at_once: see `core.imagination.imagine`; None for what suits the device.
 
     Returns:
         The learner, the latent states found for the batch (for the replay), metrics.
         Where a loss or gradient is not finite the learner only counts the skip.
     """
     loss = lambda agent: total_loss(  # noqa: E731
-        config, agent, learner, initial, batch, key=key, penalty=penalty, dtype=dtype
+        config,
+        agent,
+        learner,
+        initial,
+        batch,
+        key=key,
+        penalty=penalty,
+        dtype=dtype,
+        heads_at_once=heads_at_once,
     )
     gradient, (scale, states, metrics) = jax.grad(loss, has_aux=True)(learner.agent)
     norm = optax.tree.norm(gradient)
@@ -107,8 +117,11 @@ def total_loss(
     key: PRNGKeyArray,
     penalty: PenaltyOptions | None,
     dtype: jnp.dtype,
+    heads_at_once: bool | None = None,
 ) -> tuple[Float[Array, ""], tuple[ReturnScale, State, Metrics]]:
     """The weighted sum of all losses; `agent` is what the gradient is taken of."""
+    if heads_at_once is None:
+        heads_at_once = wants_heads_at_once(dtype)
     weights = config.loss
     observe_key, penalty_key, imagine_key = jax.random.split(key, 3)
     seen = augmented(config, batch.obs, jax.random.fold_in(key, 3))
@@ -137,6 +150,7 @@ def total_loss(
         starts,
         config.imagination_length,
         key=imagine_key,
+        heads_at_once=heads_at_once,
     )
     actor_critic = imagined_loss(
         learner.return_scale,
@@ -191,6 +205,11 @@ def total_loss(
             metrics |= {f"penalty/{target}": value, f"lambda/{target}": coefficient}
     metrics["loss/total"] = total
     return total, (actor_critic.return_scale, states, metrics)
+
+
+def wants_heads_at_once(dtype: jnp.dtype) -> bool:
+    """Which way of `core.imagination.imagine` suits the device and the type."""
+    return jax.default_backend() != "cpu" or dtype != jnp.float32
 
 
 def augmented(
