@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 Function = Callable[..., Any]
@@ -47,6 +48,6 @@ def one_by_one(function: Function, *, in_place: bool = False) -> Function:
 
     def run(states: PyTree) -> tuple[PyTree, Any]:
         count = jax.tree.leaves(states)[0].shape[0]
-        return jax.lax.scan(step, states, jax.numpy.arange(count))
+        return jax.lax.scan(step, states, jnp.arange(count))
 
     return run

@@ -193,8 +193,9 @@ class ScaleConfig:
     """How many devices and processes train; nothing of what is trained."""
 
     devices: Annotated[int | None, Range(1, MAX_COUNT)] = None
-    """Devices that share the work, over all processes; none is one, or with several
-    processes all they have. On a CPU, parts of it stand for devices."""
+    """Devices that share the work, over all processes; none is one, with several
+    processes all they have, and with several seeds on a CPU its cores. On a CPU, parts
+    of it stand for devices."""
     coordinator: str = ""
     """With several processes: HOST:PORT of process 0, or auto for what the scheduler
     says (SLURM, Open MPI)."""
