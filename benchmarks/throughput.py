@@ -157,7 +157,7 @@ def _counts(flag: str, text: str) -> list[int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.throughput",
-        description="Time an update by phase, together seeds, and the whole loop.",
+        description="Time an update by phase, several agents, and the whole loop.",
     )
     parser.add_argument("--size", default="1m,12m", metavar="A,B")
     parser.add_argument("--seeds", default="1,4,8", metavar="A,B")

@@ -219,6 +219,14 @@ def test_a_stage_goes_on_from_an_earlier_result(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
 
+    # Without git, and with nobody to name the commit.
+    unknown = json.loads(text)["provenance"] | {"commit": None}
+    earlier.write_text(json.dumps(json.loads(text) | {"provenance": unknown}))
+    monkeypatch.setattr(gpu_resume, "provenance", lambda: unknown)
+    with pytest.raises(SystemExit):
+        gpu.main(again)
+    assert "the commit was None" in capsys.readouterr().err
+
 
 def test_the_kernel_is_left_alone_after_checks_that_hung(monkeypatch, tmp_path):
     """The other forms of the op are measured all the same."""
