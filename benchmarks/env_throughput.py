@@ -23,9 +23,9 @@ import jax
 from matplotlib.figure import Figure
 
 import envs
-from benchmarks.env_cases import ACTION_REPEAT, make, mjx_rollout, mujoco_rollout
 from benchmarks.env_parity import chosen_tasks, save
-from benchmarks.timing import Spread, interleave
+from benchmarks.measure.rollouts import ACTION_REPEAT, make, mjx_rollout, mujoco_rollout
+from benchmarks.measure.timing import Spread, interleave
 from envs import registry
 from train.errors import UserError, one_line_errors
 

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import gpu, gpu_kernel, gpu_resume
-from benchmarks.device_time import Peak, chain, floor, peak_of
-from benchmarks.kernel_checks import (
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import kernel as gpu_kernel
+from benchmarks.gpu import resume as gpu_resume
+from benchmarks.gpu.kernel_checks import (
     Check,
     check_op,
     check_rows,
@@ -22,7 +23,8 @@ from benchmarks.kernel_checks import (
     rows_inputs,
     suite,
 )
-from benchmarks.op_cases import SHAPES, HeadShape, Probes
+from benchmarks.measure.device_time import Peak, chain, floor, peak_of
+from benchmarks.op.cases import SHAPES, HeadShape, Probes
 from kernels import pallas_gpu, tiling
 
 TINY = HeadShape(d=16, h=64, k=2, c=4)

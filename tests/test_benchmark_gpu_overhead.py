@@ -4,8 +4,10 @@ from functools import partial
 
 import pytest
 
-from benchmarks import gpu, gpu_overhead, gpu_resume
-from benchmarks.overhead_rows import Variant
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import overhead as gpu_overhead
+from benchmarks.gpu import resume as gpu_resume
+from benchmarks.overhead.rows import Variant
 from train.presets import build, preset_values
 
 

@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import gpu, gpu_determinism, gpu_learn, gpu_throughput
-from benchmarks.gpu_parts import differing
-from benchmarks.gpu_summary import summary
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import determinism as gpu_determinism
+from benchmarks.gpu import learn as gpu_learn
+from benchmarks.gpu import throughput as gpu_throughput
+from benchmarks.gpu.parts import differing
+from benchmarks.gpu.summary import summary
 
 
 def test_differing_bits_are_found_by_path():

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import op, op_cases
-from benchmarks.op_cases import (
+from benchmarks.measure.timing import Spread
+from benchmarks.op import __main__ as op
+from benchmarks.op import cases as op_cases
+from benchmarks.op import measure as op_measure
+from benchmarks.op.cases import (
     SHAPES,
     Case,
     HeadShape,
@@ -21,8 +24,7 @@ from benchmarks.op_cases import (
     rows_bytes,
     rows_flops,
 )
-from benchmarks.op_report import Row, draw, record, table
-from benchmarks.timing import Spread
+from benchmarks.op.report import Row, draw, record, table
 from kernels import CategoricalHead, jacobian_penalty_mean
 
 TINY = HeadShape(d=6, h=5, k=3, c=4)
@@ -151,7 +153,7 @@ def test_tiny_run(tmp_path, monkeypatch, capsys):
     # Sizes the kernel has: what is missing here is the GPU.
     monkeypatch.setitem(op_cases.SHAPES, "1m", TINY._replace(h=64))
     monkeypatch.setattr(op, "STATES", (2,))
-    monkeypatch.setattr(op, "probe_families", lambda classes: (ONE,))
+    monkeypatch.setattr(op_measure, "probe_families", lambda classes: (ONE,))
     out = tmp_path / "op.json"
     arguments = ["--quick", "--rounds", "1", "--json", str(out)]
     assert op.main([*arguments, "--png", str(tmp_path / "op.png")]) == 0

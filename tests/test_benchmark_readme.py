@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import readme, readme_tables
-from benchmarks.gpu import STAGES
+from benchmarks.gpu.parts import STAGES
+from benchmarks.readme import __main__ as readme
+from benchmarks.readme import tables as readme_tables
 
 MARKS = "".join(
     f"{name}\n<!-- generated: {name} -->\nold\n<!-- end: {name} -->\n"

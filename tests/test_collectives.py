@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from benchmarks import scaling, throughput
-from benchmarks.collectives import Collective, read
+from benchmarks.measure.collectives import Collective, read
+from benchmarks.throughput import __main__ as throughput
+from benchmarks.throughput import scaling
 
 TEXT = """HloModule made_up
 

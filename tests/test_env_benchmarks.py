@@ -7,18 +7,15 @@ import numpy as np
 import pytest
 
 import envs
-from benchmarks import (
-    env_cases,
-    env_parity,
-    env_throughput,
-    gpu,
-    gpu_env,
-    gpu_resume,
-    render,
-)
+from benchmarks import env_parity, env_throughput
 from benchmarks.env_throughput import Row
-from benchmarks.render_scenes import Comparison
-from benchmarks.timing import Spread
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import env as gpu_env
+from benchmarks.gpu import resume as gpu_resume
+from benchmarks.measure import rollouts as env_cases
+from benchmarks.measure.timing import Spread
+from benchmarks.render import __main__ as render
+from benchmarks.render.scenes import Comparison
 
 
 def row(task, program, batch, threads, speed):

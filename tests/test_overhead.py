@@ -9,9 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import overhead, overhead_report, timing, variance
-from benchmarks.overhead_rows import Measured, Variant
-from benchmarks.timing import Spread, interleave, ratios
+from benchmarks.measure import timing
+from benchmarks.measure.timing import Spread, interleave, ratios
+from benchmarks.overhead import __main__ as overhead
+from benchmarks.overhead import report as overhead_report
+from benchmarks.overhead import variance
+from benchmarks.overhead.rows import Measured, Variant
+from benchmarks.overhead.steps import Bench, measure
 from core.penalty import PenaltyOptions
 
 
@@ -87,9 +91,9 @@ def test_the_record_names_every_row(results):
 @pytest.mark.slow
 def test_a_real_step_is_timed():
     options = overhead._parser().parse_args(["--quick"])
-    bench = overhead.Bench(overhead._config(options))
+    bench = Bench(overhead._config(options))
     rows = [Variant("xla", "posterior", 1.0, "rademacher", 1)]
-    baseline, found = overhead.measure(bench, rows, rounds=2, say=lambda _: None)
+    baseline, found = measure(bench, rows, rounds=2, say=lambda _: None)
     assert baseline.step_seconds.median > 0
     ratio = found[rows[0]].step_ratio
     assert ratio is not None and np.isfinite(ratio.median)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import render_scenes
+from benchmarks.render import scenes as render_scenes
 from envs._mjx import mjx, mujoco
 from envs.opengl import NoOpenGLError
 from envs.render import Renderer

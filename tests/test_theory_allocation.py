@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.theory import allocation as study
+from benchmarks.theory.allocation import study
 from core.theory.allocation import (
     Costs,
     closed_form_ratio,

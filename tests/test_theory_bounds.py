@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.theory import bound_configurations
-from benchmarks.theory.bound import tightness
+from benchmarks.theory.bound import configurations as bound_configurations
+from benchmarks.theory.bound.study import tightness
 from core.theory import lipschitz
 from core.theory.bounds import (
     LipschitzConstants,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.theory.sde_errors_flow import example_rollout
+from benchmarks.theory.sde.errors_flow import example_rollout
 from core.theory.divergence import (
     LatentRollout,
     divergence,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks.theory import noise as noise_study
+from benchmarks.theory.noise import study as noise_study
 from core.theory import reinforce as rf
 from core.theory import reward_noise as rn
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.theory.sde_systems import SYSTEMS
+from benchmarks.theory.sde.systems import SYSTEMS
 from core.theory.perturbation import expansion_terms
 from core.theory.perturbation_printed import (
     CORRECTED,

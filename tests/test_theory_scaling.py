@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.theory import scaling
-from benchmarks.theory.students import (
+from benchmarks.theory.scaling import study as scaling
+from benchmarks.theory.scaling.students import (
     draw_data,
     initial_parameters,
     outputs,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks.theory import sde
-from benchmarks.theory.sde_errors import CASES, STATEMENTS
-from benchmarks.theory.sde_errors_flow import RARE, rare_steepness
+from benchmarks.theory.sde import study as sde
+from benchmarks.theory.sde.errors import CASES, STATEMENTS
+from benchmarks.theory.sde.errors_flow import RARE, rare_steepness
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks.theory import tabular as study_module
+from benchmarks.theory.tabular import study as study_module
 from core.theory import tabular as tb
 from core.theory import tabular_limit as limit
 

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import throughput
-from benchmarks.flops import matmul_flops
-from benchmarks.program import donated, repeat
-from benchmarks.throughput_programs import Update
-from benchmarks.throughput_report import (
+from benchmarks.measure.flops import matmul_flops
+from benchmarks.measure.program import donated, repeat
+from benchmarks.measure.timing import Spread
+from benchmarks.throughput import __main__ as throughput
+from benchmarks.throughput.programs import Update
+from benchmarks.throughput.report import (
     LoopTimes,
     SeedTimes,
     UpdateTimes,
@@ -18,7 +19,6 @@ from benchmarks.throughput_report import (
     table,
     trace_table,
 )
-from benchmarks.timing import Spread
 from train.presets import build, preset_values
 
 

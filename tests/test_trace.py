@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import pytest
 from toy_run import PENALTY, configured, vector_env
 
-from benchmarks import overhead, overhead_profile, trace
-from benchmarks.scopes import SCOPES, Origin, origins_of
+from benchmarks.measure import trace
+from benchmarks.measure.scopes import SCOPES, Origin, origins_of
+from benchmarks.overhead import __main__ as overhead
+from benchmarks.overhead import profile as overhead_profile
 from train import loop
 from train.chunk import Schedule, make_chunk
 from train.start import choose_penalty

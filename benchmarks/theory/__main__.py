@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def load(name: str) -> Any:
     """The module of a study; one asked for alone does not wait for the others."""
-    return importlib.import_module(f"benchmarks.theory.{name}")
+    return importlib.import_module(f"benchmarks.theory.{name}.study")
 
 
 def draw(found: dict[str, Study]) -> Figure:

@@ -1,0 +1,284 @@
+"""What is measured on an NVIDIA GPU, in stages of under nine minutes.
+
+    python -m benchmarks.gpu --stage kernel [--out DIR] [--quick] [--resume FILE]
+
+kernel: is the fused kernel right, how is it best cut, how fast is it? overhead: the
+train step with and without penalty. env: control steps a second. throughput: an update
+by phase, its trace, XLA's flags, several agents. learn: walker-run with and without
+penalty, which goes on where it was at the last call on the same machine. determinism:
+when the same seed gives the same bits. A stage writes ``gpu_NAME.json`` and
+``gpu_NAME.log`` to DIR, by default to the directory that the environment variable OUT
+names, or to the present one. `--quick` rehearses a stage at tiny sizes on any device.
+`--resume FILE` takes over what an earlier result of the same stage, commit and device
+has whole, and measures the rest.
+
+A kernel that was never run may hang or leave the device unusable. So every part runs in
+a process of its own with a time limit, and writes down each result as it comes: the
+other parts go on, and the file holds whatever was found.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.gpu.parts import KERNEL_OFF, STAGES, Part
+from benchmarks.gpu.resume import WHAT, all_passed, all_well, whole_parts
+from benchmarks.gpu.summary import summary
+from benchmarks.measure.device_time import PEAKS, peak_of
+from train.errors import UserError, one_line_errors
+from train.provenance import write_result
+
+SHARED_CACHE = ("throughput", "overhead")
+"""Stages whose parts share compiled programs, in a new folder at each call."""
+
+PATIENCE = 4
+"""A rehearsal may be on a slow machine: it has so many times a part's seconds."""
+
+START_SECONDS = 10.0
+"""Of a part's time, what starting Python and JAX may have taken already."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; exit status 2 without a GPU.
+
+    It is 1 if a check did not pass or, in a stage without checks, not all was measured.
+    """
+    options = _parser().parse_args(argv)
+    # The parts' processes share the device with this one, which computes nothing.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    with one_line_errors():
+        device = any_device() if options.quick else require_gpu()
+        parts = chosen_parts(options.stage, quick=options.quick)
+        if options.part is None:
+            done = {}
+            if options.resume is not None:
+                done = whole_parts(options.resume, options.stage, quick=options.quick)
+            return run_stage(options.stage, options.out, device, options.quick, done)
+        if options.part not in parts:
+            raise UserError(
+                f"--part {options.part}: stage {options.stage} has {', '.join(parts)}"
+            )
+    entries = entries_path(options.out, options.stage, options.part)
+    run_part(parts[options.part], options.out, entries)
+    return 0
+
+
+def parts_of(stage: str) -> dict[str, Part]:
+    """All parts of a stage."""
+    return importlib.import_module(f"benchmarks.gpu.{stage}").PARTS
+
+
+def chosen_parts(stage: str, *, quick: bool) -> dict[str, Part]:
+    """The parts of a stage, with `quick` those that can be rehearsed.
+
+    Raises:
+        UserError: `quick`, and there is none.
+    """
+    if not quick:
+        return parts_of(stage)
+    parts = {
+        name: part._replace(run=part.rehearse, seconds=PATIENCE * part.seconds)
+        for name, part in parts_of(stage).items()
+        if part.rehearse is not None
+    }
+    if not parts:
+        raise UserError(
+            f"--quick: stage {stage} has no rehearsal; allowed with the others: "
+            + ", ".join(name for name in STAGES if name != stage)
+        )
+    return parts
+
+
+def any_device() -> str:
+    """The name of the device that a rehearsal runs on."""
+    return jax.devices()[0].device_kind
+
+
+def require_gpu() -> str:
+    """The name of the GPU that is measured; raises `UserError` where there is none."""
+    device = jax.devices()[0]
+    if device.platform != "gpu":
+        raise UserError(
+            "benchmarks.gpu needs an NVIDIA GPU, and JAX's default device is "
+            f"{device.platform!r}: install the extra 'cuda13' on a machine that has "
+            "one, or run python -m benchmarks.op here"
+        )
+    return device.device_kind
+
+
+def run_stage(
+    stage: str,
+    out: Path,
+    device: str,
+    quick: bool = False,
+    done: Mapping[str, Any] | None = None,
+) -> int:
+    """Runs all parts, each in its own process, and gathers what they wrote.
+
+    Args:
+        done: parts that were measured before, as the result had them.
+    """
+    path = out / f"gpu_{stage}.json"
+    peak = peak_of(device)
+    begun = time.perf_counter()
+    parts: dict[str, Any] = {}
+    environment = os.environ.copy()
+    with tempfile.TemporaryDirectory() as cache:
+        if stage in SHARED_CACHE:
+            environment["JAX_COMPILATION_CACHE_DIR"] = cache
+        for name, part in chosen_parts(stage, quick=quick).items():
+            if done and name in done:
+                parts[name] = done[name]
+                print(f"{name}: taken from the earlier result", flush=True)
+                continue
+            print(f"{name}: at most {part.seconds} s", flush=True)
+            start = time.perf_counter()
+            entries = entries_path(out, stage, name)
+            entries.parent.mkdir(parents=True, exist_ok=True)
+            entries.unlink(missing_ok=True)
+            command = [sys.executable, "-m", "benchmarks.gpu", "--stage", stage]
+            command += ["--quick"] if quick else []
+            command += ["--part", name, "--out", str(out)]
+            log = entries.with_suffix(".log")
+            ended = own_process(command, part.seconds, log, environment)
+            parts[name] = {
+                "ended": ended,
+                "seconds": time.perf_counter() - start,
+                "entries": read_entries(entries),
+            }
+            if name == "checks" and ended != "complete":
+                # A kernel that hangs or breaks the device would end the rest as well.
+                environment[KERNEL_OFF] = ended.partition(":")[0]
+            result = {
+                "what": WHAT[quick],
+                "stage": stage,
+                "peaks": {kind: known._asdict() for kind, known in PEAKS.items()},
+                "peak": None if peak is None else peak._asdict(),
+                "seconds": time.perf_counter() - begun,
+                "parts": parts,
+            }
+            write_result(path, result)
+    gather_logs(entries_path(out, stage, "").parent, path.with_suffix(".log"))
+    print(summary(parts))
+    if quick:
+        print("--quick: tiny sizes, a check of the machinery, no measurement")
+    print(f"wrote {path}")
+    if "checks" in parts:
+        return 0 if all_passed(parts["checks"]) else 1
+    return 0 if all(all_well(*each) for each in parts.items()) else 1
+
+
+def gather_logs(folder: Path, path: Path) -> None:
+    """Makes one file of the parts' logs, and removes their folder.
+
+    What comes back from a lent machine may be few files.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        for log in sorted(folder.glob("*.log"), key=lambda log: log.stat().st_mtime):
+            text = log.read_text(encoding="utf-8", errors="replace")
+            file.write(f"== {log.stem}\n{text}\n")
+    shutil.rmtree(folder)
+
+
+def own_process(
+    command: Sequence[str],
+    seconds: float,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Runs a command with a time limit; says how it ended, with the log's last lines.
+
+    Returns "complete", or what went wrong.
+    """
+    with log.open("w", encoding="utf-8") as output:
+        child = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            process_group=0,
+        )
+        try:
+            code = child.wait(timeout=seconds)
+        except BaseException as error:
+            # With what it started: a run that is left would keep the device busy.
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            return f"killed after {seconds:g} s"
+    if code == 0:
+        return "complete"
+    last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-4:]
+    return f"exit status {code}: {' | '.join(last)[:1000]}"
+
+
+def run_part(part: Part, out: Path, path: Path) -> None:
+    """Runs one part here, writing each entry as a line as soon as it is known."""
+    begun = time.perf_counter()
+
+    def left() -> float:
+        return part.seconds - START_SECONDS - (time.perf_counter() - begun)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as lines:
+        for name, entry in part.run(left, out) if part.files else part.run(left):
+            print(f"{name}: {sorted(entry)}, {left():.0f} s left", flush=True)
+            lines.write(json.dumps([name, entry], allow_nan=False) + "\n")
+            lines.flush()
+
+
+def entries_path(out: Path, stage: str, part: str) -> Path:
+    """Where a part's process leaves its entries, in a folder of the stage's parts."""
+    return out / f"gpu_{stage}_parts" / f"{part.replace(' ', '-')}.jsonl"
+
+
+def read_entries(path: Path) -> dict[str, Any]:
+    """The entries a part wrote; of a last line cut short, nothing."""
+    if not path.is_file():
+        return {}
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            name, entry = json.loads(line)
+            found[name] = entry
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu",
+        description="Check and time this project on an NVIDIA GPU.",
+    )
+    parser.add_argument("--stage", choices=tuple(STAGES), required=True)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path(os.environ.get("OUT", ".")),
+        help="where the results go (default: $OUT, or here)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, on any device: a rehearsal"
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="FILE", help="an earlier result: keep its parts"
+    )
+    parser.add_argument("--part", help="only this part, in this process")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

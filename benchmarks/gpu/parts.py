@@ -1,0 +1,82 @@
+"""What the stages of `benchmarks.gpu` are made of.
+
+Each part is a generator of ``(name, entry)``: what is done is kept even if the rest of
+the part fails, hangs or runs out of time. `clock` says how many seconds are left.
+"""
+
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from train.leaves import storable
+
+Entries = Iterator[tuple[str, dict[str, Any]]]
+Clock = Callable[[], float]
+
+
+STAGES = ("kernel", "overhead", "env", "throughput", "learn", "determinism")
+"""Each is the module of this name here, with its `PARTS`. Only the one that is asked
+for is imported: a borrowed machine may lack what another needs, such as MuJoCo."""
+
+KERNEL_OFF = "SMOOTH_DREAMER_KERNEL_OFF"
+"""Environment variable that says why the fused kernel is not to be run."""
+
+
+class Part(NamedTuple):
+    """What one process does.
+
+    Attributes:
+        run: given the seconds that are left to it and, with `files`, the folder where
+            it may leave files of its own.
+        seconds: what it may take, starting JAX included.
+        rehearse: the same at tiny sizes on any device, for `--quick`.
+        files: whether `run` and `rehearse` take that folder.
+    """
+
+    run: Callable[..., Entries]
+    seconds: int
+    rehearse: Callable[..., Entries] | None = None
+    files: bool = False
+
+
+def attempt(fn: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `fn` returns, or the error it raised and the end of its trace."""
+    try:
+        return fn()
+    except Exception as error:  # whatever one item does, the others are still wanted
+        trace = traceback.format_exc().splitlines()
+        text = str(error)[:2000]
+        return {"error": f"{type(error).__name__}: {text}", "trace": trace[-6:]}
+
+
+def items(
+    work: dict[str, Callable[[], dict[str, Any]]], clock: Clock, seconds: float
+) -> Entries:
+    """Runs what there is time for; what there is not is named."""
+    for name, fn in work.items():
+        if clock() < seconds:
+            yield name, {"error": f"not begun: {clock():.0f} s were left"}
+        else:
+            yield name, attempt(fn)
+
+
+def differing(one: Any, other: Any) -> list[str]:
+    """The paths of the leaves of two pytrees that have not the same bits."""
+    pairs = zip(
+        jax.tree_util.tree_flatten_with_path(one)[0],
+        jax.tree_util.tree_flatten_with_path(other)[0],
+        strict=True,
+    )
+    return [
+        jax.tree_util.keystr(path)
+        for (path, x), (_, y) in pairs
+        if _bits(x) != _bits(y)
+    ]
+
+
+def _bits(leaf: Any) -> tuple[Any, ...]:
+    leaf = np.asarray(storable(leaf))
+    return leaf.dtype, leaf.shape, leaf.tobytes()

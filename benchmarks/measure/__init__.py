@@ -1,0 +1,1 @@
+"""Timing, counting and tracing of compiled programs."""

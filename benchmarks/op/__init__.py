@@ -1,0 +1,1 @@
+"""The penalty op alone: time and memory."""

@@ -1,0 +1,93 @@
+"""The penalty op alone: seconds and memory of each implementation.
+
+    python -m benchmarks.op [--quick] [--shape 12m|1m|both] [--json OUT] [--png OUT]
+
+Times the mean form, value alone and value with gradients, of the posterior heads of two
+model sizes. Programs that are compared run in turn, and a speed-up is the quotient
+within each round. Temporaries are what XLA allots to the compiled program. On a GPU use
+`benchmarks.gpu`: here every call is timed from the host.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.measure.timing import Spread
+from benchmarks.op.cases import (
+    SHAPES,
+)
+from benchmarks.op.measure import STATES, cases, measure
+from benchmarks.op.report import PRODUCT, Row, draw, record, table
+from kernels import kernel_obstacle
+from train.provenance import write_result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is 2 where a file cannot be written."""
+    options = _parser().parse_args(argv)
+    dtype = jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    names = list(SHAPES) if options.shape == "both" else [options.shape]
+    counts, rounds = STATES, options.rounds or 9
+    if options.quick:
+        names, counts, rounds = ["1m"], STATES[:1], options.rounds or 3
+    begun = time.perf_counter()
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - begun:4.0f} s] {text}", flush=True)
+
+    found: list[Row] = []
+    products: list[float] = []
+    left_out: dict[str, str] = {}
+    for name in names:
+        shape = SHAPES[name]
+        obstacle = kernel_obstacle(hidden=shape.h, classes=shape.c, dtype=jnp.bfloat16)
+        if obstacle is not None:
+            left_out["pallas"] = obstacle
+        for n in counts:
+            rows, without = cases(shape, n, pallas=obstacle is None)
+            left_out |= {f"{name} {what}": why for what, why in without.items()}
+            new, product = measure(name, n, rows, dtype=dtype, rounds=rounds, say=say)
+            found += new
+            products += product
+    product = Spread.of([2e-9 * PRODUCT**3 / seconds for seconds in products])
+    print(f"\n{table(found, product)}\n")
+    for what, why in left_out.items():
+        print(f"not measured: {what}: {why}")
+    if options.quick:
+        print("--quick: a check of the machinery, no measurement")
+    try:
+        if options.json is not None:
+            what = "a check of the machinery" if options.quick else "a measurement"
+            result = record(found, product, left_out, dtype.name)
+            write_result(options.json, {"what": what, "rounds": rounds, **result})
+            print(f"wrote {options.json}")
+        if options.png is not None:
+            options.png.parent.mkdir(parents=True, exist_ok=True)
+            draw(found).savefig(options.png)
+            print(f"drew {options.png}")
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.op",
+        description="Time the Jacobian penalty op alone.",
+    )
+    parser.add_argument("--shape", choices=(*SHAPES, "both"), default="both")
+    parser.add_argument("--rounds", type=int, help="rounds that count (default 9)")
+    parser.add_argument("--quick", action="store_true", help="one head, one N")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument("--png", type=Path, metavar="OUT")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

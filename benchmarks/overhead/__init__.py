@@ -1,0 +1,1 @@
+"""The whole train step with the penalty and without it."""

@@ -1,0 +1,183 @@
+"""What the penalty costs: the real train step with and without it.
+
+    python -m benchmarks.overhead [--quick] [--size 12m] [--json OUT] [--png OUT]
+    python -m benchmarks.overhead --variance [--run DIR]    how noisy the probes are
+    python -m benchmarks.overhead --profile DIR   which part of the step it goes into
+    python -m benchmarks.overhead --op                      the op alone
+
+The counterpart of GPLD's Table 4. Every row is the whole optimizer step of
+`train.update` on one batch, timed in turn with the step without penalty; the ratio is
+taken within each round. Compiling and memory are what XLA reports for the program.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from matplotlib.figure import Figure
+
+import envs
+from benchmarks.op import __main__ as op
+from benchmarks.overhead import profile as overhead_profile
+from benchmarks.overhead import variance
+from benchmarks.overhead.report import draw, record, table
+from benchmarks.overhead.rows import Variant, variants
+from benchmarks.overhead.steps import Bench, measure
+from train.config import Config
+from train.errors import UserError
+from train.evaluate import read_config
+from train.presets import build, preset_values
+from train.provenance import write_result
+from train.scoring import load_agents
+from train.start import make_env
+from train.state import init_agent
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is 2 for an error of the user's."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--op" in words:
+        return op.main([word for word in words if word != "--op"])
+    options = _parser().parse_args(words)
+    try:
+        what = "a check of the machinery" if options.quick else "a measurement"
+        run = measure_variance if options.variance else measure_steps
+        if options.profile is not None:
+            run = measure_profile
+        result, figure = run(options)
+        if options.quick:
+            print("--quick: small shapes, a check of the machinery, no measurement")
+        if options.json is not None:
+            write_result(options.json, {"what": what, **result})
+            print(f"wrote {options.json}")
+        if options.png is not None:
+            options.png.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(options.png)
+            print(f"drew {options.png}")
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def measure_steps(options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
+    """The table of step times: printed, and as JSON and picture."""
+    if options.run is not None:
+        raise UserError(f"--run {options.run}: only with --variance")
+    config = _config(options)
+    rounds = options.rounds or (3 if options.quick else 7)
+    rows = variants(
+        classes=config.model.classes, every=options.all, quick=options.quick
+    )
+    baseline, found = measure(Bench(config), rows, rounds=rounds)
+    print(table(baseline, found))
+    return record(config, baseline, found), draw(found)
+
+
+def measure_profile(options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
+    """Traces of some steps, in the folder that was asked for, summed up by scope."""
+    if options.variance or options.run is not None:
+        raise UserError("--profile: not together with --variance and --run")
+    config = _config(options)
+    bench = Bench(config)
+
+    def compiled(row: Variant | None) -> tuple[Callable[[], object], str]:
+        program = bench.compile(row and row.options)
+        return program.call, program.text
+
+    rows = overhead_profile.programs(quick=options.quick)
+    found = overhead_profile.measure(compiled, rows, options.profile)
+    print(overhead_profile.table(found))
+    print(f"wrote traces: tensorboard --logdir {options.profile}")
+    return {"size": config.size, **overhead_profile.record(found)}, (
+        overhead_profile.draw(found)
+    )
+
+
+def measure_variance(options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
+    """The noise of the probes, at random weights and, given a run, at its weights."""
+    if options.run is None:
+        config = build(
+            preset_values("smoke" if options.quick else "laptop", platform="cpu")
+        )
+    else:
+        config = read_config(options.run)
+        if config.seeds > 1:
+            config = dataclasses.replace(config, seeds=1)
+    env = make_env(config)
+    key = jax.random.key(config.seed)
+    init = jax.jit(lambda key: init_agent(config, envs.VectorEnv(env, 1), key))
+    agents = {"random": init(key)}
+    step = 0
+    if options.run is not None:
+        step, trained = load_agents(options.run, read_config(options.run), env)
+        agents["trained"] = trained[0]
+    # Two episodes of every environment are enough to draw the batches from.
+    rows = 2 * env.spec.episode_decisions * config.num_envs
+    config = dataclasses.replace(config, replay_size=rows)
+    count = 3 if options.quick else options.batches
+    begun = time.perf_counter()
+    found = {
+        name: variance.measure(
+            config,
+            agent,
+            batches=count,
+            draws=2 if options.quick else 4,
+            quick=options.quick,
+            say=lambda text, name=name: print(
+                f"[{time.perf_counter() - begun:4.0f} s] {name} weights: {text}",
+                flush=True,
+            ),
+        )
+        for name, agent in agents.items()
+    }
+    print(variance.table(found))
+    result = variance.record(config, found) | {"batches": count, "trained_step": step}
+    return result, variance.draw(found)
+
+
+def _config(options: argparse.Namespace) -> Config:
+    values = preset_values("gpld", platform=jax.default_backend())
+    values |= {"--size": options.size}
+    if options.quick:
+        values |= {"--size": "1m", "--batch-size": 4, "--batch-length": 16}
+        values |= {"--imagination-length": 5}
+    return dataclasses.replace(build(values), env="walker-walk")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.overhead",
+        description="Time the train step with and without the Jacobian penalty.",
+    )
+    parser.add_argument("--size", choices=("1m", "12m", "25m"), default="12m")
+    parser.add_argument(
+        "--variance", action="store_true", help="noise of the probes, not time"
+    )
+    parser.add_argument(
+        "--run", type=Path, metavar="DIR", help="with --variance: a run's weights too"
+    )
+    parser.add_argument(
+        "--batches", type=int, default=16, help="with --variance (default 16)"
+    )
+    parser.add_argument(
+        "--op", action="store_true", help="the op alone: python -m benchmarks.op"
+    )
+    parser.add_argument(
+        "--profile", type=Path, metavar="DIR", help="trace some steps, time none"
+    )
+    parser.add_argument("--all", action="store_true", help="the full cross product")
+    parser.add_argument("--rounds", type=int, help="rounds that count (default 7)")
+    parser.add_argument("--quick", action="store_true", help="small shapes, few rows")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument("--png", type=Path, metavar="OUT")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

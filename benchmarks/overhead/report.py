@@ -1,0 +1,90 @@
+"""How the overhead is shown: the table, the picture, the result file."""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.measure.timing import Spread
+from benchmarks.overhead.rows import PAPER, Measured, Variant
+from train.config import Config
+
+RELEASED_RATIOS = {"1m": {0.5: 1.13, 1.0: 1.40}, "12m": {0.5: 1.13, 1.0: 1.55}}
+"""The same of the authors' released GPLD code on two quiet CPU cores, by size and ρ
+(posterior; batch 16 × 64, imagination length 25; float32, JAX 0.4.33). It was run
+beside this project, not by this benchmark."""
+
+
+def table(baseline: Measured, found: dict[Variant, Measured]) -> str:
+    """The rows as text, with the paper's ratio where it has one."""
+    lines = [
+        f"step without penalty: {1e3 * baseline.step_seconds.median:.1f} ms",
+        f"{'':44} {'ratio':>6} {'quartiles':>13} {'paper':>6} {'ms':>8} {'MB':>7}",
+    ]
+    for row, result in found.items():
+        assert result.step_ratio is not None
+        ratio = result.step_ratio
+        paper = PAPER.get(row.rho) if row.target == "posterior" else None
+        beside = f"{paper:.2f}" if paper and row.probes == 1 else "-"
+        memory = "-" if result.peak_bytes is None else f"{result.peak_bytes / 1e6:.0f}"
+        lines.append(
+            f"{row.name:44} {ratio.median:6.3f} {ratio.low:6.3f}-{ratio.high:<6.3f} "
+            f"{beside:>6} {1e3 * result.step_seconds.median:8.1f} {memory:>7}"
+        )
+    return "\n".join(lines)
+
+
+def draw(found: dict[Variant, Measured]) -> Figure:
+    """Ratio against ρ, one line for each kind of row, the paper's points beside."""
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    lines: dict[str, list[tuple[float, Spread]]] = {}
+    for row, result in found.items():
+        assert result.step_ratio is not None
+        label = row.name.replace(f"rho {row.rho:g} ", "")
+        lines.setdefault(label, []).append((row.rho, result.step_ratio))
+    for label, points in lines.items():
+        rhos = [rho for rho, _ in points]
+        medians = [spread.median for _, spread in points]
+        below = [spread.median - spread.low for _, spread in points]
+        above = [spread.high - spread.median for _, spread in points]
+        axes.errorbar(rhos, medians, [below, above], marker="o", capsize=3, label=label)
+    axes.plot(*zip(*PAPER.items(), strict=True), "k*", label="GPLD paper (its GPU)")
+    axes.axhline(1.0, color="0.6", linewidth=0.8)
+    axes.set_xlabel("sampling fraction ρ")
+    axes.set_ylabel("train step time / step without penalty")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def record(
+    config: Config, baseline: Measured, found: dict[Variant, Measured]
+) -> dict[str, Any]:
+    """The result file's content."""
+    shape = {
+        "size": config.size,
+        "batch_size": config.batch_size,
+        "batch_length": config.batch_length,
+        "imagination_length": config.imagination_length,
+    }
+    rows = []
+    for row, result in found.items():
+        assert result.step_ratio is not None
+        rows.append(
+            {
+                **row._asdict(),
+                "step_ratio": result.step_ratio.median,
+                "step_ratio_quartiles": [result.step_ratio.low, result.step_ratio.high],
+                "step_seconds": result.step_seconds.median,
+                "compile_seconds": result.compile_seconds,
+                "peak_bytes": result.peak_bytes,
+                "flops": result.flops,
+            }
+        )
+    return {
+        "shape": shape,
+        "baseline_seconds": baseline.step_seconds._asdict(),
+        "baseline_peak_bytes": baseline.peak_bytes,
+        "paper": {str(rho): ratio for rho, ratio in PAPER.items()},
+        "rows": rows,
+        "not_measured": ["pallas: needs an NVIDIA GPU of the Hopper generation"],
+    }

@@ -1,0 +1,1 @@
+"""The ray caster beside MuJoCo's renderer."""

@@ -1,0 +1,1 @@
+"""Samples between dynamics and reward."""

@@ -1,0 +1,280 @@
+"""Whether equation (4) predicts the best split of a budget (Section 4.2).
+
+Two questions. With sensitivities measured at perturbed models, does the proportionality
+hold? And how far off is the multiplier built from global Lipschitz constants? Both are
+answered by ℓ = log(predicted n_d/n_r over realized n_d/n_r).
+
+Parametric groups: the value is J(θ_f, θ_r) = φ(θ_f) + θ_r and models are off by
+ε_f = σ n_d^-a and ε_r = n_r^-b, so the realized optimum is a search on a line. The
+linear group is a check of the arithmetic, the others are the test. The paper's grids
+are lost; ours are `THETAS` × `SIGMAS` × `REWARD_COSTS` × `EXPONENTS`. The
+linear-quadratic group is in `allocation_lqg`.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+import numpy as np
+from matplotlib.figure import Figure, SubFigure
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+from scipy.stats import binomtest, spearmanr
+
+from benchmarks.theory.allocation.lqg import (
+    ANCHORS,
+    QUICK_ANCHORS,
+    LQGResult,
+    lqg_results,
+)
+from benchmarks.theory.study import Progress, Study
+from core.theory.allocation import (
+    Costs,
+    ErrorUnit,
+    optimal_allocation,
+    ratio_formula,
+)
+from core.theory.powerlaw import PowerLaw
+
+VALUES: Mapping[str, Callable[[float], float]] = {
+    "linear": lambda theta: theta,
+    "tanh": np.tanh,
+    "sin": np.sin,
+    "quadratic": lambda theta: theta**2,
+}
+THETAS = (0.2, 0.5, 0.8)
+SIGMAS = (0.5, 1.0, 2.0)
+REWARD_COSTS = (0.1, 1.0, 10.0)
+EXPONENTS = ((0.5, 0.5), (0.3, 0.6), (0.6, 0.3))
+BUDGET = 2e4
+
+LARGEST_ERROR = 0.3
+"""ε_f is kept below this, or the sine comes back to its first value and errs by 0."""
+
+DOMAIN = 1.5
+"""|θ| ≤ DOMAIN: where the control takes the largest slope of the quadratic value."""
+
+STEP = 0.01
+"""Finite differences take this part of the error."""
+
+PAPER = 1968.0
+"""The factor by which global constants overshoot in the paper, at the median."""
+
+CONTROL = "quadratic, largest slope"
+"""The control group: the largest slope on the domain instead of the local one."""
+
+
+def run(*, quick: bool, progress: Progress) -> Study:
+    """Section 4.2: four parametric groups and linear-quadratic systems.
+
+    Args:
+        quick: 6 systems instead of 30, and every second anchor of their power laws.
+        progress: told the fraction that is done.
+    """
+    grid = list(itertools.product(THETAS, SIGMAS, REWARD_COSTS, EXPONENTS))
+    groups = {
+        name: _summary([parametric(value, *row) for row in grid])
+        for name, value in VALUES.items()
+    }
+    largest = 2 * DOMAIN
+    groups[CONTROL] = _summary(
+        [parametric(VALUES["quadratic"], *row, slope=largest) for row in grid]
+    )
+    progress(0.1)
+    results = lqg_results(
+        seeds=6 if quick else 30,
+        anchors=QUICK_ANCHORS if quick else ANCHORS,
+        progress=lambda done: progress(0.1 + 0.85 * done),
+    )
+    entries = {
+        "what": "l = log(predicted n_d/n_r over realized n_d/n_r), equation (4)",
+        "parametric": groups,
+        "lqg": _lqg_summary(results),
+        "units": _units(),
+        "paper": {"lqg_global_factor": PAPER},
+    }
+    progress(1.0)
+    return Study(_tables(entries), entries, lambda figure: _draw(figure, entries))
+
+
+def parametric(
+    value: Callable[[float], float],
+    theta: float,
+    sigma: float,
+    reward_cost: float,
+    exponents: tuple[float, float],
+    *,
+    slope: float | None = None,
+) -> tuple[float, float]:
+    """Predicted and realized n_d/n_r of one configuration.
+
+    The prediction takes its errors at the realized optimum, and there, unless `slope`
+    is given, the sensitivity S_f too, by a finite difference. S_r is 1.
+    """
+    a, b = exponents
+    dynamics, reward = PowerLaw(sigma, a), PowerLaw(1.0, b)
+
+    def counts(x: float) -> tuple[float, float]:
+        share = float(expit(x))
+        return BUDGET * share, BUDGET * (1 - share) / reward_cost
+
+    def gap(x: float) -> float:
+        n_d, n_r = counts(x)
+        return abs(value(theta + dynamics(n_d)) - value(theta)) + reward(n_r)
+
+    fewest = (sigma / LARGEST_ERROR) ** (1 / a)
+    best: Any = minimize_scalar(
+        gap,
+        bounds=(float(logit(fewest / BUDGET)), 12.0),
+        method="bounded",
+        options={"xatol": 1e-10},
+    )
+    n_d, n_r = counts(float(best.x))
+    off = STEP * dynamics(n_d)
+    predicted = ratio_formula(
+        exponents=exponents,
+        multiplier=slope or abs(value(theta + off) - value(theta)) / off,
+        costs=Costs(1.0, reward_cost),
+        errors=(dynamics(n_d), reward(n_r)),
+    )
+    return predicted, n_d / n_r
+
+
+def _summary(rows: list[tuple[float, float]]) -> dict[str, Any]:
+    predicted, realized = np.array(rows).T
+    log_ratio = np.log(predicted / realized)
+    return {
+        "configurations": len(rows),
+        "median_abs": float(np.median(np.abs(log_ratio))),
+        "max_abs": float(np.max(np.abs(log_ratio))),
+        "spearman": _spearman(predicted, realized),
+        "predicted": predicted.tolist(),
+        "realized": realized.tolist(),
+    }
+
+
+def _lqg_summary(results: list[LQGResult]) -> dict[str, Any]:
+    def column(name: str) -> np.ndarray:
+        return np.array([getattr(result, name) for result in results])
+
+    measured = np.log(column("predicted") / column("realized"))
+    constants = np.log(column("predicted_global") / column("realized"))
+    ratio = column("multiplier_ratio")
+    over = int(np.sum(constants > 0))
+    sign = binomtest(over, len(results), alternative="greater")
+    return {
+        "systems": len(results),
+        "overshoot": over,
+        "sign_test_p": float(sign.pvalue),
+        "median_global": float(np.median(constants)),
+        "median_measured": float(np.median(measured)),
+        "median_abs_measured": float(np.median(np.abs(measured))),
+        "spearman_measured": _spearman(column("predicted"), column("realized")),
+        "spearman_global": _spearman(column("predicted_global"), column("realized")),
+        "multiplier_ratio": {
+            "median": float(np.median(ratio)),
+            "min": float(np.min(ratio)),
+            "max": float(np.max(ratio)),
+        },
+        "least_r_squared": min(
+            min(r.dynamics_fit.r_squared, r.reward_fit.r_squared) for r in results
+        ),
+        "exponents": {
+            "dynamics": [r.dynamics_fit.law.exponent for r in results],
+            "reward": [r.reward_fit.law.exponent for r in results],
+        },
+        "log_ratio_global": constants.tolist(),
+        "log_ratio_measured": measured.tolist(),
+    }
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    result: Any = spearmanr(a, b)
+    return float(result.statistic)
+
+
+def _units() -> dict[str, Any]:
+    """What Theorem 1 says of the paper's own fits, in either unit, at equal costs."""
+    laws = PowerLaw(0.34, 0.11), PowerLaw(90.4, 0.96)
+    found = {
+        unit: optimal_allocation(
+            *laws,
+            unit="mse",
+            bound_unit=unit,
+            multiplier=1.0,
+            costs=Costs(1.0, 1.0),
+            budget=BUDGET,
+        ).ratio
+        for unit in get_args(ErrorUnit)
+    }
+    return {"what": "n_d/n_r of the paper's fits, kappa = 1, equal costs", **found}
+
+
+def _tables(entries: dict[str, Any]) -> str:
+    lines = ["equation (4): ℓ = log(predicted / realized n_d/n_r)", ""]
+    lines.append(f"{'parametric':28}{'n':>4}{'median |ℓ|':>12}{'max |ℓ|':>10}{'ρ':>9}")
+    for name, g in entries["parametric"].items():
+        lines.append(
+            f"  {name:26}{g['configurations']:4d}{g['median_abs']:12.4f}"
+            f"{g['max_abs']:10.4f}{g['spearman']:9.4f}"
+        )
+    g, ratio = entries["lqg"], entries["lqg"]["multiplier_ratio"]
+    lines += [
+        "",
+        f"linear-quadratic, {g['systems']} systems "
+        f"(R² of their power laws at least {g['least_r_squared']:.3f})",
+        f"  global constants: {g['overshoot']} of {g['systems']} overshoot "
+        f"(sign test p = {g['sign_test_p']:.1e}), median ℓ {g['median_global']:.2f},",
+        f"    a factor {np.exp(g['median_global']):.0f} (paper {PAPER:.0f}), "
+        f"ρ {g['spearman_global']:.2f}",
+        f"  measured sensitivities: median |ℓ| {g['median_abs_measured']:.2f}, "
+        f"median ℓ {g['median_measured']:.2f}, "
+        f"ρ {g['spearman_measured']:.2f}",
+        f"  K/K': median {ratio['median']:.2f}, {ratio['min']:.2f} to "
+        f"{ratio['max']:.2f}",
+        "",
+        "units: n_d/n_r from the paper's fits (κ = 1, equal costs) is "
+        f"{entries['units']['mse']:.3g}",
+        f"  with squared errors inserted as printed, {entries['units']['rmse']:.3g} "
+        "with their roots",
+    ]
+    return "\n".join(lines)
+
+
+def _draw(figure: Figure | SubFigure, entries: dict[str, Any]) -> None:
+    left, right = figure.subplots(1, 2)
+    markers = {"linear": "s", "tanh": "^", "sin": "v", "quadratic": "o", CONTROL: "x"}
+    for index, (name, g) in enumerate(entries["parametric"].items()):
+        left.plot(
+            g["realized"],
+            g["predicted"],
+            markers[name],
+            color=f"C{index}",
+            markersize=4,
+            fillstyle="none",
+            label=f"{name}: median |ℓ| {g['median_abs']:.3f}",
+        )
+    ends = [1e-2, 1e4]
+    left.plot(ends, ends, color="0.4", linewidth=1)
+    left.set_xscale("log")
+    left.set_yscale("log")
+    left.set_xlabel("realized n_d / n_r")
+    left.set_ylabel("predicted n_d / n_r")
+    left.set_title("equation (4), value known in form")
+    left.legend(fontsize="x-small")
+    g = entries["lqg"]
+    bins = np.linspace(-2, 8, 41).tolist()
+    for name, key in (
+        ("measured sensitivities", "log_ratio_measured"),
+        ("global Lipschitz constants", "log_ratio_global"),
+    ):
+        right.hist(g[key], bins=bins, alpha=0.7, label=name)
+    right.axvline(0, color="0.4", linewidth=1)
+    right.axvline(np.log(PAPER), color="C1", linestyle=":", label="the paper's median")
+    right.set_xlim(-2, 8)
+    right.set_xlabel("ℓ = log(predicted / realized)")
+    right.set_ylabel("systems")
+    right.set_title(f"{g['systems']} linear-quadratic systems")
+    right.legend(fontsize="x-small")
+    for panel in (left, right):
+        panel.grid(alpha=0.3)

@@ -1,0 +1,1 @@
+"""Return-error bounds beside the errors they bound."""

@@ -1,0 +1,46 @@
+"""Learning from noisy and biased rewards (*On Training in Imagination*, section 5).
+
+The paper proves; it measures nothing here, and its one picture is Figure 5 (the three
+fidelity-cost regimes). This study adds what can be known exactly: the variance that
+noise really adds, what the estimator without γ^t estimates, the best fidelity once the
+estimator's own variance counts, and where the bias of the rewards takes over.
+"""
+
+from benchmarks.theory.noise import measure, report
+from benchmarks.theory.study import Progress, Study
+
+
+def run(*, quick: bool, progress: Progress) -> Study:
+    """Theorem 2, Corollary 2 and Proposition 2, exactly and by simulation."""
+    sizes = measure.QUICK if quick else measure.FULL
+    variance = []
+    for index, discount in enumerate(sizes.discounts):
+        variance += measure.measure_variance(discount, sizes)
+        progress(0.5 * (index + 1) / len(sizes.discounts))
+    mdp, logits = measure.problem(0.9)
+    fidelity = measure.measure_fidelity(mdp, logits)
+    simulated = measure.measure_simulated_fidelity(mdp, logits, sizes)
+    progress(0.75)
+    bias = measure.measure_bias(mdp, logits, sizes)
+    progress(1.0)
+    entries = {
+        "quick": quick,
+        "problem": {
+            "states": measure.STATES,
+            "actions": measure.ACTIONS,
+            "horizon": measure.HORIZON,
+            "seed": measure.SEED,
+            "noise": measure.NOISE,
+            "costs": list(measure.COSTS),
+            "budget": measure.BUDGET,
+        },
+        "theorem_2": variance,
+        "corollary_2": fidelity,
+        "corollary_2_simulated": simulated,
+        "proposition_2": bias,
+    }
+    return Study(
+        tables=report.tables(variance, fidelity, simulated, bias, quick),
+        entries=entries,
+        draw=lambda figure: report.draw(figure, variance, simulated, bias),
+    )

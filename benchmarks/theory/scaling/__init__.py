@@ -1,0 +1,1 @@
+"""Error of a learned model against its number of samples."""

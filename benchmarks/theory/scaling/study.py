@@ -1,0 +1,224 @@
+"""How fast dynamics and reward are learned: the experiment of Section 4.1.
+
+The paper fits ε_f = 0.34 n^-0.11 and ε_r = 90.4 n^-0.96 and explains the small exponent
+by the dimension of the target. Most of it is the student's: the teacher ends in a tanh
+that is nearly always saturated, the student in nothing, so that the error approaches a
+floor. A student with a tanh at its end shows how much, and so do the local slopes.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import NullFormatter
+
+from benchmarks.theory.scaling.students import Init, Sampling, draw_data, train
+from benchmarks.theory.study import Progress, Study
+from core.theory.powerlaw import bootstrap, fit, local_slopes
+from envs import teacher
+
+ANCHORS = (2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
+QUICK_ANCHORS = (200, 500, 1_000, 2_000, 5_000)
+HELD_OUT = 5_000
+SEEDS, QUICK_SEEDS = 3, 2
+"""The paper has 100 seeds an anchor, which are hours on two cores."""
+
+HEADS = {
+    "dynamics, linear head": "the paper's student",
+    "dynamics, tanh head": "the teacher's own form",
+    "reward": "a linear head, as the teacher's",
+}
+PAPER = {
+    "dynamics, linear head": {"scale": 0.34, "exponent": 0.11, "r_squared": 0.954},
+    "reward": {"scale": 90.4, "exponent": 0.96, "r_squared": 0.997},
+}
+
+# Branches of the study's key, told apart by number.
+_TEST, _TRAIN, _REWARDS, _STUDENTS, _BOOTSTRAP = range(5)
+
+
+def run(
+    *,
+    quick: bool,
+    progress: Progress,
+    init: Init = "torch",
+    sampling: Sampling = "policy",
+    seeds: int | None = None,
+    anchors: tuple[int, ...] | None = None,
+) -> Study:
+    """Section 4.1, with both heads of the dynamics student.
+
+    Args:
+        quick: smaller anchors and two seeds.
+        progress: told the fraction that is done.
+        init: how students start; the paper's is "torch".
+        sampling: where transitions come from; the paper's is "policy".
+        seeds: seeds an anchor, 3 (quick 2) by default.
+        anchors: training-set sizes.
+    """
+    anchors = anchors or (QUICK_ANCHORS if quick else ANCHORS)
+    seeds = seeds or (QUICK_SEEDS if quick else SEEDS)
+    made = teacher.make_teacher(jax.random.key(teacher.TeacherEnv.SEED))
+    root = jax.random.key(0)
+    test = draw_data(made, jax.random.fold_in(root, _TEST), HELD_OUT, sampling=sampling)
+    errors: dict[str, list[np.ndarray]] = {head: [] for head in HEADS}
+    work, done = np.array([_work(n) for n in anchors]), 0.0
+    for n, share in zip(anchors, work / work.sum(), strict=True):
+        sets, keys = {}, {}
+        for branch in (_TRAIN, _REWARDS, _STUDENTS):
+            start = jax.random.fold_in(jax.random.fold_in(root, branch), n)
+            keys[branch] = jax.random.split(start, seeds)
+        # Dynamics and reward samples are drawn apart, as Theorem 1 wants them.
+        for branch in (_TRAIN, _REWARDS):
+            draw = jax.vmap(lambda k, n=n: draw_data(made, k, n, sampling=sampling))
+            sets[branch] = draw(keys[branch])
+        both = train(
+            keys[_STUDENTS],
+            sets[_TRAIN].inputs,
+            sets[_TRAIN].next_states,
+            (test.inputs, test.next_states),
+            jnp.array([0.0, 1.0]),
+            init=init,
+        )
+        done += 0.7 * share
+        errors["dynamics, linear head"].append(np.asarray(both[0], float))
+        errors["dynamics, tanh head"].append(np.asarray(both[1], float))
+        progress(done)
+        rewards = train(
+            keys[_STUDENTS],
+            sets[_REWARDS].inputs,
+            sets[_REWARDS].rewards,
+            (test.inputs, test.rewards),
+            jnp.array([0.0]),
+            init=init,
+        )
+        errors["reward"].append(np.asarray(rewards[0], float))
+        done += 0.3 * share
+        progress(done)
+    measured = {head: np.stack(rows) for head, rows in errors.items()}
+    entries = {
+        "what": "held-out mean squared error of students against training-set size",
+        "anchors": list(anchors),
+        "seeds": seeds,
+        "init": init,
+        "sampling": sampling,
+        "saturated": float(jnp.mean(jnp.abs(test.next_states) > 0.99)),
+        "target_variance": {
+            "dynamics": float(jnp.mean(jnp.var(test.next_states, axis=0))),
+            "reward": float(jnp.var(test.rewards)),
+        },
+        "heads": {
+            head: _summary(np.array(anchors, float), values, root)
+            for head, values in measured.items()
+        },
+        "paper": PAPER,
+    }
+    progress(1.0)
+    return Study(_tables(entries), entries, lambda figure: _draw(figure, entries))
+
+
+def _work(n: int) -> float:
+    """Time of an anchor, up to a factor: its batches, and a program to compile."""
+    return -(-n // 256) + 5.0
+
+
+def _summary(anchors: np.ndarray, errors: np.ndarray, key: jax.Array) -> dict[str, Any]:
+    """The fits of one head, to mean squared errors and to their roots."""
+    found: dict[str, Any] = {"mse": errors.tolist()}
+    for unit, values in (("mse", errors), ("rmse", np.sqrt(errors))):
+        law, r_squared = fit(anchors, values)
+        spread = bootstrap(
+            anchors, values, key=jax.random.fold_in(key, _BOOTSTRAP), resamples=1000
+        )
+        found[f"fit_{unit}"] = {
+            "scale": law.scale,
+            "exponent": law.exponent,
+            "r_squared": r_squared,
+            "scale_interval": list(spread.scale[:2]),
+            "exponent_interval": list(spread.exponent[:2]),
+            "exponent_standard_error": spread.exponent.standard_error,
+            "local_slopes": local_slopes(anchors, values).tolist(),
+        }
+    return found
+
+
+def _tables(entries: dict[str, Any]) -> str:
+    anchors = entries["anchors"]
+    lines = [
+        f"students of the teacher, {entries['seeds']} seeds, init {entries['init']}, "
+        f"sampling {entries['sampling']}; "
+        f"{100 * entries['saturated']:.0f} % of |s'| > .99",
+        "",
+        f"{'mean squared error, n =':24}" + "".join(f"{n:>9,}" for n in anchors),
+    ]
+    for head, found in entries["heads"].items():
+        means = np.mean(found["mse"], axis=1)
+        lines.append(f"  {head:22}" + "".join(f"{x:9.4f}" for x in means))
+    lines += ["", "local slopes between anchors"]
+    for head, found in entries["heads"].items():
+        slopes = found["fit_mse"]["local_slopes"]
+        lines.append(f"  {head:22}{'':9}" + "".join(f"{x:9.2f}" for x in slopes))
+    lines += ["", "A n^-α                  unit        A      α  95 % interval      R²"]
+    for head, found in entries["heads"].items():
+        name = head
+        for unit in ("mse", "rmse"):
+            f = found[f"fit_{unit}"]
+            low, high = f["exponent_interval"]
+            lines.append(
+                f"  {name:22}{unit:4}{f['scale']:9.3g}{f['exponent']:7.3f}"
+                f"   {low:.3f} to {high:.3f}{f['r_squared']:8.3f}"
+            )
+            name = ""
+        if head in PAPER:
+            p = PAPER[head]
+            lines.append(
+                f"  {'  the paper':22}{'mse':4}{p['scale']:9.3g}{p['exponent']:7.3f}"
+                f"{'':17}{p['r_squared']:8.3f}"
+            )
+    return "\n".join(lines)
+
+
+def _draw(figure: Figure | SubFigure, entries: dict[str, Any]) -> None:
+    left, right = figure.subplots(1, 2)
+    n = np.array(entries["anchors"], float)
+    for index, (head, found) in enumerate(entries["heads"].items()):
+        errors, colour = np.array(found["mse"]), f"C{index}"
+        law = found["fit_mse"]
+        seeds = errors.shape[1]
+        left.errorbar(
+            n,
+            errors.mean(axis=1),
+            errors.std(axis=1, ddof=1) / seeds**0.5 if seeds > 1 else None,
+            fmt="o",
+            markersize=4,
+            color=colour,
+            label=f"{head}: exponent {law['exponent']:.2f}",
+        )
+        left.plot(n, law["scale"] * n ** -law["exponent"], color=colour, linewidth=1)
+        right.plot(
+            np.sqrt(n[1:] * n[:-1]),
+            law["local_slopes"],
+            "o-",
+            markersize=4,
+            color=colour,
+            label=head,
+        )
+        if head in PAPER:
+            p = PAPER[head]
+            left.plot(n, p["scale"] * n ** -p["exponent"], ":", color=colour)
+            right.axhline(p["exponent"], linestyle=":", color=colour)
+    left.set_yscale("log")
+    left.set_ylabel("held-out mean squared error")
+    left.set_title("scaling of the students (dotted: the paper's fits)")
+    right.set_ylabel("local slope")
+    right.set_title("exponent between two anchors (dotted: paper)")
+    right.set_ylim(bottom=0)
+    for panel in (left, right):
+        panel.set_xscale("log")
+        panel.set_xticks(n, [f"{x / 1000:g}k" for x in n])
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.set_xlabel("training transitions n")
+        panel.grid(alpha=0.3, which="both")
+    left.legend(fontsize="x-small")

@@ -1,0 +1,1 @@
+"""Encoder errors and the expansion of the loss."""

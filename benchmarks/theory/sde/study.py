@@ -1,0 +1,228 @@
+"""The SDE paper: its expansion, its errors, its bounds, Theorem A.6.
+
+Four questions of *Towards Unraveling and Improving Generalization in World Models*:
+does the expansion of the expected loss hold (its remainder then falls with the third
+power of ε); what does each error of the paper change; how far do two rollouts part
+(Theorem 4.1) and how fast does the flow grow (inequality 18); do small convolutional
+networks represent a low-dimensional manifold (Theorem A.6).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.theory.sde import cnn as sde_cnn
+from benchmarks.theory.sde.draw import Results, draw
+from benchmarks.theory.sde.errors import CASES, STATEMENTS, error_of
+from benchmarks.theory.sde.errors_flow import RARE, example_rollout, rare_steepness
+from benchmarks.theory.sde.systems import SYSTEMS, Outcome, outcome
+from benchmarks.theory.study import Progress, Study
+from core.theory.divergence import divergence, divergence_bound
+from core.theory.flow import trajectories
+from core.theory.sde import brownian
+
+
+def run(*, quick: bool, progress: Progress) -> Study:
+    """All of it, in float64 but for the networks of Theorem A.6.
+
+    Quick takes fewer paths, steps and networks; the list of errors is the same.
+    """
+    paths, steps = (2_000, 20) if quick else (20_000, 50)
+    parts = len(SYSTEMS) + len(CASES) + 6
+    done = 0
+
+    def advance(by: float = 1.0) -> None:
+        nonlocal done
+        done += by
+        progress(min(done / parts, 1.0))
+
+    with jax.enable_x64(True):
+        outcomes = {}
+        for index, (name, system) in enumerate(SYSTEMS.items()):
+            key = jax.random.fold_in(jax.random.key(0), index)
+            outcomes[name] = outcome(system, key, paths=paths, steps=steps)
+            advance()
+        found = []
+        for case in CASES.values():
+            found += case()
+            advance()
+        found.sort(key=lambda f: (error_of(f), f.number))
+        distances = _distances(paths)
+        advance()
+        flows = [rare_steepness(s) for s in RARE]
+        advance()
+    fraction = 0.0
+
+    def partly(now: float) -> None:
+        nonlocal fraction
+        advance(4 * (now - fraction))
+        fraction = now
+
+    sizes = sde_cnn.study(quick=quick, progress=partly)
+    results = Results(outcomes, found, distances, flows, sizes)
+    return Study(
+        _tables(results), _entries(results), lambda figure: draw(figure, results)
+    )
+
+
+def _distances(paths: int) -> dict[str, Any]:
+    """Theorem 4.1's left side against δ = E‖ε‖, for two laws of the error."""
+    rollout = example_rollout()
+    system = rollout.system()
+    key, other = jax.random.split(jax.random.key(1))
+    count = min(paths, 4_000)
+    noise = brownian(key, paths=count, steps=8, size=2, dt=rollout.dt)
+    start = jnp.array([0.3, -0.2, 0.5, 0.1, 0.4])
+    # An error of z alone, of Gaussian law; E‖ε‖² = 1 before it is scaled.
+    unit = jax.random.normal(other, (count, 2)) / jnp.sqrt(2.0)
+    unit = jnp.concatenate([jnp.zeros((count, 3)), unit], axis=1)
+    deltas = np.geomspace(1e-3, 1e-1, 5)
+    mean = float(jnp.mean(jnp.linalg.norm(unit, axis=1)))
+    square = float(jnp.mean(jnp.sum(unit**2, axis=1)))
+    gaussian = [divergence(system, start, d / mean * unit, noise) for d in deltas]
+    # The same δ by an error of fixed length 1 on a part of the paths.
+    hit = jnp.arange(count) / count
+    rare = []
+    for delta in deltas:
+        errors = jnp.where(
+            (hit < delta)[:, None], jnp.array([[0, 0, 0, 0.6, 0.8]]), 0.0
+        )
+        rare.append(divergence(system, start, errors, noise))
+    states = trajectories(system, start, noise)
+    bound = divergence_bound(system, states, 8 * rollout.dt)
+    logs = np.log(deltas)
+    return {
+        "delta": deltas.tolist(),
+        "gaussian": [d.mean for d in gaussian],
+        "rare": [d.mean for d in rare],
+        "slope": float(np.polyfit(logs, np.log([d.mean for d in gaussian]), 1)[0]),
+        "slope_rare": float(np.polyfit(logs, np.log([d.mean for d in rare]), 1)[0]),
+        "bound": [bound * square * (d / mean) ** 2 for d in deltas],
+        "bound_factor": bound,
+    }
+
+
+def _slope(one: Outcome, name: str) -> float:
+    """The slope at the smallest resolved ε; the others come closer to higher orders."""
+    slopes = one.checks[name].slopes
+    return float(slopes[0]) if len(slopes) else float("nan")
+
+
+def _tables(results: Results) -> str:
+    lines = [
+        "Remainder of the expansion: log-log slope at small ε (3 if right to order 2)",
+        f"{'':28}{'corrected':>10}{'½ missing':>10}{'printed':>9}{'ε² term':>9}"
+        f"{'ε valid':>9}",
+    ]
+    for name, one in results.outcomes.items():
+        check = one.checks["corrected"]
+        curve = check.second_order[0] / check.eps[0] ** 2
+        lines.append(
+            f"{name:28}{_slope(one, 'corrected'):10.2f}{_slope(one, '½ missing'):10.2f}"
+            f"{_slope(one, 'as printed'):9.2f}{curve:9.3f}{check.eps_valid:9.2g}"
+        )
+    lines += [
+        "",
+        "The paper's errors",
+        f"{'':62}{'printed':>10}{'true':>10}{'exact':>10}",
+    ]
+    last = 0
+    for finding in results.found:
+        if error_of(finding) != last:
+            last = error_of(finding)
+            lines.append(f"{last:2d}. {STATEMENTS[last]}")
+        exact = "" if finding.exact is None else f"{finding.exact:10.4g}"
+        true = 0.0 if abs(finding.true) < 1e-12 else finding.true
+        lines.append(
+            f"      {finding.quantity:56}{finding.printed:10.4g}{true:10.4g}{exact:>10}"
+        )
+    d = results.distances
+    lines += [
+        "",
+        "Theorem 4.1: order of E sup‖x^ε − x⁰‖² in δ (printed bound: 1)",
+        f"      small errors of all paths {d['slope']:.2f}; large errors of few paths "
+        f"{d['slope_rare']:.2f}",
+        f"      realized / our bound {d['gaussian'][0] / d['bound'][0]:.3f}",
+        "",
+        "Inequality (18): E‖Φ_T‖_F², drifts of slope s on 1 path in s² (E‖∂g‖² = 1)",
+        f"      {'s':>3}{'realized':>12}{'ours':>14}{'printed, C=1':>14}{'C=2':>8}"
+        f"{'C=4':>9}",
+    ]
+    for steep, flow in zip(RARE, results.flows, strict=True):
+        printed = [flow.printed(c) for c in (1.0, 2.0, 4.0)]
+        lines.append(
+            f"      {steep:3d}{flow.realized.mean:12.4g}{flow.bound:14.4g}"
+            f"{printed[0]:14.3g}{printed[1]:8.3g}{printed[2]:9.3g}"
+        )
+    lines += [
+        "",
+        "Theorem A.6: mean error of trained networks, best seed",
+        f"      {'parameters':>10}{'encoder':>10}{'decoder':>10}{'round trip':>12}",
+    ]
+    for size in results.sizes:
+        lines.append(
+            f"      {size.parameters:10d}{min(size.encoder):10.4f}"
+            f"{min(size.decoder):10.4f}{min(size.round_trip):12.4f}"
+        )
+    powers = [
+        f"{what.replace('_', ' ')} {sde_cnn.slope(results.sizes, what):.2f}"
+        for what in ("encoder", "decoder", "round_trip")
+    ]
+    lines.append(
+        f"      fitted powers of the number of parameters: {', '.join(powers)}"
+    )
+    return "\n".join(lines)
+
+
+def _finite(values: Any) -> list[float | None]:
+    """Numbers for JSON, None where there is none."""
+    return [float(v) if np.isfinite(v) else None for v in np.ravel(values)]
+
+
+def _entries(results: Results) -> dict[str, Any]:
+    systems = []
+    for name, one in results.outcomes.items():
+        checks = {
+            kind: {
+                "eps": _finite(check.eps),
+                "remainder": _finite(check.remainder),
+                "standard_error": _finite(check.error),
+                "second_order": _finite(check.second_order),
+                "slopes": _finite(check.slopes),
+                "eps_valid": check.eps_valid,
+            }
+            for kind, check in one.checks.items()
+        }
+        terms = {term: value._asdict() for term, value in one.terms.items()}
+        about = SYSTEMS[name].about
+        systems.append(
+            {"system": name, "loss": about, "terms": terms, "checks": checks}
+        )
+    return {
+        "expansion": systems,
+        "errors": [
+            {"error": error_of(f), "statement": STATEMENTS[error_of(f)], **f._asdict()}
+            for f in results.found
+        ],
+        "theorem_4_1": results.distances,
+        "inequality_18": [
+            {
+                "steepness": steep,
+                "realized": flow.realized.mean,
+                "bound": flow.bound,
+                "rate": flow.rate,
+                "mean_squares": _finite(flow.squares),
+                "printed": {str(c): flow.printed(c) for c in (1.0, 2.0, 4.0)},
+            }
+            for steep, flow in zip(RARE, results.flows, strict=True)
+        ],
+        "theorem_a6": {
+            "sizes": [size._asdict() for size in results.sizes],
+            "slopes": {
+                what: sde_cnn.slope(results.sizes, what)
+                for what in ("encoder", "decoder", "round_trip")
+            },
+        },
+    }

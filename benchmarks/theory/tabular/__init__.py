@@ -1,0 +1,1 @@
+"""Finite-difference smoothing in tabular worlds."""

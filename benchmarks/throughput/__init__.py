@@ -1,0 +1,1 @@
+"""An update by phase, several agents or devices, and the whole loop."""

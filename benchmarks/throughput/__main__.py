@@ -1,0 +1,179 @@
+"""How fast training is, and where its time goes.
+
+    python -m benchmarks.throughput [--size 1m,12m] [--seeds 1,4,8] [--quick]
+        [--profile DIR] [--json OUT] [--png OUT]
+    python -m benchmarks.throughput --devices 1,2,4,8 [--size 12m]   several devices
+
+Three questions. The update: seconds of one optimizer step at the shapes of the GPLD
+paper (16 sequences of 64 steps, imagination 25), by phase, as differences between
+programs that leave a phase out, and the share of this machine's own matrix rate that
+its matrix products reach. The seeds: several agents in one program against one. The
+loop: what the default preset here does from decision to log line.
+
+Programs that are compared run in turn, and every update is one of several in a program,
+as in training.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from benchmarks.throughput import scaling
+from benchmarks.throughput.measure import (
+    Progress,
+    cached_in,
+    loop_work,
+    measure_loop,
+    measure_seeds,
+    measure_update,
+    profile,
+    seeds_work,
+    update_work,
+)
+from benchmarks.throughput.report import draw, table, trace_table
+from train import cluster
+from train.config import Config
+from train.errors import UserError
+from train.presets import build, preset_values
+from train.provenance import write_result
+from train.sizes import SIZES
+
+TIMES = {"1m": 8, "12m": 4}
+"""Updates in a program, by size; 2 of others. A program's memory is new at every call,
+and the system clears it page by page: in training once for hundreds of updates."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is 2 for an error of the user's."""
+    options = _parser().parse_args(argv)
+    try:
+        sizes, seeds = _sizes(options.size), _counts("--seeds", options.seeds)
+        if options.devices is not None:
+            devices = _counts("--devices", options.devices)
+            return scaling.run(options, sizes[-1], devices)
+        if seeds:  # as training does with several agents, before JAX starts
+            cluster.offer_cpu_devices(max(map(cluster.cpu_devices, seeds)))
+        # So that compiling is timed, and not the reading of what was compiled before.
+        with cached_in(None):
+            measure(options, sizes, seeds)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def measure(options: argparse.Namespace, sizes: list[str], seeds: list[int]) -> None:
+    """Everything in turn: printed, and as JSON and picture where asked for."""
+    begun = time.perf_counter()
+    given = options.times or (2 if options.quick else None)
+    rounds = options.rounds or (2 if options.quick else 7)
+    if options.quick:
+        sizes, seeds = sizes[:1], seeds[:2]
+    papers = [_paper(size, quick=options.quick) for size in sizes]
+    loop_config = _loop_config(quick=options.quick)
+    times = [given or TIMES.get(config.size, 2) for config in papers]
+    progress = Progress(
+        sum(
+            update_work(config, times=count, rounds=rounds)
+            for config, count in zip(papers, times, strict=True)
+        )
+        + seeds_work(papers[0], seeds, times=times[0], rounds=rounds)
+        + loop_work(loop_config, rounds=rounds)
+    )
+    traces = {}
+    if options.profile is not None:
+        for config in papers:
+            found = profile(config, options.profile / config.size)
+            print(f"{config.size}: {trace_table(found)}")
+            traces[config.size] = found
+        print(f"wrote traces: tensorboard --logdir {options.profile}")
+    updates = [
+        measure_update(config, times=count, rounds=rounds, progress=progress)
+        for config, count in zip(papers, times, strict=True)
+    ]
+    together = measure_seeds(
+        papers[0], seeds, times=times[0], rounds=rounds, progress=progress
+    )
+    loop = measure_loop(loop_config, rounds=rounds, progress=progress)
+    print(table(updates, together, loop))
+    if options.quick:
+        print("--quick: small shapes, a check of the machinery, no measurement")
+    if options.json is not None:
+        result = {
+            "what": "a check of the machinery" if options.quick else "a measurement",
+            "rounds": rounds,
+            "updates_in_a_program": dict(zip(sizes, times, strict=True)),
+            "wall_seconds": time.perf_counter() - begun,
+            "updates": [found.record() for found in updates],
+            "seeds": [found.record() for found in together],
+            "loop": loop.record(),
+            "traces": traces,
+        }
+        write_result(options.json, result)
+        print(f"wrote {options.json}")
+    if options.png is not None:
+        options.png.parent.mkdir(parents=True, exist_ok=True)
+        draw(updates, together, loop).savefig(options.png)
+        print(f"drew {options.png}")
+
+
+def _paper(size: str, *, quick: bool) -> Config:
+    values = preset_values("gpld", platform=jax.default_backend()) | {"--size": size}
+    if quick:
+        values |= {"--batch-size": 4, "--batch-length": 8, "--imagination-length": 4}
+    return dataclasses.replace(build(values), env="walker-walk")
+
+
+def _loop_config(*, quick: bool) -> Config:
+    """What a newcomer runs here: the default preset, its replay already in use."""
+    preset = "smoke" if quick else "auto"
+    config = build(preset_values(preset, platform=jax.default_backend()))
+    return dataclasses.replace(config, env="walker-walk", replay_size=50_000)
+
+
+def _sizes(text: str) -> list[str]:
+    sizes = text.split(",")
+    for size in sizes:
+        if size not in SIZES:
+            raise UserError(f"--size {size}: allowed: {', '.join(SIZES)}")
+    return sizes
+
+
+def _counts(flag: str, text: str) -> list[int]:
+    try:
+        counts = [int(word) for word in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
+        raise UserError(f"{flag} {text}: allowed: counts such as 1,4,8")
+    return counts
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.throughput",
+        description="Time an update by phase, several agents, and the whole loop.",
+    )
+    parser.add_argument("--size", default="1m,12m", metavar="A,B")
+    parser.add_argument("--seeds", default="1,4,8", metavar="A,B")
+    parser.add_argument(
+        "--devices", metavar="A,B", help="one update on so many devices; nothing else"
+    )
+    parser.add_argument(
+        "--times", type=int, help="updates in a program (default 8 at 1m, 4 at 12m)"
+    )
+    parser.add_argument("--rounds", type=int, help="rounds that count (default 7)")
+    parser.add_argument("--quick", action="store_true", help="small shapes, few rounds")
+    parser.add_argument("--profile", type=Path, metavar="DIR", help="write a trace too")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument("--png", type=Path, metavar="OUT")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

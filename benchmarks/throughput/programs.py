@@ -1,0 +1,246 @@
+"""The programs that the throughput benchmark times: an update, and parts of it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import envs
+from benchmarks.measure.program import Program, build, donated, repeat, repeated
+from benchmarks.overhead.steps import Bench
+from core.imagination import imagine
+from core.nets import cast
+from core.penalty import PenaltyOptions
+from core.world_model import world_model_loss
+from train import replay
+from train.chunk import Schedule, draw_batch, make_chunk
+from train.collect import collect
+from train.config import Config
+from train.placement import Placement
+from train.start import choose_penalty, make_env
+from train.state import Learner, compute_dtype, init_run
+from train.update import total_loss, update, wants_heads_at_once
+
+
+class Update:
+    """One configuration's update and its parts, each as a program of `times` repeats.
+
+    Repeats run in one program, as in training: what a program sets up once does not
+    count for each. Every repeat has its own key, so that none is computed once for all.
+    """
+
+    def __init__(self, config: Config, times: int) -> None:
+        self.config, self.times = config, times
+        self.bench = Bench(config)
+        self.penalty = choose_penalty(config, jax.default_backend()).options
+
+    def whole(
+        self,
+        penalty: PenaltyOptions | None,
+        flags: Mapping[str, Any] | None = None,
+        *,
+        heads_at_once: bool | None = None,
+    ) -> Program:
+        """Loss, gradient and optimizer step; XLA's `flags` for this program alone."""
+        step = self._update(penalty, heads_at_once)
+        return repeat(step, self.bench.learner, self.times, flags)
+
+    def seeds(self, count: int) -> Program:
+        """The same for `count` agents, placed and mapped as in training."""
+        if count == 1:
+            return self.whole(self.penalty)
+        place = Placement.of(dataclasses.replace(self.config, seeds=count))
+        learners = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (count, *x.shape)), self.bench.learner
+        )
+        keys = jax.random.split(jax.random.key(2), count)
+        learners, keys = place.put((learners, keys), divided=True)
+        all_agents = place.mapped(repeated(self._update(self.penalty), self.times))
+        with place.active():
+            return build(all_agents, learners, keys, self.times)
+
+    def gradient(self) -> Program:
+        """All losses without penalty and their gradient, without the optimizer."""
+        bench = self.bench
+
+        def step(learner, key):
+            loss = lambda agent: total_loss(  # noqa: E731
+                self.config,
+                agent,
+                learner,
+                bench.initial,
+                bench.batch,
+                key=key,
+                penalty=None,
+                dtype=bench.dtype,
+            )[0]
+            return jax.grad(loss)(learner.agent)
+
+        return self._part(step)
+
+    def world_model(self) -> Program:
+        """The world model's losses and their gradient."""
+        bench = self.bench
+
+        def step(learner, key):
+            def loss(model):
+                model, initial = cast((model, bench.initial), bench.dtype)
+                found = world_model_loss(model, initial, bench.batch, key=key)
+                return sum(jnp.mean(x) for x in found.losses.values())
+
+            return jax.grad(loss)(learner.agent.model)
+
+        return self._part(step)
+
+    def imagination(self) -> Program:
+        """The rollouts with what all heads say of them, no gradient."""
+        total = self.config.batch_size * self.config.batch_length
+
+        def step(learner, key):
+            agent, slow = cast((learner.agent, learner.slow_value), self.bench.dtype)
+            starts = cast(agent.model.rssm.initial(total), self.bench.dtype)
+            found = imagine(
+                agent.model,
+                agent.policy,
+                agent.value,
+                slow,
+                starts,
+                self.config.imagination_length,
+                key=key,
+                heads_at_once=wants_heads_at_once(self.bench.dtype),
+            )
+            return found.reward, found.cont, found.estimate, found.slow
+
+        return self._part(step)
+
+    def _part(self, step: Callable[[Learner, Any], Any]) -> Program:
+        """Something of the learner that leaves it as it is.
+
+        The learner is an argument, as in training: XLA would fold what it knew.
+        """
+        learner = self.bench.learner
+        shapes = jax.eval_shape(step, learner, jax.random.key(0))
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        both = lambda carry, key: (carry[0], step(carry[0], key))  # noqa: E731
+        return self._repeat(both, (learner, empty))
+
+    def _update(
+        self, penalty: PenaltyOptions | None, heads_at_once: bool | None = None
+    ):
+        bench = self.bench
+
+        def step(learner, key):
+            return update(
+                self.config,
+                learner,
+                bench.initial,
+                bench.batch,
+                key=key,
+                penalty=penalty,
+                dtype=bench.dtype,
+                heads_at_once=heads_at_once,
+            )[0]
+
+        return step
+
+    def _repeat(self, step, carry) -> Program:
+        return repeat(step, carry, self.times)
+
+
+class Loop:
+    """The whole loop of one configuration, and what in it is not an update."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.schedule = Schedule.of(config)
+        self.env = envs.VectorEnv(make_env(config), config.num_envs)
+        self.penalty = choose_penalty(config, jax.default_backend()).options
+        self.dtype = compute_dtype(config, jax.default_backend())
+
+        def filled(key):
+            run = init_run(config, self.env, key)
+            rows = self.schedule.prefill_rows
+            collector, ring, _ = collect(
+                config,
+                self.env,
+                run.learner.agent,
+                run.collector,
+                run.replay,
+                rows,
+                key,
+            )
+            return run._replace(collector=collector, replay=ring)
+
+        self.run = jax.jit(filled)(jax.random.key(config.seed))
+
+    @staticmethod
+    def updates_of(config: Config) -> int:
+        """Updates in a chunk of this configuration."""
+        schedule = Schedule.of(config)
+        return schedule.cycles * schedule.updates
+
+    @property
+    def updates(self) -> int:
+        """Updates in a chunk."""
+        return self.updates_of(self.config)
+
+    @property
+    def decisions(self) -> int:
+        """Decisions in a chunk."""
+        return self.schedule.cycles * self.schedule.rows * self.config.num_envs
+
+    def chunk(self) -> Program:
+        """What training runs between two lines of its log."""
+        chunk = make_chunk(
+            self.config, self.env, self.schedule, self.penalty, self.dtype
+        )
+        return donated(lambda run, _: chunk(run), self.run, times=self.updates)
+
+    def collect(self) -> Program:
+        """The decisions of a chunk alone, in a scan of cycles as there."""
+        agent = self.run.learner.agent
+
+        def cycle(carry, key):
+            collector, ring = carry
+            rows = self.schedule.rows
+            collector, ring, _ = collect(
+                self.config, self.env, agent, collector, ring, rows, key
+            )
+            return (collector, ring), None
+
+        def program(carry, key):
+            keys = jax.random.split(key, self.schedule.cycles)
+            return jax.lax.scan(cycle, carry, keys)
+
+        carry = (self.run.collector, self.run.replay)
+        return donated(program, carry, times=self.updates)
+
+    def sample(self) -> Program:
+        """Drawing the batches of a chunk and writing the latent states back."""
+        rssm = self.run.learner.agent.model.rssm
+
+        def one(ring, key):
+            initial, batch, window = draw_batch(
+                self.config, rssm, ring, dtype=self.dtype, key=key
+            )
+            context = self.config.replay_context
+            if context:
+                window = window._replace(time=window.time[context:])
+                states = jax.tree.map(
+                    lambda x: jnp.broadcast_to(x, (*window.time.shape, *x.shape[1:])),
+                    initial,
+                )
+                ring = replay.write_latents(ring, window, states, jnp.asarray(True))
+            return ring, (initial, batch)
+
+        def program(ring, key):
+            keys = jax.random.split(key, self.updates)
+            _, batch = jax.eval_shape(one, ring, key)
+            empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+            # The batch is carried, so that none of it can be left out.
+            step = lambda carry, key: (one(carry[0], key), None)  # noqa: E731
+            return jax.lax.scan(step, (ring, empty), keys)[0]
+
+        return donated(program, self.run.replay, times=self.updates)

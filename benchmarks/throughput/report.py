@@ -1,0 +1,235 @@
+"""How the throughput is shown: the records, the table, the picture."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.measure.timing import Spread
+
+RELEASED = {"1m": 0.69, "12m": 4.17}
+"""Seconds an update of the authors' GPLD code without penalty (JAX 0.4.33, float32),
+at the same shapes on two quiet cores of the kind that this project's CPU results are
+from. It was run beside this project, not by this benchmark."""
+
+PAPER_SHAPE = (16, 64, 25)
+"""Sequences, their length, imagination length: what those seconds are for."""
+
+
+class Record:
+    """A dataclass as JSON."""
+
+    def record(self) -> dict[str, Any]:
+        """Spreads as dicts, the rest as it is."""
+        return {
+            field.name: _plain(getattr(self, field.name))
+            for field in dataclasses.fields(self)  # pyright: ignore
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spread):
+        return value._asdict()
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateTimes(Record):
+    """One update. Phases are seconds; flops of its matrix products without penalty."""
+
+    size: str
+    batch_size: int
+    batch_length: int
+    imagination_length: int
+    dtype: str
+    seconds: Spread
+    seconds_with_penalty: Spread
+    phases: dict[str, Spread]
+    flops: int
+    product_flops: float
+    peak_bytes: int | None
+    compile_seconds: float
+    warm_seconds: float
+
+    @property
+    def share(self) -> float:
+        """Of the rate of a large matrix product, what the update's products reach."""
+        return self.flops / self.seconds.median / self.product_flops
+
+    @property
+    def paper_shapes(self) -> bool:
+        """Whether the released code's seconds are for the same shapes."""
+        shape = (self.batch_size, self.batch_length, self.imagination_length)
+        return shape == PAPER_SHAPE
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedTimes(Record):
+    """An update of `count` agents; `ratio` is one agent's share to the update of
+    a run of its own, which is another program than that of one agent side by side."""
+
+    size: str
+    count: int
+    seconds: Spread
+    ratio: Spread
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopTimes(Record):
+    """The whole loop; shares are of its wall time."""
+
+    preset: str
+    size: str
+    env: str
+    updates_per_second: float
+    env_steps_per_second: float
+    decisions_per_second: float
+    chunk_seconds: Spread
+    collect_share: Spread
+    replay_share: Spread
+    host_share: float
+    compile_seconds: float
+    peak_bytes: int | None
+
+    @property
+    def outside_share(self) -> float:
+        """Of the loop's time, what is not an update: acting, replay, Python."""
+        return self.collect_share.median + self.replay_share.median + self.host_share
+
+
+def table(
+    updates: Sequence[UpdateTimes], seeds: Sequence[SeedTimes], loop: LoopTimes
+) -> str:
+    """Everything in the terminal."""
+    lines = []
+    for found in updates:
+        lines += [
+            f"update at {found.size}, {found.batch_size}x{found.batch_length}, "
+            f"imagination {found.imagination_length}: "
+            f"{_ms(found.seconds)} ({_ms(found.seconds_with_penalty)} with penalty)",
+            f"  {found.flops / 1e9:.0f} GFLOP in products at "
+            f"{found.flops / found.seconds.median / 1e9:.0f} GFLOP/s, "
+            f"{100 * found.share:.0f}% of a {found.product_flops / 1e9:.0f} GFLOP/s "
+            f"product; compiled in {found.compile_seconds:.0f} s, "
+            f"{found.warm_seconds:.0f} s from the cache" + _memory(found.peak_bytes),
+        ]
+        for name, spread in found.phases.items():
+            part = spread.median / found.seconds.median
+            lines.append(f"    {name:18} {_ms(spread):>26} {100 * part:4.0f}%")
+        if found.paper_shapes and found.size in RELEASED:
+            ratio = found.seconds.median / RELEASED[found.size]
+            lines.append(
+                f"  released GPLD code, quiet cores: {RELEASED[found.size]} s; "
+                f"ours takes {ratio:.2f} of it"
+            )
+    for found in seeds:
+        lines.append(
+            f"{found.count} seeds at {found.size}: {_ms(found.seconds)} an update of "
+            f"all, {found.ratio.median:.2f} of {found.count} single ones"
+        )
+    lines += [
+        f"loop, preset {loop.preset} ({loop.size}, {loop.env}): "
+        f"{loop.updates_per_second:.1f} updates/s, "
+        f"{loop.env_steps_per_second:.0f} environment steps/s, "
+        f"{loop.decisions_per_second:.0f} decisions/s",
+        f"  of its time: acting {100 * loop.collect_share.median:.1f}%, "
+        f"replay {100 * loop.replay_share.median:.1f}%, "
+        f"Python {100 * loop.host_share:.2f}%, together "
+        f"{100 * loop.outside_share:.1f}%; compiled in "
+        f"{loop.compile_seconds:.0f} s" + _memory(loop.peak_bytes),
+    ]
+    return "\n".join(lines)
+
+
+def trace_table(found: Mapping[str, Any]) -> str:
+    """A profiler's trace by scope and kind, from `benchmarks.measure.trace.summary`.
+
+    Several threads may be at work at once, so the kinds can add up to more than the
+    time that passed.
+    """
+    each = 1e3 / found["updates"]
+    lines = [
+        f"trace of an update: {each * found['span_seconds']:.1f} ms, in "
+        f"{100 * found['busy_share']:.0f}% of which something ran"
+    ]
+    for name, scope in found["scopes"].items():
+        lines.append(_trace_line(name, scope, found["updates"]))
+    lines.append("  its longest operations:")
+    for kind in found["kinds"]:
+        name = f"{kind['scope']} {kind['name']}".strip()
+        lines.append(_trace_line(name, kind, found["updates"]))
+    return "\n".join(lines)
+
+
+def _trace_line(name: str, found: Mapping[str, Any], updates: int) -> str:
+    count, ms = found["count"] / updates, 1e3 * found["seconds"] / updates
+    return f"    {name[:56]:56} {count:7.0f} times {ms:9.1f} ms"
+
+
+def draw(
+    updates: Sequence[UpdateTimes], seeds: Sequence[SeedTimes], loop: LoopTimes
+) -> Figure:
+    """Phases as bars, the seeds, and the loop's shares."""
+    figure = Figure(figsize=(11, 4), dpi=150, layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.7, 1, 0.9))
+    names = list(updates[0].phases)
+    for row, found in enumerate(updates):
+        start = 0.0
+        for index, name in enumerate(names):
+            part = max(found.phases[name].median, 0.0)
+            share = part / found.seconds.median
+            label = name if row == 0 else None
+            left.barh(row, share, 0.6, left=start, color=f"C{index}", label=label)
+            if share > 0.08:
+                text = f"{1e3 * part:.0f}"
+                left.text(start + share / 2, row, text, ha="center", va="center")
+            start += share
+    left.set_yticks(
+        range(len(updates)),
+        [f"{found.size}\n{1e3 * found.seconds.median:.0f} ms" for found in updates],
+    )
+    left.set_ylim(len(updates) - 0.5, -0.5)
+    left.set_xlabel("share of an update without penalty (milliseconds inside)")
+    place = (0.5, -0.2)
+    left.legend(fontsize="small", loc="upper center", ncols=3, bbox_to_anchor=place)
+    left.set_title("one update by phase")
+    counts = [found.count for found in seeds]
+    middle.errorbar(
+        counts,
+        [found.ratio.median for found in seeds],
+        [
+            [found.ratio.median - found.ratio.low for found in seeds],
+            [found.ratio.high - found.ratio.median for found in seeds],
+        ],
+        marker="o",
+        capsize=3,
+    )
+    middle.axhline(1.0, color="0.6", linewidth=0.8)
+    middle.set_xticks(counts)
+    middle.set_ylim(0, None)
+    middle.set_xlabel(f"agents in one program ({seeds[0].size})")
+    middle.set_title("an agent's time / alone")
+    shares = {
+        "updates": 1 - loop.outside_share,
+        "acting": loop.collect_share.median,
+        "replay": loop.replay_share.median,
+        "Python": loop.host_share,
+    }
+    bars = right.bar(list(shares), [100 * share for share in shares.values()])
+    right.bar_label(bars, fmt="%.1f%%")
+    right.set_ylim(0, 110)
+    right.set_title(f"the loop, preset {loop.preset}")
+    right.set_ylabel("% of its time")
+    return figure
+
+
+def _ms(spread: Spread) -> str:
+    low, high = 1e3 * spread.low, 1e3 * spread.high
+    return f"{1e3 * spread.median:.1f} ms ({low:.1f}-{high:.1f})"
+
+
+def _memory(peak: int | None) -> str:
+    return "" if peak is None else f"; {peak / 1e6:.0f} MB of temporaries"
