@@ -177,6 +177,55 @@ def test_a_diverged_run_stops_before_saving_and_leaves_the_batch(
     assert arrays["reward"].shape == (length, toy.config.batch_size)
     assert np.isnan(arrays["reward"]).any()
     np.testing.assert_array_equal(arrays["key"], record["key"])
+    assert record["cause"] == "learning" and record["corrupt_steps"] == 0
+
+
+def all_corrupt(run: RunState) -> RunState:
+    """The same run as if the simulation had diverged in every step so far."""
+    rows = run.replay.rows
+    written = jnp.arange(len(rows.reward)) < run.replay.filled
+    corrupt = jnp.broadcast_to(written[:, None], rows.is_corrupt.shape)
+    rows = rows._replace(is_corrupt=corrupt)
+    return run._replace(replay=run.replay._replace(rows=rows))
+
+
+@pytest.mark.parametrize(("limit", "counted"), [(3, 3), (10**6, 45)])
+def test_a_simulation_that_always_diverges_is_named_as_the_cause(
+    toy, tmp_path, monkeypatch, capsys, limit, counted
+):
+    """Not only the loss that shows it; also where the run is shorter than the limit."""
+    monkeypatch.setattr(loop, "MAX_SKIPPED_IN_ROW", limit)
+    programs = Altered(
+        toy.programs, chunk=lambda run: toy.programs.chunk(all_corrupt(run))
+    )
+    monkeypatch.setattr(loop, "Programs", lambda *_: programs)
+    assert main([*SMOKE.split(), "--logdir", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith(f"diverged: {counted} updates in a row before environment")
+    assert "because of corrupt steps: the simulation diverged (NaN or Inf) in" in err
+    assert "no sequence of 9 sound steps" in err and err.count("\n") == 1
+    record, _ = dumped(tmp_path)
+    assert record["cause"] == "corrupt steps"
+    # Some: what the last chunk added is sound.
+    assert 0 < record["corrupt_steps"] < record["stored_steps"]
+    if limit > counted:
+        assert "skipped updates" in out
+
+
+def test_corrupt_steps_beside_another_cause_are_counted(toy, tmp_path):
+    """The losses diverged on sound data; the two are not mixed up."""
+    run = poisoned(toy.filled(), slice(None))
+    run, output = toy.programs.chunk(run)
+    rows = run.replay.rows
+    planted = rows.is_corrupt.at[0, 0].set(True)
+    run = run._replace(
+        replay=run.replay._replace(rows=rows._replace(is_corrupt=planted))
+    )
+    watch = Watch(toy.config, tmp_path, print, limit=3)
+    with pytest.raises(Diverged) as caught:
+        watch.look(run, jax.tree.map(np.asarray, output), 100, [])
+    assert "3 updates in a row had a loss or gradient" in str(caught.value)
+    assert "diverged (NaN or Inf) in 1 of " in str(caught.value)
 
 
 def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint(
@@ -195,7 +244,7 @@ def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint(
     assert main(words) == 1
     good, last = Checkpointer(tmp_path).steps(), log_lines(tmp_path)[-1]["step"]
     assert good[-1] == last and 200 < last < toy.config.steps
-    assert f"last good checkpoint: {good[-1:]}" in capsys.readouterr().err
+    assert f"last good checkpoint: of step {good[-1]:,}" in capsys.readouterr().err
     restored = Checkpointer(tmp_path).restore(toy.programs.template)
     assert restored is not None and restored.step == last
     assert_finite(restored.tree.learner)
@@ -204,7 +253,7 @@ def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint(
 def test_a_run_of_which_one_agent_diverged_ends_with_an_error(
     toy, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(Watch, "look", lambda self, *_: self.diverged.add(1))
+    monkeypatch.setattr(Watch, "look", lambda self, *_, **__: self.diverged.add(1))
     assert toy.train(tmp_path)[1] == 1
     assert Checkpointer(tmp_path).steps()
 
@@ -219,8 +268,9 @@ def test_the_batch_written_down_is_the_one_that_failed(toy, one_update, tmp_path
             break
         run, tries = poisoned(run, slice(12, 13)), tries + 1
         assert tries < 20
+    drawn = jax.tree.map(np.asarray, divergence.last_batch(toy.config, run, output))
     found = divergence.dump(
-        toy.config, run, output, directory=tmp_path, step=1, agent=0
+        toy.config, output, drawn, directory=tmp_path, step=1, agent=0
     )
     record, arrays = dumped(tmp_path)
     assert "loss/rew" in found == record["terms"]
@@ -261,7 +311,7 @@ def test_of_several_agents_the_last_to_diverge_stops_the_run(toy, tmp_path):
     assert watch.diverged == {1}
     assert not (tmp_path / "seed_0" / "diverged.json").exists()
     assert dumped(tmp_path / "seed_1")[0]["seed"] == 1
-    with pytest.raises(Diverged, match=r"of seed 0 .*last good checkpoint: \[40\]"):
+    with pytest.raises(Diverged, match=r"of seed 0 .*last good checkpoint: of step 40"):
         look(3, 3)
     assert len(warnings) == 1 and dumped(tmp_path / "seed_0")[0]["seed"] == 0
 

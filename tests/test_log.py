@@ -307,6 +307,13 @@ def test_two_penalties_are_told_apart():
     assert chosen(metrics) == [("penalty/prior", 1.0), ("penalty/posterior", 2.0)]
 
 
+def test_corrupt_steps_and_skipped_updates_are_shown_where_there_are_any():
+    metrics = {"episode/corrupt_rows": 0.0, "train/skipped_updates": 0.0}
+    assert chosen(metrics) == []
+    metrics = {"episode/corrupt_rows": 7.0, "train/skipped_updates": 2.0}
+    assert chosen(metrics) == [("corrupt steps", 7.0), ("skipped updates", 2.0)]
+
+
 def test_a_bar_on_a_terminal():
     text = io.StringIO()
     console = rich.console.Console(file=text, force_terminal=True, width=120)

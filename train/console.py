@@ -24,7 +24,10 @@ _SHOWN = (
     ("value", "train/loss/value"),
     ("penalty", "train/penalty"),
     ("lambda", "train/lambda"),
+    ("corrupt steps", "episode/corrupt_rows"),
+    ("skipped updates", "train/skipped_updates"),
 )
+_FAULTS = {"corrupt steps", "skipped updates"}  # worth a glance unless they are zero
 _INTERVALS = 10  # over which the speed is averaged
 
 
@@ -146,12 +149,15 @@ def chosen(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
     """The metrics worth showing, with their labels.
 
     A group with one member goes by the group's label, else the members' names follow:
-    `penalty`, or `penalty/prior` and `penalty/posterior`.
+    `penalty`, or `penalty/prior` and `penalty/posterior`. Corrupt steps and skipped
+    updates are shown where there are any.
     """
     found: list[tuple[str, float]] = []
     for label, prefix in _SHOWN:
         group = [k for k in metrics if k == prefix or k.startswith(prefix + "/")]
         for key in group:
+            if label in _FAULTS and not metrics[key]:
+                continue
             name = label if len(group) == 1 else label + key.removeprefix(prefix)
             found.append((name, metrics[key]))
     return found

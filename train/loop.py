@@ -197,9 +197,9 @@ def _loop(
             first = False
         before, step = step, env_steps(config, run)
         updates = int(np.max(output.updates))
-        watch.look(run, output, step, checkpoints.steps())
-        metrics = log_metrics(config, output)
         final = step >= config.steps
+        watch.look(run, output, step, checkpoints.steps(), final=final)
+        metrics = log_metrics(config, output)
         if crossed(before, step, config.eval_every) or final:
             metrics |= evaluate(programs, run, step)
             metrics |= show_open_loop(programs, run, step, logger)
