@@ -18,8 +18,8 @@ from jaxtyping import UInt8
 from envs import registry
 from envs.base import Env, EnvSpec
 from envs.mjx_env import MjxEnv
-from envs.opengl import BodyRenderer, body_of
-from envs.pixels import PixelEnv
+from envs.render.opengl import BodyRenderer, body_of
+from envs.render.pixels import PixelEnv
 from envs.vector import VectorEnv
 
 try:

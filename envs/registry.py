@@ -11,7 +11,7 @@ from envs.base import Env
 from envs.factories import plain
 from envs.lqg import LQGEnv
 from envs.mjx_env import MjxEnv
-from envs.pixels import PixelEnv
+from envs.render.pixels import PixelEnv
 from envs.teacher import TeacherEnv
 
 DOMAINS = {

@@ -10,8 +10,8 @@ import pytest
 import envs
 from envs import VectorEnv
 from envs.mjx_env import MjxEnv
-from envs.pixels import PixelEnv
 from envs.render import Renderer
+from envs.render.pixels import PixelEnv
 
 
 @pytest.fixture(scope="module")

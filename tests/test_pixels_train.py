@@ -14,7 +14,7 @@ from core.agent import Agent
 from envs import VectorEnv, perturb
 from envs.dmc import cartpole
 from envs.mjx_env import MjxEnv
-from envs.pixels import PixelEnv
+from envs.render.pixels import PixelEnv
 from train import evaluate, main, openloop, replay, scoring, start
 from train.chunk import Schedule
 from train.cli import parse

@@ -10,11 +10,11 @@ import pytest
 
 from benchmarks.render import scenes as render_scenes
 from envs._mjx import mjx, mujoco
-from envs.opengl import NoOpenGLError
 from envs.render import Renderer
-from envs.render_cord import hanging
-from envs.render_pose import carried
-from envs.render_read import read_scene
+from envs.render.opengl import NoOpenGLError
+from envs.render.pose import carried
+from envs.render.read_model import read_scene
+from envs.render.tendon import hanging
 
 # Where there is no OpenGL, what MuJoCo began to open cannot close itself again.
 needs_opengl = pytest.mark.filterwarnings(

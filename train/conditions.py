@@ -17,7 +17,7 @@ from core.agent import Agent
 from envs import Env, Timestep, VectorEnv, perturb
 from envs.mjx_env import MjxEnv
 from envs.perturb import Perturbation
-from envs.pixels import PixelEnv
+from envs.render.pixels import PixelEnv
 from train.errors import UserError
 from train.evaluation import episode_returns
 from train.video import Poses

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from envs import Env
-from envs.opengl import BodyRenderer, NoOpenGLError, body_of
+from envs.render.opengl import BodyRenderer, NoOpenGLError, body_of
 from train.errors import UserError
 
 FRAMES_PER_SECOND = 25

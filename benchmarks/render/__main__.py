@@ -31,8 +31,8 @@ from benchmarks.render.scenes import (
     stack_poses,
 )
 from envs import perturb
-from envs.opengl import NoOpenGLError
 from envs.render import Renderer
+from envs.render.opengl import NoOpenGLError
 from train.provenance import write_result
 
 QUICK_DOMAINS = ("cartpole", "finger", "walker")

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, UInt8
 
 from envs import registry
 from envs._mjx import MjModel, mujoco
-from envs.opengl import open_renderer
 from envs.render import Renderer
-from envs.render_pose import Pose
+from envs.render.opengl import open_renderer
+from envs.render.pose import Pose
 
 DOMAINS = tuple(registry.DOMAINS)
 

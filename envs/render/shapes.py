@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from envs.render_scene import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE, SPHERE, Solid
+from envs.render.scene import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE, SPHERE, Solid
 
 _TINY = 1e-9
 

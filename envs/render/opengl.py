@@ -10,7 +10,7 @@ from jaxtyping import Array, Num, UInt8
 from envs._mjx import MjModel, mujoco
 from envs.base import Env
 from envs.mjx_env import MjxEnv
-from envs.pixels import PixelEnv
+from envs.render.pixels import PixelEnv
 
 
 class NoOpenGLError(RuntimeError):

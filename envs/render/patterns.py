@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from envs.render_scene import Checker
-from envs.render_shapes import Frame, Rays, on_axis
+from envs.render.scene import Checker
+from envs.render.shapes import Frame, Rays, on_axis
 
 _TINY = 1e-9
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from envs._mjx import MjModel, mujoco
-from envs.render_cord import LINKS
-from envs.render_scene import (
+from envs.render.scene import (
     CAPSULE,
     PLANE,
     SUPPORTED,
@@ -18,6 +17,7 @@ from envs.render_scene import (
     Scene,
     Solid,
 )
+from envs.render.tendon import LINKS
 
 # The colour of a geom or site that sets none of its own.
 _UNSET = np.array([0.5, 0.5, 0.5, 1.0], np.float32)

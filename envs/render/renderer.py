@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 from envs._mjx import MjModel
-from envs.render_light import light
-from envs.render_pattern import checks, sky_share
-from envs.render_pose import Data, Pose, read_pose, to_camera
-from envs.render_read import read_scene
-from envs.render_shapes import Frame, Rays, depth, normal
+from envs.render.lighting import light
+from envs.render.patterns import checks, sky_share
+from envs.render.pose import Data, Pose, read_pose, to_camera
+from envs.render.read_model import read_scene
+from envs.render.shapes import Frame, Rays, depth, normal
 
 # What a ray meets that meets nothing: farther than any depth.
 _NOTHING = np.int32(np.iinfo(np.int32).max)

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from envs.render_pose import Pose, to_camera
-from envs.render_scene import Light, Scene
-from envs.render_shapes import inner
+from envs.render.pose import Pose, to_camera
+from envs.render.scene import Light, Scene
+from envs.render.shapes import inner
 
 type Triple = Sequence[Float[Array, "*rays"]]
 

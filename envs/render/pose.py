@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from envs._mjx import mjx, mujoco
-from envs.render_cord import links
-from envs.render_scene import Mount, Scene
+from envs.render.scene import Mount, Scene
+from envs.render.tendon import links
 
 if TYPE_CHECKING:
     type Data = Any
