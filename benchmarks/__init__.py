@@ -3,6 +3,15 @@
 `python -m benchmarks` lists them.
 """
 
+import sys
+
+from train.errors import guard_process
+
+# True while `python -m benchmarks.x` looks for its module: before that imports JAX and
+# MuJoCo, which may fail because of what the shell asks of them.
+if sys.argv[:1] == ["-m"]:
+    guard_process()
+
 BENCHMARKS = {
     "curves": "learning curves of finished or running runs, as a picture and as JSON",
     "env_parity": "one control step of every task against dm_control's",

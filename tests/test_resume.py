@@ -1,5 +1,6 @@
 """Run directories that look like a run and are none, or another."""
 
+import json
 import pathlib
 
 import pytest
@@ -28,6 +29,16 @@ def test_a_record_without_checkpoints_is_that_of_a_run(trained):
     assert "--seed: 0 -> 1" in said
     (trained / "metrics.jsonl").write_text("")  # nothing was trained
     assert check_resume(configured("--seed 1"), trained) == []
+
+
+def test_other_settings_of_jax_are_named(trained):
+    settings = {"JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_GONE_SINCE": 3}
+    start = json.dumps({"settings": settings, "compiler": {}})
+    (trained / "starts.jsonl").write_text(start + "\n")
+    with pytest.raises(UserError, match=r"JAX \(JAX_DEFAULT_PRNG_IMPL: rbg -> three"):
+        check_resume(configured(""), trained)
+    said = check_resume(configured("--allow-changes"), trained)
+    assert "JAX_DEFAULT_PRNG_IMPL: rbg -> threefry2x32" in said
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"algorithm": "ppo"}', "[" * 10**5])

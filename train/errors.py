@@ -4,8 +4,12 @@ import contextlib
 import os
 import pathlib
 import sys
+import types
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import NamedTuple, TextIO
+
+from train.streams import encodable, prepare_streams
+from train.surroundings import blamed
 
 
 class UserError(Exception):
@@ -30,7 +34,7 @@ def printable(text: str) -> str:
     )
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """What an error says, on one line."""
     return printable(" ".join(str(error).split()))
 
@@ -66,31 +70,56 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def tell(line: str, file: TextIO) -> None:
-    """Print a line; where it cannot be written, on a full disk say, go on without."""
-    with contextlib.suppress(OSError):
-        print(printable(line), file=file, flush=True)
+def tell(line: str, file: TextIO | None) -> None:
+    """Print a line; where it cannot be written, on a full disk say, go on without.
+
+    Letters that the terminal does not know are shown in ASCII; None is a closed stream.
+    """
+    if file is None:
+        return
+    with contextlib.suppress(OSError, ValueError):  # ValueError: the file is closed
+        text = encodable(printable(line), getattr(file, "encoding", None))
+        print(text, file=file, flush=True)
+
+
+class Ending(NamedTuple):
+    """How a program ends after an error: the line on stderr, and the exit code."""
+
+    line: str
+    code: int
+
+
+def ending(error: BaseException) -> Ending | None:
+    """How an error is answered on the command line; None for a fault of the program."""
+    if isinstance(error, UserError):
+        return Ending(f"error: {one_line(error)}", 2)
+    # JAX's own errors are RuntimeErrors.
+    full = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    if full or isinstance(error, MemoryError):
+        return Ending(f"out of memory: {one_line(error)[:200]}", 1)
+    line = blamed(error) if isinstance(error, Exception) else None
+    return Ending(f"error: {' '.join(line.split())}", 2) if line else None
 
 
 def guarded(run: Callable[[], int], stopped: str = "stopped") -> int:
     """The exit code of a program, with what goes wrong in it as one line on stderr.
 
-    That is 2 for a `UserError`, 1 where the device's memory is used up, 130 for Ctrl-C,
-    which is answered with `stopped`. Other errors are raised.
+    That is 2 for a `UserError` or an environment variable that cannot be served, 1
+    where memory is used up, 130 for Ctrl-C, which is answered with `stopped`. Other
+    errors are raised. What is printed meanwhile never ends the program (`streams`).
     """
+    prepare_streams()
     try:
         return run()
-    except UserError as error:
-        tell(f"error: {one_line(error)}", sys.stderr)
-        return 2
     except KeyboardInterrupt:
         tell(stopped, sys.stderr)
         return 130
-    except RuntimeError as error:  # JAX's own is one
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except Exception as error:
+        answer = ending(error)
+        if answer is None:
             raise
-        tell(f"out of memory: {one_line(error)[:200]}", sys.stderr)
-        return 1
+        tell(answer.line, sys.stderr)
+        return answer.code
     finally:
         # What could not be written would be tried again at exit, and change its code.
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
@@ -98,3 +127,20 @@ def guarded(run: Callable[[], int], stopped: str = "stopped") -> int:
                 stream.flush()
             except OSError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
+def guard_process() -> None:
+    """`guarded` for a whole process, the imports of its main module included."""
+    prepare_streams()
+    sys.excepthook = _answer
+
+
+def _answer(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    answer = ending(error)
+    if answer is None:
+        sys.__excepthook__(kind, error, trace)
+        return
+    tell(answer.line, sys.stderr)
+    raise SystemExit(answer.code)

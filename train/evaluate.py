@@ -14,7 +14,7 @@ import tyro
 from train import record
 from train.cli import read_words
 from train.config import MAX_COUNT, Config, Count
-from train.errors import UserError, guarded, printable
+from train.errors import UserError, guarded, printable, tell
 from train.fields import Range, did_you_mean
 
 PROGRAM = "python -m train.evaluate"
@@ -142,7 +142,7 @@ def run(argv: Sequence[str]) -> int:
 
 def say(name: str, condition: str, score: Any) -> None:
     """Print one line of the table."""
-    print(" ".join(filter(None, (f"{name:<12}", condition, str(score)))), flush=True)
+    tell(" ".join(filter(None, (f"{name:<12}", condition, str(score)))), sys.stdout)
 
 
 def table(name: str, conditions: Any, scores: Sequence[Any]) -> list[dict[str, Any]]:

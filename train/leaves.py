@@ -85,12 +85,22 @@ def check_same(
     if differing:
         first = differing[0]
         others = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+        remedy = "the flags it was trained with (config.json beside it)"
+        kinds = [{_kind(s.get(n)) for s in (saved, wanted)} for n in differing]
+        kinds = [pair for pair in kinds if len(pair) == 2]
+        if any(all("key<" in kind for kind in pair) for pair in kinds):
+            remedy = "the JAX_DEFAULT_PRNG_IMPL it was trained with (starts.jsonl)"
+        elif any("64" in kind for pair in kinds for kind in pair):
+            remedy = "the JAX_ENABLE_X64 it was trained with (starts.jsonl)"
         raise CheckpointMismatch(
             f"{directory}: does not fit this run: leaf {first} is "
             f"{show(saved.get(first))} in the checkpoint and {show(wanted.get(first))} "
-            f"here{others}; use the flags it was trained with (config.json beside it), "
-            "or another --logdir"
+            f"here{others}; use {remedy}, or another --logdir"
         )
+
+
+def _kind(spec: Mapping[str, Any] | None) -> str:
+    return "" if spec is None else str(spec["dtype"])
 
 
 def tree_bytes(tree: PyTree) -> int:

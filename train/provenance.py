@@ -30,6 +30,22 @@ _DISTRIBUTIONS = (
     "mujoco-mjx",
     "numpy",
 )
+# JAX's settings that change numbers, by the environment variables that set them.
+_SETTINGS = (
+    "JAX_ENABLE_X64",
+    "JAX_DEFAULT_PRNG_IMPL",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_RANDOM_SEED_OFFSET",
+    "JAX_THREEFRY_PARTITIONABLE",
+    "JAX_HIGH_DYNAMIC_RANGE_GUMBEL",
+    "JAX_SOFTMAX_CUSTOM_JVP",
+    "JAX_ACCURATE_ERF_INV",
+    "JAX_ALLOW_F16_REDUCTIONS",
+    "JAX_DISABLE_JIT",
+    "JAX_OPTIMIZATION_LEVEL",
+)
+_COMPILER = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+"""Environment variables that the compilers read."""
 
 
 def provenance(*, with_device: bool = True) -> dict[str, Any]:
@@ -46,7 +62,8 @@ def provenance(*, with_device: bool = True) -> dict[str, Any]:
     environment variable SMOOTH_DREAMER_COMMIT says, or `None`),
     `modified` (whether tracked files differ from that commit; `None` without one),
     `versions`, `machine` (`cpu`, `cores` this process may use, `memory_gib`, `system`,
-    and `devices`, one entry a device, where asked for) and `command`.
+    and `devices`, one entry a device, where asked for), `settings` and `compiler` (see
+    `jax_settings`, `compiler_flags`) and `command`.
     """
     checkout = _is_checkout()
     commit = _git("rev-parse", "HEAD") if checkout else os.environ.get(COMMIT)
@@ -71,7 +88,35 @@ def provenance(*, with_device: bool = True) -> dict[str, Any]:
         "modified": None if status is None else bool(status),
         "versions": {"python": platform.python_version(), **_versions()},
         "machine": machine,
+        "settings": jax_settings() if with_device else {},
+        "compiler": compiler_flags(),
         "command": command_line(),
+    }
+
+
+def jax_settings() -> dict[str, Any]:
+    """JAX's settings that change numbers, by their environment variables.
+
+    A setting that this version of JAX does not have is left out. Values are what JSON
+    holds: `False`, `"threefry2x32"`, `None`.
+    """
+    import jax
+
+    values = {name: getattr(jax.config, name.lower(), ...) for name in _SETTINGS}
+    plain = (bool, int, float, str, type(None))
+    return {
+        name: value if isinstance(value, plain) else str(value)
+        for name, value in values.items()
+        if value is not ...
+    }
+
+
+def compiler_flags() -> dict[str, str]:
+    """Environment variables with flags for the compilers, without folders."""
+    return {
+        name: " ".join(_without_folders(word) for word in os.environ[name].split())
+        for name in _COMPILER
+        if os.environ.get(name)
     }
 
 
@@ -135,12 +180,12 @@ def _git(*arguments: str) -> str | None:
         done = subprocess.run(
             ["git", "-C", str(_ROOT), *arguments],
             capture_output=True,
-            text=True,
             check=False,
         )
-    except FileNotFoundError:
+    except OSError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    # As file names are decoded, whatever the locale: a folder may have an umlaut.
+    return os.fsdecode(done.stdout).strip() if done.returncode == 0 else None
 
 
 def _cpu_model() -> str:

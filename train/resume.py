@@ -1,11 +1,14 @@
 """Whether a run directory is one that this command may go on with."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from train import record
 from train.checkpoint import Checkpointer
 from train.config import Config
 from train.errors import UserError, logdir_errors
+from train.provenance import compiler_flags, jax_settings
 
 
 def check_resume(config: Config, run_dir: Path) -> list[str]:
@@ -52,4 +55,40 @@ def check_resume(config: Config, run_dir: Path) -> list[str]:
             f"({'; '.join(difference.refused)}); allowed: another --logdir, or "
             "--allow-changes"
         )
-    return difference.allowed + difference.refused if trained else []
+    if not trained:
+        return []
+    settings = changed_settings(run_dir)
+    if settings.refused and not config.allow_changes:
+        raise UserError(
+            f"--logdir {run_dir} holds a run with other settings of JAX "
+            f"({'; '.join(settings.refused)}); allowed: these environment variables as "
+            "they were, another --logdir, or --allow-changes"
+        )
+    found = (difference.allowed, difference.refused, settings.allowed, settings.refused)
+    return [line for lines in found for line in lines]
+
+
+def changed_settings(run_dir: Path) -> record.Difference:
+    """What differs in JAX's settings from the last start, as `NAME: old -> new`.
+
+    Settings that change types or random numbers are among the refused ones, flags of
+    the compilers among the allowed ones. A start that recorded none is not compared.
+    """
+    try:
+        lines = (run_dir / "starts.jsonl").read_text(encoding="utf-8").splitlines()
+        last = json.loads(lines[-1])
+        before, flags = dict(last["settings"]), dict(last["compiler"])
+    except (OSError, ValueError, IndexError, KeyError, TypeError):
+        return record.Difference([], [])
+
+    def lines_of(old: dict[str, Any], new: dict[str, Any], names: list[str]):
+        changed = [name for name in names if old.get(name) != new.get(name)]
+        return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in changed]
+
+    after, compiler = jax_settings(), compiler_flags()
+    # Another version of JAX may have other settings.
+    both = [name for name in before if name in after]
+    return record.Difference(
+        allowed=lines_of(flags, compiler, sorted({*flags, *compiler})),
+        refused=lines_of(before, after, both),
+    )

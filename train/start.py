@@ -2,6 +2,7 @@
 
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,18 +25,35 @@ from train.state import compute_dtype, init_agent
 MIB = 1 << 20
 
 
-def enable_compilation_cache() -> Path:
+def enable_compilation_cache() -> str:
     """Keep compiled programs on disk, so that the next start takes seconds.
 
     Honours JAX_COMPILATION_CACHE_DIR; otherwise the folder is `smooth-dreamer/jax` in
-    the user's cache directory.
+    the user's cache directory. Without a folder that can be written there is no cache.
+
+    Returns:
+        The folder, or why there is none.
     """
-    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(given) if given else home / "smooth-dreamer" / "jax"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    obstacle = None
+    if not folder:
+        try:
+            home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            folder = str(home / "smooth-dreamer" / "jax")
+        except RuntimeError:  # containers: a user id without an entry in passwd
+            obstacle = "no home directory"
+    if folder and "://" not in folder:  # JAX takes addresses of buckets too
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            obstacle = f"{folder} cannot be written: {error.strerror}"
+    jax.config.update("jax_compilation_cache_dir", None if obstacle else folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    return folder
+    if obstacle:
+        return f"none ({obstacle}; JAX_COMPILATION_CACHE_DIR names another folder)"
+    return str(folder)
 
 
 class Penalty(NamedTuple):
@@ -198,7 +216,7 @@ def describe(
     preset_reason: str,
     penalty: Penalty,
     placement: Placement,
-    cache: Path,
+    cache: str,
 ) -> list[str]:
     """The lines printed before anything compiles."""
     platform = jax.default_backend()
