@@ -1,16 +1,18 @@
 """The one entry point of the row-wise Jacobian penalty."""
 
 import difflib
+import inspect
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from kernels import tiling
-from kernels.forward import Settings, Weights
-from kernels.gram import gram_penalty, gram_penalty_mean
+from kernels.gram.forward import Settings, Weights
+from kernels.gram.penalty import gram_penalty, gram_penalty_mean
 from kernels.head import ACTIVATION_NAMES, Activation, CategoricalHead
+from kernels.pallas import tiling
 from kernels.probes import PROBE_KINDS, ProbeKind, sample_probes
 from kernels.reference import reference_penalty
 
@@ -77,68 +79,44 @@ def jacobian_penalty(
     that do not fit, probes out of range, an unknown name, or "pallas" where the kernel
     cannot run.
     """
-    settings, epsilon = _prepare(
-        u, head, key, classes, unimix, activation, probes, probe_kind,
+    return _apply(
+        gram_penalty, u, head, key, classes, unimix, activation, probes, probe_kind,
         implementation, preactivation, interpret,
     )  # fmt: skip
-    if implementation == "reference":
-        return reference_penalty(
-            u,
-            head,
-            epsilon,
-            unimix=unimix,
-            activation=activation,
-            preactivation=preactivation,
-        )
-    return gram_penalty(settings, _weights(u, head, preactivation), epsilon)
 
 
-def jacobian_penalty_mean(
-    u: Float[Array, "n d"],
-    head: CategoricalHead,
-    key: PRNGKeyArray | None,
-    *,
-    classes: int,
-    unimix: float = 0.01,
-    activation: Activation = "silu",
-    probes: int | None = None,
-    probe_kind: ProbeKind = "rademacher",
-    implementation: Implementation = "xla",
-    preactivation: Float[Array, "n h"] | None = None,
-    interpret: bool = False,
-) -> Float[Array, ""]:
+_PARAMETERS = inspect.signature(jacobian_penalty)
+
+
+def _same_parameters[**P](
+    _: Callable[P, Array],
+) -> Callable[[Callable[..., Array]], Callable[P, Array]]:
+    """Give a function the parameters of another, for type checkers and `help`."""
+
+    def decorate(function: Callable[..., Array]) -> Callable[P, Array]:
+        result = inspect.signature(function).return_annotation
+        signature = _PARAMETERS.replace(return_annotation=result)
+        function.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+        return function
+
+    return decorate
+
+
+@_same_parameters(jacobian_penalty)
+def jacobian_penalty_mean(*args: Any, **options: Any) -> Float[Array, ""]:
     """Mean of `jacobian_penalty` over the states: the form to train with.
 
     Same arguments and errors. Under differentiation the gradient is computed together
     with the value and only scaled in the backward pass, which saves a third of the work
     and all large intermediate arrays. (Algorithm 1, line 18: the sum divided by K·N.)
     """
-    settings, epsilon = _prepare(
-        u, head, key, classes, unimix, activation, probes, probe_kind,
-        implementation, preactivation, interpret,
-    )  # fmt: skip
-    if implementation == "reference":
-        return jnp.mean(
-            reference_penalty(
-                u,
-                head,
-                epsilon,
-                unimix=unimix,
-                activation=activation,
-                preactivation=preactivation,
-            )
-        )
-    return gram_penalty_mean(settings, _weights(u, head, preactivation), epsilon)
+    given = _PARAMETERS.bind(*args, **options)
+    given.apply_defaults()
+    return _apply(gram_penalty_mean, *given.arguments.values())
 
 
-def _weights(u: Array, head: CategoricalHead, preactivation: Array | None) -> Weights:
-    a = preactivation
-    if a is None:
-        a = u @ head.w_in.astype(u.dtype) + head.b_in.astype(u.dtype)[None]
-    return Weights(a, head.w_in, head.scale, head.w_out, head.b_out)
-
-
-def _prepare(
+def _apply(
+    gram_form: Callable[[Settings, Weights, Array], Array],
     u: Array,
     head: CategoricalHead,
     key: PRNGKeyArray | None,
@@ -150,8 +128,8 @@ def _prepare(
     implementation: Implementation,
     preactivation: Array | None,
     interpret: bool,
-) -> tuple[Settings, Array]:
-    """Checks the arguments eagerly; returns the static settings and the probes."""
+) -> Array:
+    """Check the arguments eagerly, draw the probes, call the implementation."""
     _check_name("activation", activation, ACTIVATION_NAMES)
     _check_name("probe_kind", probe_kind, PROBE_KINDS)
     _check_name("implementation", implementation, IMPLEMENTATIONS)
@@ -184,7 +162,21 @@ def _prepare(
         classes=classes,
         dtype=settings.wide,
     )
-    return settings, epsilon
+    if implementation == "reference":
+        values = reference_penalty(
+            u,
+            head,
+            epsilon,
+            unimix=unimix,
+            activation=activation,
+            preactivation=preactivation,
+        )
+        return jnp.mean(values) if gram_form is gram_penalty_mean else values
+    a = preactivation
+    if a is None:
+        a = u @ head.w_in.astype(u.dtype) + head.b_in.astype(u.dtype)[None]
+    weights = Weights(a, head.w_in, head.scale, head.w_out, head.b_out)
+    return gram_form(settings, weights, epsilon)
 
 
 def _check_name(argument: str, value: Any, names: tuple[str, ...]) -> None:

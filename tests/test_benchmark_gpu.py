@@ -25,7 +25,8 @@ from benchmarks.gpu.kernel_checks import (
 )
 from benchmarks.measure.device_time import Peak, chain, floor, peak_of
 from benchmarks.op.cases import SHAPES, HeadShape, Probes
-from kernels import pallas_gpu, tiling
+from kernels.pallas import kernel as pallas_gpu
+from kernels.pallas import tiling
 
 TINY = HeadShape(d=16, h=64, k=2, c=4)
 

@@ -249,7 +249,9 @@ def test_value_does_not_depend_on_how_rows_are_blocked(getkey, monkeypatch):
 
     wanted = grads()
     for block in (2, 3, 6):
-        monkeypatch.setattr("kernels.rows._row_block", lambda *_, block=block: block)
+        monkeypatch.setattr(
+            "kernels.gram.rows._row_block", lambda *_, block=block: block
+        )
         assert_close(grads(), wanted, 1e-5)
 
 

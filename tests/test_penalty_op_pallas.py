@@ -21,9 +21,9 @@ from kernels import (
     jacobian_penalty,
     jacobian_penalty_mean,
     kernel_obstacle,
-    pallas_gpu,
-    tiling,
 )
+from kernels.pallas import kernel as pallas_gpu
+from kernels.pallas import tiling
 
 KERNEL_FUNCTION = f"{pallas_gpu.KERNEL_NAME}_mosaic_gpu"
 """Defined once in the program of every kernel call."""

@@ -10,7 +10,7 @@ from core.agent import Agent
 from core.penalty import PenaltyOptions
 from core.returns import ReturnScale
 from core.world_model import Sequence
-from kernels import pallas_gpu
+from kernels.pallas import kernel as pallas_gpu
 from train.cli import parse
 from train.optimizer import make_optimizer
 from train.state import Learner

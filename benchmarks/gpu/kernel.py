@@ -33,7 +33,9 @@ from benchmarks.op.cases import (
     rows_bytes,
     rows_flops,
 )
-from kernels import Implementation, kernel_obstacle, pallas_gpu, tiling
+from kernels import Implementation, kernel_obstacle
+from kernels.pallas import kernel as pallas_gpu
+from kernels.pallas import tiling
 
 ROUNDS = 11
 ITEM_SECONDS = 15.0

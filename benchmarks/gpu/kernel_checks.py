@@ -16,13 +16,9 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from benchmarks.op.cases import SHAPES, HeadShape, Probes, random_inputs
-from kernels import (
-    Implementation,
-    jacobian_penalty,
-    jacobian_penalty_mean,
-    pallas_gpu,
-)
-from kernels.tiling import Tiling
+from kernels import Implementation, jacobian_penalty, jacobian_penalty_mean
+from kernels.pallas import kernel as pallas_gpu
+from kernels.pallas.tiling import Tiling
 
 NARROW, WIDE = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)
 ROWS_TOLERANCE = {NARROW: 4e-3, WIDE: 2e-5}

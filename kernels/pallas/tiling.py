@@ -1,4 +1,4 @@
-"""Where the fused GPU kernel (`kernels.pallas_gpu`) can run, and how it is cut there.
+"""Where the fused GPU kernel (`kernels.pallas.kernel`) can run, and its block sizes.
 
 Nothing here imports Pallas: asking costs nothing.
 """

@@ -1,6 +1,6 @@
 """The row products of the penalty as one fused kernel for NVIDIA Hopper GPUs.
 
-`kernels.rows` needs, for every row i of every state, ``v = W_i δ_i``,
+`kernels.gram.rows` needs, for every row i of every state, ``v = W_i δ_i``,
 ``y = D⊙v − k a``, ``x = G y`` and from them y, D⊙x and Σ_i x⊙v. XLA makes four passes
 over arrays with H entries a row; here v and x live in registers and nothing but the
 results is written.
@@ -27,8 +27,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, DTypeLike, Float
 
-from kernels.sharding import pad
-from kernels.tiling import (
+from kernels.pallas.tiling import (
     CLASSES,
     PARTS,
     STATES,
@@ -37,6 +36,7 @@ from kernels.tiling import (
     default_tiling,
     padded,
 )
+from kernels.sharding import pad
 
 KERNEL_NAME = "jacobian_penalty_rows"
 

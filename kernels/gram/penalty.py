@@ -12,7 +12,7 @@ formed. With ``r`` the inverse RMS of ``a``, ``n = s⊙a·r``, ``D = s·r⊙φ'(
 
 Only v, y and x have H entries a row. The inner products that RMSNorm asks for are taken
 in the C-dimensional space of δ, where they are cheap: <D⊙a, v_i> = <δ_i, W_iᵀ(D⊙a)>,
-and f_i = <a, x_i> likewise from G a. So one loop over rows (`kernels.rows`) holds all
+and f_i = <a, x_i> likewise from G a. One loop over rows (`kernels.gram.rows`) has all
 the large products, and everything else costs as much as one ordinary layer.
 
 `docs/penalty.md` derives the backward pass.
@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.forward import Forward, Settings, Weights, forward
-from kernels.rows import RowProducts, row_products, sum_xv
+from kernels.gram.forward import Forward, Settings, Weights, forward
+from kernels.gram.rows import RowProducts, row_products, sum_xv
 
 
 def _value(fwd: Forward, xv: Array) -> Float[Array, " n"]:

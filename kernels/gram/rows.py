@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.forward import Forward, Settings
+from kernels.gram.forward import Forward, Settings
 from kernels.sharding import over_states
 
 CPU_STEP_ENTRIES = 2**18
@@ -108,11 +108,10 @@ def _rows(
     settings: Settings, fwd: Forward, delta: Array, k: Array, w: Array
 ) -> RowArrays:
     if settings.kernel:
-        from kernels import pallas_gpu  # a second to import, and not built everywhere
+        # Takes a second to import, and is not built on every platform.
+        from kernels.pallas.kernel import row_arrays
 
-        run = partial(
-            pallas_gpu.row_arrays, dtype=settings.operand, interpret=settings.interpret
-        )
+        run = partial(row_arrays, dtype=settings.operand, interpret=settings.interpret)
         return RowArrays(
             *over_states(run, delta, k[..., 0], w, fwd.gate, fwd.a, fwd.gram)
         )

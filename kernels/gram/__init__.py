@@ -1,0 +1,1 @@
+"""The penalty through the Gram matrix of the first layer, in plain JAX."""

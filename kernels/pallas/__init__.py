@@ -1,0 +1,1 @@
+"""The fused row products for NVIDIA Hopper GPUs (Pallas, Mosaic GPU)."""
