@@ -6,7 +6,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from core.dists import BoundedNormal, TwoHot
 from core.heads import PolicyHead, TwoHotHead
@@ -70,18 +70,34 @@ def imagine(
     are added up once, and not in every step.
     """
     model, slow_value, starts = _stop((model, slow_value, starts))
-    act_key, prior_key = jax.random.split(key)
-    batch = starts.deter.shape[:-1]
-    uniforms = jax.random.uniform(prior_key, (length, *batch, model.rssm.rows))
-    shape = (*batch, policy.mean.bias.size)
+    batch = length, *starts.deter.shape[:-1]
     # In bfloat16 there would be 128 different numbers, not even symmetric.
     dtype = jnp.promote_types(starts.deter.dtype, jnp.float32)
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(
-        jax.random.split(act_key, length)
+    noise, uniforms = random_numbers(
+        key, (*batch, policy.mean.bias.size), (*batch, model.rssm.rows), dtype
     )
     roll_out = partial(_roll_out, heads_at_once=heads_at_once)
     rollouts = divided(roll_out, (None, None, None, None, 0, 1, 1), 1)
     return rollouts(model, policy, value, slow_value, starts, noise, uniforms)
+
+
+def random_numbers(
+    key: PRNGKeyArray,
+    noise_shape: tuple[int, ...],
+    uniforms_shape: tuple[int, ...],
+    dtype: DTypeLike,
+) -> tuple[Float[Array, "time *batch action"], Float[Array, "time *batch rows"]]:
+    """All randomness of rollouts, time first: it draws the actions, and every z.
+
+    Returns:
+        Standard normal numbers of type `dtype`, and uniform ones from [0, 1).
+    """
+    act_key, prior_key = jax.random.split(key)
+    length, *shape = noise_shape
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(
+        jax.random.split(act_key, length)
+    )
+    return noise, jax.random.uniform(prior_key, uniforms_shape)
 
 
 def _roll_out(
