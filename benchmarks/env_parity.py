@@ -31,8 +31,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 import envs
+from benchmarks.cli import QUICK, publish
 from train.errors import UserError, one_line_errors
-from train.provenance import write_result
 
 PRECISIONS = ("float64", "float32")
 PARTS = ("state", "observation", "reward")
@@ -209,14 +209,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             ask = functools.partial(in_own_process, tasks=tasks, states=states)
             by_precision = dict(zip(PRECISIONS, pool.map(ask, PRECISIONS), strict=True))
         found = {t: {p: by_precision[p][t] for p in PRECISIONS} for t in tasks}
-        print(table(found))
-        title, what = "One control step against dm_control", "a measurement"
-        if options.quick:
-            print("--quick: a check of the machinery, no measurement")
-            what = "a check of the machinery"
-            title += f": {what}"
-        result = {"what": what, "states": states, "tasks": found}
-        save(options, result, draw(found, title))
+        title = "One control step against dm_control"
+        title += f": {QUICK}" if options.quick else ""
+        result = {"states": states, "tasks": found}
+        publish(options, result, table(found), lambda: draw(found, title))
     return 0
 
 
@@ -235,26 +231,6 @@ def chosen_tasks(asked: Sequence[str] | None, default: Sequence[str]) -> list[st
         if found[-1] not in envs.TASKS:
             raise UserError(f"--tasks {name}: allowed: {', '.join(envs.TASKS)}")
     return found
-
-
-def save(options: argparse.Namespace, result: dict[str, Any], figure: Figure) -> None:
-    """Writes what `--json` and `--png` ask for.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
-    try:
-        if options.json is not None:
-            write_result(options.json, result)
-            print(f"wrote {options.json}")
-        if options.png is not None:
-            options.png.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(options.png)
-            print(f"drew {options.png}")
-    except OSError as error:
-        raise UserError(
-            f"{error.filename}: cannot be written ({error.strerror})"
-        ) from None
 
 
 def _load(task: str) -> Any:

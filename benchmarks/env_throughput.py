@@ -23,7 +23,8 @@ import jax
 from matplotlib.figure import Figure
 
 import envs
-from benchmarks.env_parity import chosen_tasks, save
+from benchmarks.cli import MEASURED, QUICK, publish
+from benchmarks.env_parity import chosen_tasks
 from benchmarks.measure.rollouts import ACTION_REPEAT, make, mjx_rollout, mujoco_rollout
 from benchmarks.measure.timing import Spread, interleave
 from envs import registry
@@ -195,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A program that was found in the cache would seem to compile in no time.
         jax.config.update("jax_enable_compilation_cache", False)
         found: list[Row] = []
+        tables: list[str] = []
         for task in tasks:
             # A line that is written over, where there is a terminal to write on.
             def say(text: str) -> None:
@@ -204,18 +206,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = measure(task, batches, rounds=rounds, seconds=seconds, say=say)
             say("")
             found += rows
-            print(f"\n{table(rows)}", flush=True)
+            print(f"{task}: measured", flush=True)
+            tables.append(table(rows))
             jax.clear_caches()
         checked = options.quick or options.rounds == 1
-        what = "a check of the machinery" if checked else "a measurement"
-        if options.quick:
-            print("\n--quick: a check of the machinery, no measurement")
         title = f"Environments on {cores()} CPU cores"
         if jax.default_backend() != "cpu":
             title = f"Environments on {jax.devices()[0].device_kind}"
-        title += f": {what}" if checked else ""
+        title += f": {QUICK}" if checked else ""
+        what = QUICK if checked else MEASURED
         result = {"what": what, "rounds": rounds, **record(found)}
-        save(options, result, draw(found, title))
+        text = "\n" + "\n\n".join(tables)
+        publish(options, result, text, lambda: draw(found, title))
     return 0
 
 

@@ -18,6 +18,7 @@ Linux only.
 
 import argparse
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -31,8 +32,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.cli import publish
 from train import jsonl
-from train.provenance import write_result
+from train.errors import UserError
 
 WARM_UP = 0.25
 """Share of the time that is not judged: the replay fills, the allocator settles."""
@@ -242,29 +244,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             samples, ticks, first = watch(words, run_dir, minutes)
         warm = first + WARM_UP * minutes
         verdicts = judge(samples, ticks, warm=warm)
-        for verdict in verdicts:
-            print(verdict)
-        if options.quick:
-            print("--quick: a check of the machinery, no measurement")
         parts = speeds(samples, ticks, first, samples[-1].minute)
-        if options.json is not None:
-            what = "a check of the machinery" if options.quick else "a measurement"
-            result: dict[str, Any] = {
-                "what": what,
-                "flags": words,
-                "minutes": minutes,
-                "warm_up_minutes": warm,
-                "verdicts": [verdict._asdict() for verdict in verdicts],
-                "samples": [sample._asdict() for sample in samples],
-                "steps_per_cpu_second": [{"minute": m, "value": r} for m, r in parts],
-            }
-            write_result(options.json, result, with_device=False)
-            print(f"wrote {options.json}")
-        if options.png is not None:
-            options.png.parent.mkdir(parents=True, exist_ok=True)
-            draw(samples, parts, warm=warm).savefig(options.png)
-            print(f"drew {options.png}")
-    except (OSError, RuntimeError, ValueError) as error:
+        result: dict[str, Any] = {
+            "flags": words,
+            "minutes": minutes,
+            "warm_up_minutes": warm,
+            "verdicts": [verdict._asdict() for verdict in verdicts],
+            "samples": [sample._asdict() for sample in samples],
+            "steps_per_cpu_second": [{"minute": m, "value": r} for m, r in parts],
+        }
+        text = "\n".join(str(verdict) for verdict in verdicts)
+        drawn = functools.partial(draw, samples, parts, warm=warm)
+        publish(options, result, text, drawn, with_device=False)
+    except (OSError, RuntimeError, ValueError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0 if options.quick or all(verdict.kept for verdict in verdicts) else 1

@@ -150,21 +150,21 @@ def test_a_fault_of_the_program_keeps_its_traceback():
 
 
 def test_settings_of_jax_are_recorded_and_compared(tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/home/me/dump --xla_x=1")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_dump_to=/scratch/dump --xla_x=1")
     found = provenance.provenance()
     assert found["settings"]["JAX_ENABLE_X64"] is False
     assert found["settings"]["JAX_DEFAULT_PRNG_IMPL"] == "threefry2x32"
     assert found["settings"]["JAX_DEFAULT_MATMUL_PRECISION"] is None
-    assert found["compiler"] == {"XLA_FLAGS": "--xla_dump_to=dump --xla_x=1"}
+    assert found["compiler"] == {"LIBTPU_INIT_ARGS": "--xla_dump_to=dump --xla_x=1"}
 
     starts = tmp_path / "starts.jsonl"
     assert resume.changed_settings(tmp_path) == ([], [])
     starts.write_text("{}\n" + json.dumps(found) + "\n")
     assert resume.changed_settings(tmp_path) == ([], [])
-    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.delenv("LIBTPU_INIT_ARGS")
     found["settings"]["JAX_ENABLE_X64"] = True
     starts.write_text(json.dumps(found) + "\n")
     assert resume.changed_settings(tmp_path) == (
-        ["XLA_FLAGS: --xla_dump_to=dump --xla_x=1 -> None"],
+        ["LIBTPU_INIT_ARGS: --xla_dump_to=dump --xla_x=1 -> None"],
         ["JAX_ENABLE_X64: True -> False"],
     )

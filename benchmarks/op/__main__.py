@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from benchmarks.cli import publish
 from benchmarks.measure.timing import Spread
 from benchmarks.op.cases import (
     SHAPES,
@@ -24,12 +25,17 @@ from benchmarks.op.cases import (
 from benchmarks.op.measure import STATES, cases, measure
 from benchmarks.op.report import PRODUCT, Row, draw, record, table
 from kernels import kernel_obstacle
-from train.provenance import write_result
+from train.errors import guarded
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 2 where a file cannot be written."""
     options = _parser().parse_args(argv)
+    return guarded(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, write, print, draw."""
     dtype = jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
     names = list(SHAPES) if options.shape == "both" else [options.shape]
     counts, rounds = STATES, options.rounds or 9
@@ -55,24 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             found += new
             products += product
     product = Spread.of([2e-9 * PRODUCT**3 / seconds for seconds in products])
-    print(f"\n{table(found, product)}\n")
-    for what, why in left_out.items():
-        print(f"not measured: {what}: {why}")
-    if options.quick:
-        print("--quick: a check of the machinery, no measurement")
-    try:
-        if options.json is not None:
-            what = "a check of the machinery" if options.quick else "a measurement"
-            result = record(found, product, left_out, dtype.name)
-            write_result(options.json, {"what": what, "rounds": rounds, **result})
-            print(f"wrote {options.json}")
-        if options.png is not None:
-            options.png.parent.mkdir(parents=True, exist_ok=True)
-            draw(found).savefig(options.png)
-            print(f"drew {options.png}")
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    missing = (f"not measured: {what}: {why}" for what, why in left_out.items())
+    result = {"rounds": rounds, **record(found, product, left_out, dtype.name)}
+    text = "\n".join(["", table(found, product), "", *missing])
+    publish(options, result, text, lambda: draw(found))
     return 0
 
 

@@ -16,12 +16,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from matplotlib.figure import Figure
 
 import envs
+from benchmarks.cli import publish
 from benchmarks.op import __main__ as op
 from benchmarks.overhead import profile as overhead_profile
 from benchmarks.overhead import variance
@@ -32,10 +33,17 @@ from train.config import Config
 from train.errors import UserError
 from train.evaluate import read_config
 from train.presets import build, preset_values
-from train.provenance import write_result
 from train.scoring import load_agents
 from train.start import make_env
 from train.state import init_agent
+
+
+class Outcome(NamedTuple):
+    """What was measured: for `--json`, for the terminal and for `--png`."""
+
+    result: dict[str, Any]
+    text: str
+    draw: Callable[[], Figure]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,27 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return op.main([word for word in words if word != "--op"])
     options = _parser().parse_args(words)
     try:
-        what = "a check of the machinery" if options.quick else "a measurement"
         run = measure_variance if options.variance else measure_steps
         if options.profile is not None:
             run = measure_profile
-        result, figure = run(options)
-        if options.quick:
-            print("--quick: small shapes, a check of the machinery, no measurement")
-        if options.json is not None:
-            write_result(options.json, {"what": what, **result})
-            print(f"wrote {options.json}")
-        if options.png is not None:
-            options.png.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(options.png)
-            print(f"drew {options.png}")
+        publish(options, *run(options))
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def measure_steps(options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
+def measure_steps(options: argparse.Namespace) -> Outcome:
     """The table of step times: printed, and as JSON and picture."""
     if options.run is not None:
         raise UserError(f"--run {options.run}: only with --variance")
@@ -75,11 +73,11 @@ def measure_steps(options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
         classes=config.model.classes, every=options.all, quick=options.quick
     )
     baseline, found = measure(Bench(config), rows, rounds=rounds)
-    print(table(baseline, found))
-    return record(config, baseline, found), draw(found)
+    text = table(baseline, found)
+    return Outcome(record(config, baseline, found), text, lambda: draw(found))
 
 
-def measure_profile(options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
+def measure_profile(options: argparse.Namespace) -> Outcome:
     """Traces of some steps, in the folder that was asked for, summed up by scope."""
     if options.variance or options.run is not None:
         raise UserError("--profile: not together with --variance and --run")
@@ -92,14 +90,15 @@ def measure_profile(options: argparse.Namespace) -> tuple[dict[str, Any], Figure
 
     rows = overhead_profile.programs(quick=options.quick)
     found = overhead_profile.measure(compiled, rows, options.profile)
-    print(overhead_profile.table(found))
-    print(f"wrote traces: tensorboard --logdir {options.profile}")
-    return {"size": config.size, **overhead_profile.record(found)}, (
-        overhead_profile.draw(found)
+    text = f"wrote traces: tensorboard --logdir {options.profile}"
+    return Outcome(
+        {"size": config.size, **overhead_profile.record(found)},
+        f"{overhead_profile.table(found)}\n{text}",
+        lambda: overhead_profile.draw(found),
     )
 
 
-def measure_variance(options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
+def measure_variance(options: argparse.Namespace) -> Outcome:
     """The noise of the probes, at random weights and, given a run, at its weights."""
     if options.run is None:
         config = build(
@@ -136,9 +135,8 @@ def measure_variance(options: argparse.Namespace) -> tuple[dict[str, Any], Figur
         )
         for name, agent in agents.items()
     }
-    print(variance.table(found))
     result = variance.record(config, found) | {"batches": count, "trained_step": step}
-    return result, variance.draw(found)
+    return Outcome(result, variance.table(found), lambda: variance.draw(found))
 
 
 def _config(options: argparse.Namespace) -> Config:

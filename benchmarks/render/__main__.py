@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from matplotlib.figure import Figure
 
+from benchmarks.cli import QUICK, publish, save_figure
 from benchmarks.measure.timing import Spread, interleave
 from benchmarks.render.scenes import (
     DOMAINS,
@@ -33,7 +34,7 @@ from benchmarks.render.scenes import (
 from envs import perturb
 from envs.render import Renderer
 from envs.render.opengl import NoOpenGLError
-from train.provenance import write_result
+from train.errors import UserError
 
 QUICK_DOMAINS = ("cartpole", "finger", "walker")
 FRAMES = 64
@@ -243,21 +244,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             comparison = compare(domain, poses)
             found[domain] = (comparison, time_domain(domain, batches, rounds))
             print(f"{domain}: done", flush=True)
-        print(table(found))
-        if options.quick:
-            print("--quick: few poses and rounds, a check of the machinery")
-        if options.json is not None:
-            write_result(options.json, record(found, poses, options.quick))
-            print(f"wrote {options.json}")
         title = f"Drawing the tasks, jax on {jax.default_backend()}"
-        title += ": a check of the machinery" if options.quick else ""
-        drawn = functools.partial(draw, title=title)
-        for path, figure in ((options.png, drawn), (options.sheet, sheet)):
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                figure(found).savefig(path)
-                print(f"drew {path}")
-    except (NoOpenGLError, OSError) as error:
+        title += f": {QUICK}" if options.quick else ""
+        result = record(found, poses, options.quick)
+        publish(options, result, table(found), lambda: draw(found, title=title))
+        if options.sheet is not None:
+            save_figure("--sheet", options.sheet, sheet(found))
+    except (NoOpenGLError, OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -16,8 +16,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.cli import publish
 from benchmarks.theory.study import Study
-from train.provenance import write_result
+from train.errors import guarded
 
 STUDIES = {
     "bound": "Lemma 1 and Proposition 1: how loose (Section 3.1)",
@@ -58,6 +59,11 @@ class Reporter:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 2 where a file cannot be written."""
     options = _parser().parse_args(argv)
+    return guarded(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, write, print, draw."""
     names = list(STUDIES) if options.study == "all" else [options.study]
     start = time.perf_counter()
     found: dict[str, Study] = {}
@@ -69,28 +75,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         begun = time.perf_counter()
         found[name] = load(name).run(quick=options.quick, progress=report)
         seconds[name] = time.perf_counter() - begun
-        print(f"\n{found[name].tables}\n", flush=True)
-    what = "a check of the machinery" if options.quick else "a measurement"
-    if options.quick:
-        print("--quick: a check of the machinery, no measurement")
-    try:
-        if options.json is not None:
-            result = {
-                "what": what,
-                "studies": {
-                    name: {"seconds": round(seconds[name], 1), **study.entries}
-                    for name, study in found.items()
-                },
-            }
-            write_result(options.json, result)
-            print(f"wrote {options.json}")
-        if options.png is not None:
-            options.png.parent.mkdir(parents=True, exist_ok=True)
-            draw(found).savefig(options.png)
-            print(f"drew {options.png}")
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        report.say("done")
+    result = {
+        "studies": {
+            name: {"seconds": round(seconds[name], 1), **study.entries}
+            for name, study in found.items()
+        },
+    }
+    text = "\n\n".join(study.tables for study in found.values())
+    publish(options, result, f"\n{text}\n", lambda: draw(found))
     return 0
 
 

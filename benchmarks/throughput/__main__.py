@@ -16,6 +16,7 @@ as in training.
 
 import argparse
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import jax
 
+from benchmarks.cli import publish
 from benchmarks.throughput import scaling
 from benchmarks.throughput.measure import (
     Progress,
@@ -40,7 +42,6 @@ from train import cluster
 from train.config import Config
 from train.errors import UserError
 from train.presets import build, preset_values
-from train.provenance import write_result
 from train.sizes import SIZES
 
 TIMES = {"1m": 8, "12m": 4}
@@ -86,12 +87,13 @@ def measure(options: argparse.Namespace, sizes: list[str], seeds: list[int]) -> 
         + loop_work(loop_config, rounds=rounds)
     )
     traces = {}
+    lines: list[str] = []
     if options.profile is not None:
         for config in papers:
             found = profile(config, options.profile / config.size)
-            print(f"{config.size}: {trace_table(found)}")
+            lines.append(f"{config.size}: {trace_table(found)}")
             traces[config.size] = found
-        print(f"wrote traces: tensorboard --logdir {options.profile}")
+        lines.append(f"wrote traces: tensorboard --logdir {options.profile}")
     updates = [
         measure_update(config, times=count, rounds=rounds, progress=progress)
         for config, count in zip(papers, times, strict=True)
@@ -100,26 +102,18 @@ def measure(options: argparse.Namespace, sizes: list[str], seeds: list[int]) -> 
         papers[0], seeds, times=times[0], rounds=rounds, progress=progress
     )
     loop = measure_loop(loop_config, rounds=rounds, progress=progress)
-    print(table(updates, together, loop))
-    if options.quick:
-        print("--quick: small shapes, a check of the machinery, no measurement")
-    if options.json is not None:
-        result = {
-            "what": "a check of the machinery" if options.quick else "a measurement",
-            "rounds": rounds,
-            "updates_in_a_program": dict(zip(sizes, times, strict=True)),
-            "wall_seconds": time.perf_counter() - begun,
-            "updates": [found.record() for found in updates],
-            "seeds": [found.record() for found in together],
-            "loop": loop.record(),
-            "traces": traces,
-        }
-        write_result(options.json, result)
-        print(f"wrote {options.json}")
-    if options.png is not None:
-        options.png.parent.mkdir(parents=True, exist_ok=True)
-        draw(updates, together, loop).savefig(options.png)
-        print(f"drew {options.png}")
+    result = {
+        "rounds": rounds,
+        "updates_in_a_program": dict(zip(sizes, times, strict=True)),
+        "wall_seconds": time.perf_counter() - begun,
+        "updates": [found.record() for found in updates],
+        "seeds": [found.record() for found in together],
+        "loop": loop.record(),
+        "traces": traces,
+    }
+    lines.append(table(updates, together, loop))
+    drawn = functools.partial(draw, updates, together, loop)
+    publish(options, result, "\n".join(lines), drawn)
 
 
 def _paper(size: str, *, quick: bool) -> Config:

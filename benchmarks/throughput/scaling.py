@@ -11,12 +11,12 @@ bytes follows an estimate for 8 and 64 GPUs, whose assumptions are printed with 
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 from matplotlib.figure import Figure
 
+from benchmarks.cli import publish
 from benchmarks.measure import collectives
 from benchmarks.measure.timing import Spread, interleave
 from envs import VectorEnv
@@ -25,7 +25,6 @@ from train.chunk import make_learn
 from train.config import Config, ScaleConfig
 from train.placement import Placement, check_division
 from train.presets import build, preset_values
-from train.provenance import write_result
 from train.start import choose_penalty, make_env
 from train.state import compute_dtype, init_run
 
@@ -188,12 +187,5 @@ def run(options: argparse.Namespace, size: str, devices: Sequence[int]) -> int:
     cluster.offer_cpu_devices(max(devices))
     size = "1m" if options.quick else size
     result = measure(size, devices, quick=options.quick)
-    print(table(result))
-    if options.json is not None:
-        write_result(options.json, result)
-        print(f"wrote {options.json}")
-    if options.png is not None:
-        Path(options.png).parent.mkdir(parents=True, exist_ok=True)
-        draw(result).savefig(options.png)
-        print(f"drew {options.png}")
+    publish(options, result, table(result), lambda: draw(result))
     return 0
