@@ -8,11 +8,14 @@ where resets should cost nothing in the steps that need none.
 
 import abc
 import dataclasses
+import functools
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
+
+from envs import checks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,8 @@ class EnvSpec:
 
     Attributes:
         name: canonical name, as listed in `envs.TASKS` or `envs.TOYS`.
-        obs_shape: shape of one observation.
+        obs_shape: shape of one observation: `(size,)`, or `(height, width, 3)` for
+            images, height and width multiples of 16.
         obs_dtype: name of the observation's dtype: "float32", or "uint8" for images.
         action_dim: number of entries of one action.
         action_low: lower bound of every action entry; actions are clipped to it.
@@ -29,6 +33,9 @@ class EnvSpec:
         action_repeat: control steps per decision (per call of `step`).
         episode_steps: control steps per episode.
         control_timestep: simulated seconds per control step.
+
+    Raises:
+        ValueError: an attribute is none of these, or out of range.
     """
 
     name: str
@@ -40,6 +47,32 @@ class EnvSpec:
     action_repeat: int
     episode_steps: int
     control_timestep: float
+
+    def __post_init__(self) -> None:
+        checks.label("name", self.name)
+        shape = tuple(checks.length("obs_shape", n) for n in self.obs_shape)
+        what = f"obs_shape={self.obs_shape} of dtype {self.obs_dtype!r}"
+        checks.check_observation(what, shape, self.obs_dtype)
+        repeat, steps = checks.episode(self.action_repeat, self.episode_steps)
+        low, high = checks.limits(self.action_low, self.action_high)
+        plain = {
+            "obs_shape": shape,
+            "action_dim": checks.whole("action_dim", self.action_dim),
+            "action_low": low,
+            "action_high": high,
+            "action_repeat": repeat,
+            "episode_steps": steps,
+            "control_timestep": checks.positive(
+                "control_timestep", self.control_timestep
+            ),
+        }
+        for field, value in plain.items():
+            object.__setattr__(self, field, value)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether observations are images: uint8, `(height, width, 3)`."""
+        return self.obs_dtype == "uint8"
 
     @property
     def episode_decisions(self) -> int:
@@ -57,8 +90,11 @@ class Timestep(eqx.Module):
         is_last: the row ends an episode; the next `step` returns a first row.
         is_terminal: the episode ended for good, so nothing may be bootstrapped from
             its end. Never true where episodes end by time.
-        is_corrupt: the simulation left the finite numbers in this step. The row
-            repeats the previous observation and must not be learned from.
+        is_corrupt: the step, or on first rows the reset, gave an observation, a reward
+            or a state that is not finite (NaN or Inf). The row ends its episode
+            and must not be learned from. Its own numbers are finite: its observation is
+            the previous one where the simulation failed, 0 in the entries that
+            `observe` made non-finite, and its reward is 0.
     """
 
     obs: Num[Array, "..."]
@@ -87,7 +123,7 @@ class State(eqx.Module):
         key: PRNG key from which the next episode is drawn.
         step_count: control steps since the first row of the episode.
         needs_reset: the last row was `is_last`, so the next step begins an episode.
-        corrupt_count: corrupt steps since `Env.reset`, over all episodes.
+        corrupt_count: corrupt rows since `Env.reset`, over all episodes.
     """
 
     key: eqx.AbstractVar[Key[Array, "*batch"]]
@@ -167,35 +203,84 @@ class Env[S: State](abc.ABC):
         terminal: Bool[Array, ""] | None = None,
     ) -> tuple[S, Timestep]:
         """Counts the decision that led to `state`'s coordinates, and makes its row."""
-        no = jnp.asarray(False)
         # What a corrupt step led to says nothing about the end of an episode.
+        no = jnp.asarray(False)
         is_terminal = no if terminal is None else terminal & ~corrupt
         step_count = state.step_count + self.spec.action_repeat
-        is_last = corrupt | is_terminal | (step_count >= self.spec.episode_steps)
-        state = dataclasses.replace(
-            state,
-            step_count=step_count,
-            needs_reset=is_last,
-            corrupt_count=state.corrupt_count + corrupt,
-        )
-        return state, Timestep(
+        row = Timestep(
             obs=row_obs(self.observe(state)),
             reward=jnp.where(corrupt, 0.0, reward).astype(jnp.float32),
             is_first=no,
-            is_last=is_last,
+            is_last=is_terminal | (step_count >= self.spec.episode_steps),
             is_terminal=is_terminal,
-            is_corrupt=corrupt,
+            is_corrupt=no,
+        )
+        state = dataclasses.replace(state, step_count=step_count)
+        return leaving(state, row, corrupt=corrupt)
+
+    def _begin_episode(
+        self, state: S, *, corrupt: Bool[Array, ""]
+    ) -> tuple[S, Timestep]:
+        """A new episode's first state, its steps counted from 0, and its row.
+
+        Args:
+            corrupt: the state that was drawn is not finite.
+        """
+        no = jnp.asarray(False)
+        row = Timestep(
+            obs=row_obs(self.observe(state)),
+            reward=jnp.zeros((), jnp.float32),
+            is_first=jnp.asarray(True),
+            is_last=no,
+            is_terminal=no,
+            is_corrupt=no,
+        )
+        zero = jnp.zeros((), jnp.int32)
+        return leaving(
+            dataclasses.replace(state, step_count=zero), row, corrupt=corrupt
         )
 
 
-def check_action_repeat(action_repeat: int, episode_steps: int) -> None:
-    """Raises ValueError unless whole decisions make up an episode."""
-    if action_repeat < 1 or episode_steps % action_repeat:
-        divisors = [n for n in range(1, 11) if episode_steps % n == 0]
-        raise ValueError(
-            f"action_repeat={action_repeat} must be a positive divisor of the "
-            f"{episode_steps} control steps of an episode, such as {divisors}"
-        )
+def leaving[S: State](
+    state: S, row: Timestep, *, corrupt: Bool[Array, "*batch"] | None = None
+) -> tuple[S, Timestep]:
+    """A state and its row as they leave an environment: the one check for NaN and Inf.
+
+    A row that is not finite, or that is known to be `corrupt`, becomes a corrupt row,
+    see `Timestep`. It ends its episode, also if it began it: the next step draws a new
+    one, and where that is no better it is a corrupt row again, so nothing is repeated
+    without end. All others are left as they are, and so are rows that were here before.
+    """
+    sound = jnp.isfinite(row.reward) & finite(row.obs, batch=row.reward.ndim)
+    found = ~sound if corrupt is None else ~sound | corrupt
+    is_corrupt = row.is_corrupt | found
+    is_last = row.is_last | is_corrupt
+    obs = row.obs
+    if jnp.issubdtype(obs.dtype, jnp.floating):
+        obs = jnp.where(jnp.isfinite(obs), obs, 0.0)
+    state = dataclasses.replace(
+        state,
+        needs_reset=is_last,
+        corrupt_count=state.corrupt_count + (found & ~row.is_corrupt),
+    )
+    return state, dataclasses.replace(
+        row,
+        obs=obs,
+        reward=jnp.where(is_corrupt, 0.0, row.reward),
+        is_last=is_last,
+        is_terminal=row.is_terminal & ~is_corrupt,
+        is_corrupt=is_corrupt,
+    )
+
+
+def finite(tree: PyTree, *, batch: int = 0) -> Bool[Array, "*batch"]:
+    """Whether all numbers of a pytree are finite, for each of `batch` leading axes."""
+    found = [
+        jnp.all(jnp.isfinite(x), axis=range(batch, x.ndim))
+        for x in jax.tree.leaves(tree)
+        if jnp.issubdtype(x.dtype, jnp.inexact)
+    ]
+    return functools.reduce(jnp.logical_and, found, jnp.asarray(True))
 
 
 def select[T: PyTree](pred: Bool[Array, "..."], on_true: T, on_false: T) -> T:
@@ -210,16 +295,3 @@ def select[T: PyTree](pred: Bool[Array, "..."], on_true: T, on_false: T) -> T:
 def row_obs(obs: Num[Array, "*obs"]) -> Num[Array, "*obs"]:
     """An observation as a `Timestep` holds it: float32, or an image's uint8."""
     return obs if obs.dtype == jnp.uint8 else obs.astype(jnp.float32)
-
-
-def first_timestep(obs: Num[Array, "*obs"]) -> Timestep:
-    """The row that begins an episode: reward 0 and only `is_first` set."""
-    no = jnp.asarray(False)
-    return Timestep(
-        obs=row_obs(obs),
-        reward=jnp.zeros((), jnp.float32),
-        is_first=jnp.asarray(True),
-        is_last=no,
-        is_terminal=no,
-        is_corrupt=no,
-    )

@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key, PyTree
+from jaxtyping import Array, Float, Key
 
+from envs import checks
 from envs._mjx import MjModel, mjx, mujoco
 from envs.mjx_env import MjxEnv
 from envs.simulator import Simulator
 from envs.task import EPISODE_STEPS, Task
 
-Measure = Callable[[MjModel, mjx.Data], Array]
+Measure = Callable[[MjModel, mjx.Data], Any]
 """A function of the host-side model (names, ids, ranges) and the data of a state."""
 
 Initial = Callable[[MjModel, Key[Array, ""]], tuple[Array, Array]]
@@ -35,7 +36,7 @@ class FunctionTask(Task):
     control_timestep: float | None
     episode_steps: int
     solver: tuple[int, int] | None
-    terminal: Callable[[MjModel, mjx.Data], Bool[Array, ""]] | None
+    terminal: Measure | None
     camera: int | str
 
     def load(self) -> MjModel:
@@ -50,7 +51,7 @@ class FunctionTask(Task):
             return jnp.asarray(qpos, float), jnp.asarray(qvel, float)
         return jnp.asarray(model.qpos0, float), jnp.zeros(model.nv)
 
-    # What the functions return is checked by `from_mjx`, which can name them.
+    # What the functions return is checked by `MjxEnv`.
     def observe(self, model: MjModel, data: mjx.Data) -> Any:
         return self.observation(model, data)
 
@@ -64,7 +65,7 @@ def from_mjx(
     observe: Measure,
     reward: Measure,
     initial: Initial | None = None,
-    terminal: Callable[[MjModel, mjx.Data], Bool[Array, ""]] | None = None,
+    terminal: Measure | None = None,
     name: str = "custom",
     action_repeat: int = 1,
     control_timestep: float | None = None,
@@ -105,7 +106,11 @@ def from_mjx(
     source, label = _load(model)
     if not source.nu:
         raise ValueError(f"{label}: the model has no actuator, so there is no action")
-    _check_numbers(source, control_timestep, episode_steps)
+    _check_numbers(source, control_timestep, solver)
+    for what, function in {"observe": observe, "reward": reward}.items():
+        checks.check_callable(what, function, "(model, data)")
+    if terminal is not None:
+        checks.check_callable("terminal", terminal, "(model, data)")
     task = FunctionTask(
         xml=label,
         source=source,
@@ -122,7 +127,8 @@ def from_mjx(
         env = MjxEnv(task, name=name, action_repeat=action_repeat)
     except NotImplementedError as error:
         raise ValueError(f"{label}: MJX cannot simulate this model: {error}") from error
-    _check_functions(env, initial)
+    if initial is not None:
+        _check_initial(env.model, initial)
     return env
 
 
@@ -147,13 +153,22 @@ def copy_model(model: MjModel) -> MjModel:
 
 
 def _check_numbers(
-    model: MjModel, control_timestep: float | None, episode_steps: int
+    model: MjModel,
+    control_timestep: float | None,
+    solver: tuple[int, int] | None,
 ) -> None:
-    if episode_steps < 1:
-        raise ValueError(f"episode_steps={episode_steps} must be at least 1")
+    if solver is not None:
+        try:
+            iterations, line_search = solver
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"solver={solver!r} must be two numbers, such as (16, 10)"
+            ) from None
+        checks.whole("solver[0]", iterations)
+        checks.whole("solver[1]", line_search)
     if control_timestep is None:
         return
-    steps = control_timestep / model.opt.timestep
+    steps = checks.positive("control_timestep", control_timestep) / model.opt.timestep
     if round(steps) < 1 or abs(steps - round(steps)) > 1e-6 * steps:
         raise ValueError(
             f"control_timestep={control_timestep} must be a multiple of the model's "
@@ -161,30 +176,15 @@ def _check_numbers(
         )
 
 
-def _check_functions(env: MjxEnv, initial: Initial | None) -> None:
-    """What the functions return, found without computing anything."""
-    task, model = env.task, env.model
-    rest = np.zeros(model.nv)
-    data = jax.eval_shape(lambda: env.data(env.from_physics(model.qpos0, rest)))
-    wanted = {"observe": (task.observe, None), "reward": (task.reward, ())}
-    if task.terminal is not None:
-        wanted["terminal"] = (task.terminal, ())
-    for name, (function, shape) in wanted.items():
-        result = jax.eval_shape(lambda data, f=function: f(model, data), data)
-        returned = jax.tree.leaves(result)
-        found = _shapes(result)
-        if name == "terminal" and [x.dtype for x in returned] != [jnp.bool_]:
-            raise ValueError("terminal must return a boolean")
-        if len(found) != 1 or (len(found[0]) != 1 if shape is None else found[0]):
-            want = "(obs,), one axis" if shape is None else "(), a scalar"
-            raise ValueError(f"{name} returns shapes {found}, but must return {want}")
-    if initial is not None:
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        found = _shapes(jax.eval_shape(lambda key: initial(model, key), key))
-        want = [(model.nq,), (model.nv,)]
-        if found != want:
-            raise ValueError(f"initial returns shapes {found}, but must return {want}")
-
-
-def _shapes(tree: PyTree) -> list[tuple[int, ...]]:
-    return [leaf.shape for leaf in jax.tree.leaves(tree)]
+def _check_initial(model: MjModel, initial: Initial) -> None:
+    """Raises ValueError unless `initial` draws positions and velocities."""
+    checks.check_callable("initial", initial, "(model, key)")
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    drawn = checks.traced("initial", lambda key: initial(model, key), "(key)", key)
+    found = [leaf.shape for leaf in jax.tree.leaves(drawn)]
+    want = [(model.nq,), (model.nv,)]
+    if found != want or len(drawn) != 2:
+        raise ValueError(f"initial returns shapes {found}, but must return {want}")
+    for leaf in drawn:
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise ValueError(f"initial returns {checks.types(drawn)}: not complex ones")

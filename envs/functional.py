@@ -8,64 +8,57 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
-from envs.base import EnvSpec, Timestep, check_action_repeat, select
+from envs import carry, checks
+from envs.base import EnvSpec
 from envs.inner import InnerEnv, InnerState
 from envs.task import EPISODE_STEPS
+
+_NAMES = ("initial", "step")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FunctionEnv(InnerEnv):
-    """An environment whose parts are functions; see `from_jax`."""
+    """An environment whose parts are functions; see `from_jax`.
+
+    Attributes:
+        types: those of a state, a pytree of `jax.ShapeDtypeStruct`; see `envs.carry`.
+    """
 
     spec: EnvSpec
+    types: PyTree
     initial: Callable[[Key[Array, ""]], PyTree]
     move: Callable[[PyTree, Array], PyTree]
-    see: Callable[[PyTree], Array]
-    value: Callable[[PyTree], Array]
-    terminal: Callable[[PyTree], Array] | None
+    see: Callable[[PyTree], Any]
+    value: Callable[[PyTree], Any]
+    ended: Callable[[PyTree], Any] | None
 
     def initial_inner(self, key: Key[Array, ""]) -> PyTree:
-        return self.initial(key)
+        return carry.brought_to(self.types, self.initial(key), names=_NAMES)
 
-    def advance(
-        self, state: InnerState, action: Num[Array, " action"]
-    ) -> tuple[InnerState, Timestep]:
-        clipped = self._clipped(action)
+    def control_step(
+        self, inner: PyTree, action: Float[Array, " action"]
+    ) -> tuple[PyTree, Float[Array, ""]]:
+        after = carry.brought_to(self.types, self.move(inner, action), names=_NAMES)
+        return after, jnp.asarray(self.value(after), float)
 
-        def control_step(inner: PyTree, _: None) -> tuple[PyTree, Array]:
-            inner = self.move(inner, clipped)
-            return inner, self.value(inner)
-
-        end, rewards = jax.lax.scan(
-            control_step, state.inner, length=self.spec.action_repeat
-        )
-        reward = jnp.sum(rewards)
-        # A corrupt decision stays where it began, so a state holds finite numbers only.
-        corrupt = ~(_finite(end) & jnp.isfinite(reward))
-        inner = select(corrupt, state.inner, end)
-        terminal = None if self.terminal is None else self.terminal(inner)
-        return self._end_decision(
-            dataclasses.replace(state, inner=inner),
-            reward=reward,
-            corrupt=corrupt,
-            terminal=terminal,
-        )
+    def terminal(self, inner: PyTree) -> Bool[Array, ""] | None:
+        return None if self.ended is None else jnp.asarray(self.ended(inner))
 
     def observe(self, state: InnerState) -> Num[Array, "*obs"]:
-        return self.see(state.inner)
+        return jnp.asarray(self.see(state.inner))
 
     def reward(self, state: InnerState) -> Float[Array, ""]:
-        return self.value(state.inner)
+        return jnp.asarray(self.value(state.inner), float)
 
 
 def from_jax(
     *,
     initial: Callable[[Key[Array, ""]], PyTree],
     step: Callable[[PyTree, Array], PyTree],
-    observe: Callable[[PyTree], Array],
-    reward: Callable[[PyTree], Array],
+    observe: Callable[[PyTree], Any],
+    reward: Callable[[PyTree], Any],
     action_dim: int,
-    terminal: Callable[[PyTree], Array] | None = None,
+    terminal: Callable[[PyTree], Any] | None = None,
     name: str = "custom",
     action_repeat: int = 1,
     episode_steps: int = EPISODE_STEPS,
@@ -75,74 +68,47 @@ def from_jax(
 
     Args:
         initial: `(key) -> state`, draws the state an episode starts in: any pytree of
-            arrays.
+            arrays and numbers. It may hold Inf for "never", but no NaN.
         step: `(state, action) -> state`, one control step; `action` is `(action_dim,)`
-            in [-1, 1]. The state keeps its structure, shapes and dtypes.
+            in [-1, 1]. The state keeps its structure, shapes and kinds of numbers, and
+            is given back in the dtypes that it began with.
         observe: `(state) -> (obs,)`, a vector of floats, or an image `(height, width,
-            3)` of uint8 with multiples of 16.
-        reward: `(state) -> ()`, of a control step that ended in that state.
+            3)` of uint8, height and width multiples of 16.
+        reward: `(state) -> ()`, of a control step that ended in that state; a number.
         action_dim: number of entries of an action.
         terminal: `(state) -> ()`, a boolean: is the episode over for good? It is asked
             after each decision. None means that episodes end by time alone.
         name: for `EnvSpec.name`.
         action_repeat: control steps per decision; must divide `episode_steps`.
-        episode_steps: control steps per episode.
+        episode_steps: control steps per episode, at most 2³¹ - 1.
         control_timestep: seconds per control step.
 
     Raises:
         ValueError: an argument does not fit, or a function returns something else than
-            above.
+            above. The message names the argument and the remedy.
     """
-    check_action_repeat(action_repeat, episode_steps)
-    if action_dim < 1:
-        raise ValueError(f"action_dim={action_dim} must be at least 1")
+    actions = checks.whole("action_dim", action_dim)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    action = jax.eval_shape(lambda: jnp.zeros(action_dim))
-    state = jax.eval_shape(initial, key)
-    after = jax.eval_shape(step, state, action)
-    if _types(after) != _types(state):
-        raise ValueError(
-            f"step returns {_types(after)}, but must return a state like initial's, "
-            f"{_types(state)}"
+    action = jax.ShapeDtypeStruct((actions,), jnp.zeros(()).dtype)
+    types = carry.types_of(
+        checks.traced("initial", initial, "(key)", key),
+        lambda state: checks.traced("step", step, "(state, action)", state, action),
+        names=_NAMES,
+    )
+    seen = checks.traced("observe", observe, "(state)", types)
+    shape, dtype = checks.observation("observe", seen)
+    checks.scalar("reward", checks.traced("reward", reward, "(state)", types))
+    if terminal is not None:
+        checks.boolean(
+            "terminal", checks.traced("terminal", terminal, "(state)", types)
         )
-    seen = jax.eval_shape(observe, state)
-    vector = seen.ndim == 1 and jnp.issubdtype(seen.dtype, jnp.floating)
-    if not vector and not (seen.ndim == 3 and seen.dtype == jnp.uint8):
-        raise ValueError(
-            f"observe returns {_types(seen)}, but must return a vector of floats, or "
-            "an image (height, width, 3) of uint8"
-        )
-    for what, function in {"reward": reward, "terminal": terminal}.items():
-        if function is None:
-            continue
-        kind = jnp.bool_ if what == "terminal" else jnp.floating
-        found = jax.eval_shape(function, state)
-        if found.shape or not jnp.issubdtype(found.dtype, kind):
-            raise ValueError(
-                f"{what} returns {_types(found)}, but must return a scalar "
-                + ("boolean" if what == "terminal" else "float")
-            )
     spec = EnvSpec(
         name=name,
-        obs_shape=seen.shape,
-        obs_dtype="float32" if vector else "uint8",
-        action_dim=action_dim,
+        obs_shape=shape,
+        obs_dtype=dtype,
+        action_dim=actions,
         action_repeat=action_repeat,
         episode_steps=episode_steps,
         control_timestep=control_timestep,
     )
-    return FunctionEnv(spec, initial, step, observe, reward, terminal)
-
-
-def _types(tree: PyTree) -> Any:
-    return jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree)
-
-
-def _finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether all floats in a pytree are finite."""
-    floats = [
-        jnp.all(jnp.isfinite(x))
-        for x in jax.tree.leaves(tree)
-        if jnp.issubdtype(x.dtype, jnp.floating)
-    ]
-    return jnp.all(jnp.array([True, *floats]))
+    return FunctionEnv(spec, types, initial, step, observe, reward, terminal)

@@ -1,12 +1,14 @@
 """What environments around a simulator of another's making have in common."""
 
 import abc
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
-from envs.base import Env, State, Timestep, first_timestep
+from envs.base import Env, State, Timestep, select
 
 
 class InnerState(State):
@@ -16,7 +18,7 @@ class InnerState(State):
         inner: the simulator's own state, any pytree of arrays.
     """
 
-    inner: PyTree
+    inner: Any
     key: Key[Array, "*batch"]
     step_count: Int[Array, "*batch"]
     needs_reset: Bool[Array, "*batch"]
@@ -24,17 +26,47 @@ class InnerState(State):
 
 
 class InnerEnv(Env[InnerState]):
-    """An environment whose episodes begin as its simulator's do."""
+    """Episodes, resets and corrupt rows around a simulator that subclasses give."""
 
     @abc.abstractmethod
     def initial_inner(self, key: Key[Array, ""]) -> PyTree:
         """The simulator's own state at the beginning of an episode."""
+
+    @abc.abstractmethod
+    def control_step(
+        self, inner: PyTree, action: Float[Array, " action"]
+    ) -> tuple[PyTree, Float[Array, ""]]:
+        """The state one control step later, and the step's reward."""
+
+    def terminal(self, inner: PyTree) -> Bool[Array, ""] | None:
+        """Whether an episode is over for good; None where it ends by time alone."""
+        return None
 
     def reset(self, key: Key[Array, ""]) -> tuple[InnerState, Timestep]:
         return self._begin(key, jnp.zeros((), jnp.int32))
 
     def restart(self, state: InnerState) -> tuple[InnerState, Timestep]:
         return self._begin(state.key, state.corrupt_count)
+
+    def advance(
+        self, state: InnerState, action: Num[Array, " action"]
+    ) -> tuple[InnerState, Timestep]:
+        clipped = self._clipped(action)
+        end, rewards = jax.lax.scan(
+            lambda inner, _: self.control_step(inner, clipped),
+            state.inner,
+            length=self.spec.action_repeat,
+        )
+        reward = jnp.sum(rewards)
+        # A corrupt decision stays where it began, so a state that was sound stays so.
+        corrupt = ~_is_sound(end, since=state.inner) | ~jnp.isfinite(reward)
+        inner = select(corrupt, state.inner, end)
+        return self._end_decision(
+            dataclasses.replace(state, inner=inner),
+            reward=reward,
+            corrupt=corrupt,
+            terminal=self.terminal(inner),
+        )
 
     def _begin(
         self, key: Key[Array, ""], corrupt_count: Int[Array, ""]
@@ -47,4 +79,22 @@ class InnerEnv(Env[InnerState]):
             needs_reset=jnp.asarray(False),
             corrupt_count=corrupt_count,
         )
-        return state, first_timestep(self.observe(state))
+        return self._begin_episode(state, corrupt=~_is_sound(state.inner))
+
+
+def _is_sound(inner: PyTree, since: PyTree | None = None) -> Bool[Array, ""]:
+    """Whether a simulator's state has no NaN, and no Inf that it did not begin with.
+
+    Inf at the beginning is no fault: it stands for "never" in states of others' making
+    (`"last_kick_step": -jnp.inf`).
+    """
+
+    def sound(leaf: Array, old: Array) -> Bool[Array, ""]:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return jnp.asarray(True)
+        grown = jnp.isinf(leaf) & jnp.isfinite(old)
+        return ~jnp.any(jnp.isnan(leaf) | grown)
+
+    since = inner if since is None else since
+    found = jax.tree.leaves(jax.tree.map(sound, inner, since))
+    return jnp.all(jnp.stack([jnp.asarray(True), *found]))

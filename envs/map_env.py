@@ -1,30 +1,27 @@
 """An environment from two functions: s' = f(s, a) and r(s, a), both deterministic."""
 
 import abc
-import dataclasses
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, Num
+from jaxtyping import Array, Float, Key
 
-from envs.base import Env, EnvSpec, State, Timestep, check_action_repeat, first_timestep
+from envs.base import EnvSpec
+from envs.inner import InnerEnv, InnerState
 
 
-class MapState(State):
-    """A point, the reward of the step that led there, and what every state holds."""
+class Place(NamedTuple):
+    """A point, and the reward of the control step that led there."""
 
     point: Float[Array, "*batch size"]
-    last_reward: Float[Array, "*batch"]
-    key: Key[Array, "*batch"]
-    step_count: Int[Array, "*batch"]
-    needs_reset: Bool[Array, "*batch"]
-    corrupt_count: Int[Array, "*batch"]
+    reward: Float[Array, "*batch"]
 
 
-class MapEnv(Env[MapState]):
+class MapEnv(InnerEnv):
     """Episodes of a deterministic map that end by time; subclasses give the maps.
 
-    The observation is the point itself; actions are in [-1, 1].
+    The simulator's state is a `Place`, the observation its point; actions are in
+    [-1, 1].
     """
 
     episode_steps: int
@@ -35,7 +32,6 @@ class MapEnv(Env[MapState]):
         Raises:
             ValueError: `action_repeat` does not divide the episode.
         """
-        check_action_repeat(action_repeat, self.episode_steps)
         self.spec = EnvSpec(
             name=name,
             obs_shape=(size,),
@@ -61,51 +57,17 @@ class MapEnv(Env[MapState]):
     ) -> Float[Array, ""]:
         """r(s, a): the reward of a control step from `point`."""
 
-    def reset(self, key: Key[Array, ""]) -> tuple[MapState, Timestep]:
-        zero = jnp.zeros((), jnp.int32)
-        state = MapState(
-            point=jnp.zeros(self.spec.obs_shape),
-            last_reward=jnp.zeros(()),
-            key=key,
-            step_count=zero,
-            needs_reset=jnp.asarray(False),
-            corrupt_count=zero,
-        )
-        return self.restart(state)
+    def initial_inner(self, key: Key[Array, ""]) -> Place:
+        return Place(self.initial(key), jnp.zeros(()))
 
-    def restart(self, state: MapState) -> tuple[MapState, Timestep]:
-        next_key, draw_key = jax.random.split(state.key)
-        state = dataclasses.replace(
-            state,
-            point=self.initial(draw_key),
-            last_reward=jnp.zeros(()),
-            key=next_key,
-            step_count=jnp.zeros((), jnp.int32),
-            needs_reset=jnp.asarray(False),
-        )
-        return state, first_timestep(self.observe(state))
+    def control_step(
+        self, inner: Place, action: Float[Array, " action"]
+    ) -> tuple[Place, Float[Array, ""]]:
+        reward = self.value(inner.point, action)
+        return Place(self.move(inner.point, action), reward), reward
 
-    def advance(
-        self, state: MapState, action: Num[Array, " action"]
-    ) -> tuple[MapState, Timestep]:
-        clipped = self._clipped(action)
+    def observe(self, state: InnerState) -> Float[Array, " obs"]:
+        return state.inner.point
 
-        def control_step(point, _):
-            return self.move(point, clipped), self.value(point, clipped)
-
-        point, rewards = jax.lax.scan(
-            control_step, state.point, length=self.spec.action_repeat
-        )
-        corrupt = ~(jnp.all(jnp.isfinite(point)) & jnp.all(jnp.isfinite(rewards)))
-        state = dataclasses.replace(
-            state,
-            point=jnp.where(corrupt, state.point, point),
-            last_reward=jnp.where(corrupt, 0.0, rewards[-1]),
-        )
-        return self._end_decision(state, reward=jnp.sum(rewards), corrupt=corrupt)
-
-    def observe(self, state: MapState) -> Float[Array, " obs"]:
-        return state.point
-
-    def reward(self, state: MapState) -> Float[Array, ""]:
-        return state.last_reward
+    def reward(self, state: InnerState) -> Float[Array, ""]:
+        return state.inner.reward

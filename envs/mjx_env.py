@@ -7,19 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
+from envs import checks
 from envs._mjx import mjx, mujoco
-from envs.base import (
-    Env,
-    EnvSpec,
-    State,
-    Timestep,
-    check_action_repeat,
-    first_timestep,
-    select,
-)
+from envs.base import Env, EnvSpec, State, Timestep, finite, select
 from envs.physics import Parametrization, PhysicsParameters
 from envs.simulator import Physics, Simulator, is_sound
-from envs.task import Task
+from envs.task import Task, check_controls, check_task
 
 
 class MjxState(State):
@@ -68,15 +61,12 @@ class MjxEnv(Env[MjxState]):
 
         Raises:
             ValueError: `action_repeat` does not divide the control steps of an
-                episode, or a control of the model is unbounded.
+                episode, a control of the model is unbounded, or a method of the task
+                returns something else than it should.
         """
-        check_action_repeat(action_repeat, task.episode_steps)
+        action_repeat, episode_steps = checks.episode(action_repeat, task.episode_steps)
         model = task.load()
-        if not np.all(model.actuator_ctrllimited):
-            raise ValueError(
-                f"{task.xml}: every control must be bounded, got ctrllimited="
-                f"{model.actuator_ctrllimited.tolist()}: give each actuator a ctrlrange"
-            )
+        check_controls(task.xml, model)
         if task.solver is not None:
             model.opt.iterations, model.opt.ls_iterations = task.solver
         # MJX does not compute energies and refuses models that ask for them.
@@ -95,15 +85,18 @@ class MjxEnv(Env[MjxState]):
                 parameters, scene
             ).sense_forces(physics)
         )
-        obs = jax.eval_shape(
-            lambda: self.observe(self.from_physics(self._rest.qpos, self._rest.qvel))
+        obs_shape, obs_dtype = check_task(
+            task,
+            model,
+            lambda: self.data(self.from_physics(self._rest.qpos, self._rest.qvel)),
         )
         self.spec = EnvSpec(
             name=name,
-            obs_shape=obs.shape,
+            obs_shape=obs_shape,
+            obs_dtype=obs_dtype,
             action_dim=model.nu,
             action_repeat=action_repeat,
-            episode_steps=task.episode_steps,
+            episode_steps=episode_steps,
             control_timestep=float(control_timestep),
         )
 
@@ -128,7 +121,8 @@ class MjxEnv(Env[MjxState]):
 
         def control_step(physics: Physics, _):
             physics = simulator.step(physics, steps=self.n_substeps)
-            return physics, self.task.reward(self.model, simulator.refresh(physics))
+            data = simulator.refresh(physics)
+            return physics, jnp.asarray(self.task.reward(self.model, data), float)
 
         start = dataclasses.replace(state.physics, ctrl=self._control(action))
         end, rewards = jax.lax.scan(control_step, start, length=self.spec.action_repeat)
@@ -142,7 +136,7 @@ class MjxEnv(Env[MjxState]):
         state = dataclasses.replace(state, physics=select(corrupt, fallback, end))
         terminal = None
         if self.task.terminal is not None:
-            terminal = self.task.terminal(self.model, self.data(state))
+            terminal = jnp.asarray(self.task.terminal(self.model, self.data(state)))
         return self._end_decision(
             state, reward=reward, corrupt=corrupt, terminal=terminal
         )
@@ -241,11 +235,11 @@ class MjxEnv(Env[MjxState]):
         """Positions, velocities, kinematics and sensors of a state."""
         return self._simulator_of(state).refresh(state.physics)
 
-    def observe(self, state: MjxState) -> Float[Array, "*obs"]:
-        return self.task.observe(self.model, self.data(state))
+    def observe(self, state: MjxState) -> Num[Array, "*obs"]:
+        return jnp.asarray(self.task.observe(self.model, self.data(state)))
 
     def reward(self, state: MjxState) -> Float[Array, ""]:
-        return self.task.reward(self.model, self.data(state))
+        return jnp.asarray(self.task.reward(self.model, self.data(state)), float)
 
     def _begin(
         self,
@@ -262,16 +256,18 @@ class MjxEnv(Env[MjxState]):
         scene = self.task.draw_scene(self.model, scene_key)
         simulator = self._simulator_with(parameters, scene)
         qpos, qvel = self.task.initial(simulator, draw_key)
+        physics = simulator.sense_forces(simulator.physics(qpos, qvel))
+        sound = is_sound(physics) & finite(scene)
         state = MjxState(
-            physics=simulator.sense_forces(simulator.physics(qpos, qvel)),
-            scene=scene,
+            physics=select(sound, physics, self._rest),
+            scene=select(sound, scene, jnp.asarray(self.task.scene(self.model), float)),
             parameters=parameters,
             key=next_key,
             step_count=jnp.zeros((), jnp.int32),
             needs_reset=jnp.asarray(False),
             corrupt_count=corrupt_count,
         )
-        return state, first_timestep(self.observe(state))
+        return self._begin_episode(state, corrupt=~sound)
 
     def _control(self, action: Num[Array, " action"]) -> Float[Array, " nu"]:
         """The controls that an action in [-1, 1] means: linear in each one's range."""

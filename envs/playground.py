@@ -16,10 +16,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, Num, PyTree
+from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
-from envs.base import EnvSpec, Timestep, check_action_repeat, select
+from envs import carry, checks
+from envs.base import EnvSpec, Timestep, select
 from envs.inner import InnerEnv, InnerState
+from envs.task import EPISODE_STEPS
+
+_NAMES = ("reset", "step")
 
 
 class PlaygroundEnv(InnerEnv):
@@ -45,64 +49,70 @@ class PlaygroundEnv(InnerEnv):
             obs_key: which entry to observe, where the observation is a dictionary.
 
         Raises:
-            ValueError: `action_repeat` does not divide the episode, or the observation
-                is no vector or has no such entry.
+            ValueError: an argument does not fit, `inner` returns something else than it
+                should, or the observation has no such entry.
         """
-        if episode_steps is None:
-            config = getattr(inner, "_config", {})
-            episode_steps = int(config.get("episode_length", 1000))
-        check_action_repeat(action_repeat, episode_steps)
+        config = getattr(inner, "_config", {})
+        length = int(config.get("episode_length", EPISODE_STEPS))
         self.inner = inner
         self._obs_key = obs_key
-        state = jax.eval_shape(inner.reset, jax.eval_shape(lambda: jax.random.key(0)))
-        if isinstance(state.obs, Mapping) and obs_key not in state.obs:
+        actions = checks.whole("action_size", inner.action_size)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        action = jax.ShapeDtypeStruct((actions,), jnp.float32)
+        self._types = carry.types_of(
+            checks.traced("reset", inner.reset, "(rng)", key),
+            lambda state: checks.traced(
+                "step", inner.step, "(state, action)", state, action
+            ),
+            names=_NAMES,
+        )
+        obs = self._types.obs
+        if isinstance(obs, Mapping) and obs_key not in obs:
             raise ValueError(
-                f"obs_key={obs_key!r}: {name} observes {sorted(state.obs)}: choose one"
+                f"obs_key={obs_key!r}: {name} observes {sorted(obs)}: choose one"
             )
-        obs = self._obs(state)
-        if len(obs.shape) != 1:
-            raise ValueError(
-                f"{name} observes an array of shape {obs.shape}: only vectors can be "
-                "taken here"
-            )
+        shape, dtype = checks.observation("obs", self._obs(self._types))
+        checks.scalar("reward", self._types.reward)
+        checks.scalar("done", self._types.done)
         self.spec = EnvSpec(
             name=name,
-            obs_shape=obs.shape,
-            action_dim=int(inner.action_size),
+            obs_shape=shape,
+            obs_dtype=dtype,
+            action_dim=actions,
             action_repeat=action_repeat,
-            episode_steps=episode_steps,
-            control_timestep=float(inner.dt),
+            episode_steps=length if episode_steps is None else episode_steps,
+            control_timestep=inner.dt,
         )
 
     def initial_inner(self, key: Key[Array, ""]) -> PyTree:
-        return jax.tree.map(_strict, self.inner.reset(key))
+        return carry.brought_to(self._types, self.inner.reset(key), names=_NAMES)
+
+    def control_step(
+        self, inner: PyTree, action: Float[Array, " action"]
+    ) -> tuple[PyTree, Float[Array, ""]]:
+        after = self.inner.step(inner, action.astype(jnp.float32))
+        after = carry.brought_to(self._types, after, names=_NAMES)
+        # An episode that is over stays where it ended, and earns no more.
+        over = inner.done > 0
+        reward = jnp.asarray(after.reward, float)
+        return select(over, inner, after), jnp.where(over, 0.0, reward)
+
+    def terminal(self, inner: PyTree) -> Bool[Array, ""]:
+        return inner.done > 0
 
     def advance(
         self, state: InnerState, action: Num[Array, " action"]
     ) -> tuple[InnerState, Timestep]:
-        clipped = self._clipped(action).astype(jnp.float32)
-
-        def control_step(inner: PyTree, _):
-            after = _like(inner, self.inner.step(inner, clipped))
-            # An episode that is over stays where it ended, and earns no more.
-            over = inner.done > 0
-            return select(over, inner, after), jnp.where(over, 0.0, after.reward)
-
         # A state that was reset to is not over, whatever its flag says.
-        start = state.inner.replace(done=jnp.zeros_like(state.inner.done))
-        end, rewards = jax.lax.scan(control_step, start, length=self.spec.action_repeat)
-        reward = jnp.sum(rewards)
-        corrupt = ~(jnp.all(jnp.isfinite(self._obs(end))) & jnp.isfinite(reward))
-        state = dataclasses.replace(state, inner=select(corrupt, state.inner, end))
-        return self._end_decision(
-            state, reward=reward, corrupt=corrupt, terminal=end.done > 0
-        )
+        done = jnp.zeros_like(state.inner.done)
+        inner = state.inner.replace(done=done)
+        return super().advance(dataclasses.replace(state, inner=inner), action)
 
-    def observe(self, state: InnerState) -> Float[Array, "*obs"]:
+    def observe(self, state: InnerState) -> Num[Array, "*obs"]:
         return self._obs(state.inner)
 
     def reward(self, state: InnerState) -> Float[Array, ""]:
-        return state.inner.reward
+        return jnp.asarray(state.inner.reward, float)
 
     def _obs(self, inner: Any) -> Any:
         return inner.obs[self._obs_key] if isinstance(inner.obs, Mapping) else inner.obs
@@ -140,21 +150,3 @@ def make(
     return PlaygroundEnv(
         inner, name=name or f"playground-{task}", action_repeat=action_repeat
     )
-
-
-def _like(old: PyTree, new: PyTree) -> PyTree:
-    """`new` with the dtypes of `old`: some environments return others than they got."""
-
-    def cast(a: Array, b: Any) -> Array:
-        return b if _is_key(a) else jnp.asarray(b, a.dtype)
-
-    return jax.tree.map(cast, old, new)
-
-
-def _strict(x: Array) -> Array:
-    """Without JAX's weak type, which would make the second step compile anew."""
-    return x if _is_key(x) else jnp.asarray(x, x.dtype)
-
-
-def _is_key(x: Array) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

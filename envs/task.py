@@ -3,10 +3,12 @@
 import abc
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from envs import checks
 from envs._mjx import MjModel, mjx
 from envs.assets import load_model
 from envs.simulator import Simulator
@@ -87,3 +89,45 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def reward(self, model: MjModel, data: mjx.Data) -> Float[Array, ""]:
         """The reward of one control step, at the state in which it ended."""
+
+
+def check_task(
+    task: Task, model: MjModel, data: Callable[[], mjx.Data]
+) -> tuple[tuple[int, ...], str]:
+    """What the functions of a task return, found without computing anything.
+
+    Args:
+        data: makes the data of any state; it is traced.
+
+    Returns:
+        Shape and dtype of the observation.
+
+    Raises:
+        ValueError: a function does not fit; the message names it.
+    """
+    known = jax.eval_shape(data)
+
+    def returned(name: str) -> PyTree:
+        function = getattr(task, name)
+        checks.check_callable(name, function, "(model, data)")
+        return checks.traced(name, lambda x: function(model, x), "(data)", known)
+
+    checks.scalar("reward", returned("reward"))
+    if task.terminal is not None:
+        checks.boolean("terminal", returned("terminal"))
+    return checks.observation("observe", returned("observe"))
+
+
+def check_controls(label: str, model: MjModel) -> None:
+    """Raises ValueError, which begins with `label`, unless all controls are bounded."""
+    if not np.all(model.actuator_ctrllimited):
+        raise ValueError(
+            f"{label}: every control must be bounded, got ctrllimited="
+            f"{model.actuator_ctrllimited.tolist()}: give each actuator a ctrlrange"
+        )
+    low, high = model.actuator_ctrlrange.T
+    if not np.all(np.isfinite(low) & np.isfinite(high) & (low < high)):
+        raise ValueError(
+            f"{label}: every ctrlrange must be finite, its first number below its "
+            f"second, got {model.actuator_ctrlrange.tolist()}"
+        )

@@ -1,29 +1,20 @@
 """Tiny environments whose values are known in closed form, for fast tests."""
 
 import abc
-import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, Num
+from jaxtyping import Array, Float, Key
 
-from envs.base import Env, EnvSpec, State, Timestep, check_action_repeat, first_timestep
-
-
-class ToyState(State):
-    """State of a toy: one number, and what every state holds."""
-
-    position: Float[Array, "*batch"]
-    key: Key[Array, "*batch"]
-    step_count: Int[Array, "*batch"]
-    needs_reset: Bool[Array, "*batch"]
-    corrupt_count: Int[Array, "*batch"]
+from envs.base import EnvSpec
+from envs.inner import InnerEnv, InnerState
 
 
-class ToyEnv(Env[ToyState]):
+class ToyEnv(InnerEnv):
     """A one-dimensional environment that ends by time; subclasses give the rules.
 
-    The observation is `[position]`, `(1,)`; actions are `(1,)` in [-1, 1].
+    The simulator's state is the position, a scalar. The observation is `[position]`,
+    `(1,)`; actions are `(1,)` in [-1, 1].
     """
 
     episode_steps: int
@@ -34,7 +25,6 @@ class ToyEnv(Env[ToyState]):
         Raises:
             ValueError: `action_repeat` does not divide the episode.
         """
-        check_action_repeat(action_repeat, self.episode_steps)
         self.spec = EnvSpec(
             name=name,
             obs_shape=(1,),
@@ -58,47 +48,20 @@ class ToyEnv(Env[ToyState]):
     def value(self, position: Float[Array, ""]) -> Float[Array, ""]:
         """The reward of a control step that ended in `position`."""
 
-    def reset(self, key: Key[Array, ""]) -> tuple[ToyState, Timestep]:
-        zero = jnp.zeros((), jnp.int32)
-        state = ToyState(
-            position=jnp.zeros(()),
-            key=key,
-            step_count=zero,
-            needs_reset=jnp.asarray(False),
-            corrupt_count=zero,
-        )
-        return self.restart(state)
+    def initial_inner(self, key: Key[Array, ""]) -> Float[Array, ""]:
+        return self.initial(key)
 
-    def restart(self, state: ToyState) -> tuple[ToyState, Timestep]:
-        next_key, draw_key = jax.random.split(state.key)
-        state = dataclasses.replace(
-            state,
-            position=self.initial(draw_key),
-            key=next_key,
-            step_count=jnp.zeros((), jnp.int32),
-            needs_reset=jnp.asarray(False),
-        )
-        return state, first_timestep(self.observe(state))
+    def control_step(
+        self, inner: Float[Array, ""], action: Float[Array, " action"]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        position = self.move(inner, action[0])
+        return position, self.value(position)
 
-    def advance(
-        self, state: ToyState, action: Num[Array, " action"]
-    ) -> tuple[ToyState, Timestep]:
-        clipped = self._clipped(action)[0]
-        position, reward = state.position, jnp.zeros_like(state.position)
-        for _ in range(self.spec.action_repeat):
-            position = self.move(position, clipped)
-            reward += self.value(position)
-        corrupt = ~jnp.isfinite(position)
-        fallback = jnp.where(jnp.isfinite(state.position), state.position, 0.0)
-        position = jnp.where(corrupt, fallback, position)
-        state = dataclasses.replace(state, position=position)
-        return self._end_decision(state, reward=reward, corrupt=corrupt)
+    def observe(self, state: InnerState) -> Float[Array, " obs"]:
+        return state.inner[None]
 
-    def observe(self, state: ToyState) -> Float[Array, " obs"]:
-        return state.position[None]
-
-    def reward(self, state: ToyState) -> Float[Array, ""]:
-        return self.value(state.position)
+    def reward(self, state: InnerState) -> Float[Array, ""]:
+        return self.value(state.inner)
 
 
 class Constant(ToyEnv):

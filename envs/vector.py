@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, Num
 
-from envs.base import Env, State, Timestep, select
+from envs import checks
+from envs.base import Env, State, Timestep, leaving, select
 
 
 class VectorEnv[S: State]:
@@ -22,20 +23,23 @@ class VectorEnv[S: State]:
         Raises:
             ValueError: `num_envs` is less than 1.
         """
-        if num_envs < 1:
-            raise ValueError(f"num_envs={num_envs} must be at least 1")
         self.env = env
-        self.num_envs = num_envs
+        self.num_envs = checks.whole("num_envs", num_envs)
         self.spec = env.spec
 
     def reset(self, key: Key[Array, ""]) -> tuple[S, Timestep]:
         """Starts every copy, each with its own key derived from `key`."""
-        return jax.vmap(self.env.reset)(jax.random.split(key, self.num_envs))
+        keys = jax.random.split(key, self.num_envs)
+        return leaving(*jax.vmap(self.env.reset)(keys))
 
     def step(
         self, state: S, action: Num[Array, "num_envs action"]
     ) -> tuple[S, Timestep]:
-        """One decision of every copy; see `Env.step`."""
+        """One decision of every copy; see `Env.step`.
+
+        Rows that are not finite are marked as corrupt here, whatever environment they
+        are of; see `envs.base.leaving`.
+        """
         advanced = jax.vmap(self.env.advance)(state, action)
 
         def with_restarts():
@@ -43,4 +47,6 @@ class VectorEnv[S: State]:
                 state.needs_reset, jax.vmap(self.env.restart)(state), advanced
             )
 
-        return jax.lax.cond(jnp.any(state.needs_reset), with_restarts, lambda: advanced)
+        return leaving(
+            *jax.lax.cond(jnp.any(state.needs_reset), with_restarts, lambda: advanced)
+        )

@@ -92,9 +92,9 @@ def test_nan_in_one_environment_resets_it_alone(toy):
     before = toy.filled()
     clean, expected = toy.programs.chunk(jax.tree.map(jnp.copy, before))
     state = before.collector.env_state
-    planted = state.position.at[0].set(jnp.nan)
+    planted = state.inner.at[0].set(jnp.nan)
     collector = before.collector._replace(
-        env_state=dataclasses.replace(state, position=planted)
+        env_state=dataclasses.replace(state, inner=planted)
     )
     after, output = toy.programs.chunk(before._replace(collector=collector))
     assert output.episodes.corrupt == 1 and expected.episodes.corrupt == 0

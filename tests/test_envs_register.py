@@ -121,7 +121,7 @@ def test_a_model_may_be_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"observe": lambda m, d: d.qpos[0]}, r"observe returns shapes \[\(\)\]"),
+        ({"observe": lambda m, d: d.qpos[0]}, r"observe returns float32\[\], .* axis"),
         ({"reward": lambda m, d: d.qpos}, r"reward returns .* must return \(\)"),
         ({"terminal": lambda m, d: d.qpos > 0}, "terminal returns"),
         ({"initial": lambda m, k: jnp.zeros(1)}, r"initial returns .*\[\(1,\), \(1,\)"),

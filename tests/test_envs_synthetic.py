@@ -61,7 +61,8 @@ def test_corrupt_step(getkey):
     assert row.is_corrupt and row.is_last and row.reward == 0
     assert env.reward(state) == 0 and state.corrupt_count == 1
     np.testing.assert_array_equal(row.obs, first.obs)
-    state = dataclasses.replace(state, point=jnp.full(3, 1e30))
+    inner = state.inner._replace(point=jnp.full(3, 1e30))
+    state = dataclasses.replace(state, inner=inner)
     assert env.advance(state, jnp.zeros(2))[1].is_corrupt  # the reward overflows
 
 
