@@ -8,7 +8,7 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import overhead as gpu_overhead
 from benchmarks.gpu import resume as gpu_resume
 from benchmarks.overhead.rows import Variant
-from train.presets import build, preset_values
+from train.config.presets import build, preset_values
 
 
 def test_every_stage_takes_less_than_nine_minutes():

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 import envs
-import train.config
-from train.cli import parse, preset_choice
+import train.config.schema
 from train.config import Config
+from train.config.cli import parse, preset_choice
+from train.config.fields import Flag, flags
+from train.config.presets import preset_config
 from train.errors import UserError, one_line_errors
-from train.fields import Flag, flags
-from train.presets import preset_config
 
 
 def parsed(words: str, platform: str = "cpu") -> Config:
@@ -245,7 +245,7 @@ def test_help_shows_the_values_of_the_preset(capsys):
 
 def test_every_field_is_documented():
     """Its docstring is the help text of its flag."""
-    tree = ast.parse(inspect.getsource(train.config))
+    tree = ast.parse(inspect.getsource(train.config.schema))
     fields = 0
     for owner in ast.walk(tree):
         if not isinstance(owner, ast.ClassDef):

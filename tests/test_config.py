@@ -9,10 +9,10 @@ import pytest
 
 from train import record
 from train.config import Config, PenaltyConfig, replay_bytes
+from train.config.fields import Range, flags
+from train.config.presets import PRESETS, build, preset_config, resolve_preset
+from train.config.sizes import SIZES
 from train.errors import UserError
-from train.fields import Range, flags
-from train.presets import PRESETS, build, preset_config, resolve_preset
-from train.sizes import SIZES
 
 PROMISED = [
     "--env",
@@ -56,7 +56,7 @@ def test_promised_flags_exist_and_are_flat():
 
 
 def test_importing_the_config_does_not_import_jax():
-    code = "import train.cli, train.record, sys; sys.exit('jax' in sys.modules)"
+    code = "import train.config.cli, train.record, sys; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -21,7 +21,7 @@ import envs
 from envs import factories, playground
 from envs._mjx import mujoco
 from envs.toy import Target
-from train import cli
+from train.config import cli
 from train.errors import UserError
 
 # A block on a spring-less rail: position x, force 2 u newtons on 4 kg.

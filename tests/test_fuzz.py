@@ -15,7 +15,7 @@ import pytest
 
 from train import loop, start
 from train.config import Config
-from train.fields import Flag, flags
+from train.config.fields import Flag, flags
 from train.main import main
 
 # Light enough to be run, and mostly valid.

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from core.agent import Agent
-from train.sizes import SIZES
+from train.config.sizes import SIZES
 
 WALKER = {
     "12m": {

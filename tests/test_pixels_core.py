@@ -17,7 +17,7 @@ from core.conv import Conv
 from core.decoder import ImageDecoder
 from core.encoder import ImageEncoder
 from core.transforms import lift
-from train.sizes import SIZES
+from train.config.sizes import SIZES
 
 # Encoder and decoder by hand from the layers' shapes, and the whole agent on walker.
 COUNTS = {

@@ -19,7 +19,7 @@ from benchmarks.throughput.report import (
     table,
     trace_table,
 )
-from train.presets import build, preset_values
+from train.config.presets import build, preset_values
 
 
 def test_products_are_counted_as_often_as_they_run():

@@ -25,8 +25,8 @@ from train import loop
 from train.checkpoint import Checkpointer
 from train.chunk import Schedule, make_chunk
 from train.config import Config
+from train.config.presets import PRESETS, preset_config
 from train.errors import UserError
-from train.presets import PRESETS, preset_config
 from train.start import choose_penalty, short_intervals
 from train.state import RunState
 from train.stop import STOP_SIGNALS

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import tyro
 
 from train import record
-from train.cli import read_words
 from train.config import MAX_COUNT, Config, Count
+from train.config.cli import read_words
+from train.config.fields import Range, did_you_mean
 from train.errors import UserError, guarded, printable, tell
-from train.fields import Range, did_you_mean
 
 PROGRAM = "python -m train.evaluate"
 # Flags that take several values.

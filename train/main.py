@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(argv: Sequence[str]) -> int:
     """Parse, say what will happen, train."""
     began = time.monotonic()
-    from train.cli import parse, preset_choice
+    from train.config.cli import parse, preset_choice
     from train.origin import check_origin
 
     check_origin()
@@ -89,7 +89,7 @@ def start_jax(argv: Sequence[str]) -> str:
         UserError: the flags on processes do not fit, or the others did not come.
     """
     from train import cluster
-    from train.cli import read_words
+    from train.config.cli import read_words
 
     values = read_words(argv).values
     join = cluster.requested(values)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from train.config import Config
+from train.config.fields import check_value, did_you_mean, flags
 from train.errors import UserError
-from train.fields import check_value, did_you_mean, flags
 
 # Settings that say how long, how often or where, and not what is trained.
 MAY_CHANGE = frozenset(

@@ -17,7 +17,7 @@ from benchmarks.measure.timing import Spread, interleave, ratios
 from benchmarks.overhead.rows import Variant
 from benchmarks.overhead.steps import Bench
 from train.config import Config
-from train.presets import build, preset_values
+from train.config.presets import build, preset_values
 
 STEPS = 10
 ROUNDS = 9

@@ -30,9 +30,9 @@ from benchmarks.overhead.report import draw, record, table
 from benchmarks.overhead.rows import Variant, variants
 from benchmarks.overhead.steps import Bench, measure
 from train.config import Config
+from train.config.presets import build, preset_values
 from train.errors import UserError
 from train.evaluate import read_config
-from train.presets import build, preset_values
 from train.scoring import load_agents
 from train.start import make_env
 from train.state import init_agent

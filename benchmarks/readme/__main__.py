@@ -22,8 +22,8 @@ from typing import Any
 from benchmarks.gpu.parts import STAGES
 from benchmarks.readme import tables
 from benchmarks.readme.tables import Result
+from train.config.sizes import SIZES
 from train.errors import UserError
-from train.sizes import SIZES
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {

@@ -40,9 +40,9 @@ from benchmarks.throughput.measure import (
 from benchmarks.throughput.report import draw, table, trace_table
 from train import cluster
 from train.config import Config
+from train.config.presets import build, preset_values
+from train.config.sizes import SIZES
 from train.errors import UserError
-from train.presets import build, preset_values
-from train.sizes import SIZES
 
 TIMES = {"1m": 8, "12m": 4}
 """Updates in a program, by size; 2 of others. A program's memory is new at every call,

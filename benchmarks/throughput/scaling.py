@@ -23,8 +23,8 @@ from envs import VectorEnv
 from train import cluster
 from train.chunk import make_learn
 from train.config import Config, ScaleConfig
+from train.config.presets import build, preset_values
 from train.placement import Placement, check_division
-from train.presets import build, preset_values
 from train.start import choose_penalty, make_env
 from train.state import compute_dtype, init_run
 

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from train.config.fields import Range, check_value, flags
+from train.config.sizes import SIZES, ModelSize
 from train.errors import UserError
-from train.fields import Range, check_value, flags
-from train.sizes import SIZES, ModelSize
 
 # Counters on the device are 32-bit integers.
 MAX_COUNT = 2**31 - 1

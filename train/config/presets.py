@@ -1,0 +1,172 @@
+"""The presets: the table of values that a run's flags start from."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from train.config.fields import did_you_mean, flags
+from train.config.schema import Config
+from train.errors import UserError
+
+# A preset names every value in which it means to differ from, or insist on, the
+# defaults of `train.config`. Command-line flags override these.
+PRESETS: dict[str, dict[str, Any]] = {
+    # GPLD, Table 2. Its baseline is `--preset gpld --penalty none`.
+    "gpld": {
+        "--size": "12m",
+        "--action-repeat": 2,
+        "--steps": 1_000_000,
+        "--num-envs": 16,
+        "--train-ratio": 512.0,
+        "--batch-size": 16,
+        "--batch-length": 64,
+        "--imagination-length": 25,
+        "--replay-size": 5_000_000,
+        "--eval-every": 5000,
+        "--eval-episodes": 3,
+        "--learning-rate": 4e-5,
+        "--penalty-target": "posterior",
+        "--rho": 0.5,
+        "--lambda0": 0.5,
+        "--lambda-min": 0.001,
+        "--decay-scale": 1000.0,
+        # What the authors' released code does, and so what gave the paper's scores.
+        "--normalization": "batch",
+    },
+    # DreamerV3's own preset for DeepMind Control from states.
+    "dreamerv3": {
+        "--size": "1m",
+        "--action-repeat": 1,
+        "--steps": 500_000,
+        "--num-envs": 16,
+        "--train-ratio": 1024.0,
+        "--batch-size": 16,
+        "--batch-length": 64,
+        "--imagination-length": 15,
+        "--replay-size": 5_000_000,
+        "--penalty": "none",
+    },
+    # The Jacobian-regularization paper's Table 6 on DreamerV3's losses and heads: its
+    # sizes, rates and penalty; the actor's own learning rate has no counterpart here.
+    "jacreg": {
+        "--obs": "pixels",
+        "--size": "dreamerv2",
+        "--action-repeat": 2,
+        "--steps": 1_000_000,
+        "--num-envs": 1,
+        # One update of 16 x 50 replayed steps every 5 decisions.
+        "--train-ratio": 160.0,
+        "--batch-size": 16,
+        "--batch-length": 50,
+        "--imagination-length": 15,
+        "--discount-horizon": 100,
+        "--replay-size": 2_000_000,
+        "--prefill": 1000,
+        "--eval-every": 10_000,
+        "--learning-rate": 3e-4,
+        "--penalty-target": "core",
+        # The paper's coefficient is constant: it starts at its own minimum.
+        "--lambda0": 0.01,
+        "--lambda-min": 0.01,
+        "--rho": 1.0,
+    },
+    # Learns something worth seeing on two CPU cores: many small updates at a high
+    # rate. Environments are cheap here, so the train ratio is low.
+    "laptop": {
+        "--size": "1m",
+        "--action-repeat": 2,
+        "--steps": 500_000,
+        "--num-envs": 16,
+        "--train-ratio": 32.0,
+        "--batch-size": 8,
+        "--batch-length": 16,
+        "--imagination-length": 15,
+        "--learning-rate": 1e-3,
+        "--warmup": 200,
+        "--eval-every": 10_000,
+        "--save-every": 50_000,
+    },
+    # Runs every part of the program once; learns nothing.
+    "smoke": {
+        "--size": "1m",
+        "--action-repeat": 2,
+        "--steps": 400,
+        "--num-envs": 2,
+        "--train-ratio": 4.0,
+        "--batch-size": 2,
+        "--batch-length": 8,
+        "--imagination-length": 4,
+        "--prefill": 32,
+        "--warmup": 10,
+        "--eval-every": 200,
+        "--eval-episodes": 1,
+        "--log-every": 100,
+        "--save-every": 200,
+    },
+}
+
+
+class PresetChoice(NamedTuple):
+    """A preset and why it was taken."""
+
+    name: str
+    reason: str
+
+
+def resolve_preset(name: str, *, platform: str) -> PresetChoice:
+    """Turn `auto` into a preset that suits the device.
+
+    Args:
+        name: a key of `PRESETS`, or `auto`.
+        platform: `jax.default_backend()`: `cpu`, `gpu` or `tpu`.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    if name == "auto":
+        if platform == "cpu":
+            return PresetChoice("laptop", "auto: the device is a CPU")
+        return PresetChoice("gpld", f"auto: the device is a {platform.upper()}")
+    if name not in PRESETS:
+        raise UserError(
+            f"--preset {name}: unknown; allowed: {', '.join(['auto', *PRESETS])}"
+            f"{did_you_mean(name, ['auto', *PRESETS])}"
+        )
+    return PresetChoice(name, "asked for by --preset")
+
+
+def preset_config(name: str, *, platform: str) -> Config:
+    """The configuration of a preset, `auto` included, before any other flag."""
+    return build(preset_values(name, platform=platform))
+
+
+def preset_values(name: str, *, platform: str) -> dict[str, Any]:
+    """Flag values of a preset.
+
+    Args:
+        name: a key of `PRESETS`, or `auto`.
+        platform: `jax.default_backend()`.
+    """
+    chosen = resolve_preset(name, platform=platform).name
+    return {"--preset": chosen, **PRESETS[chosen]}
+
+
+def build(values: Mapping[str, Any]) -> Config:
+    """A configuration from flag values; flags not named keep their defaults.
+
+    All values are set at once, so that only the final combination is checked.
+
+    Raises:
+        UserError: a value or a combination is not allowed.
+    """
+    default = Config()
+    root: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for flag in flags(Config):
+        if flag.name in values:
+            *part, name = flag.path
+            target = nested.setdefault(part[0], {}) if part else root
+            target[name] = values[flag.name]
+    for part, changes in nested.items():
+        root[part] = dataclasses.replace(getattr(default, part), **changes)
+    return dataclasses.replace(default, **root)
