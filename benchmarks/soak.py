@@ -168,7 +168,8 @@ def watch(
         raise RuntimeError(f"{run_dir}: holds a run already; name a new folder")
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     samples: list[Sample] = []
-    record = run_dir / "metrics.jsonl"
+    # Begins with the first chunk; the record begins before, with an evaluation.
+    record = run_dir / "timing.jsonl"
     begun, first = time.monotonic(), None
     with said.open("w") as log:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)

@@ -160,7 +160,11 @@ def test_a_diverged_run_stops_before_saving_and_leaves_the_batch(
     toy, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(loop, "MAX_SKIPPED_IN_ROW", 3)
-    fill = lambda run: (poisoned(toy.programs.prefill(run)[0], slice(None)), None)  # noqa: E731
+
+    def fill(run: RunState):
+        run, episodes = toy.programs.prefill(run)
+        return poisoned(run, slice(None)), episodes
+
     programs = Altered(toy.programs, prefill=fill)
     monkeypatch.setattr(loop, "Programs", lambda *_: programs)
     assert main([*SMOKE.split(), "--logdir", str(tmp_path)]) == 1

@@ -1,4 +1,4 @@
-"""The log: the record, what fails beside it, and what the console shows."""
+"""The log: the record, and what fails beside it."""
 
 import contextlib
 import io
@@ -17,7 +17,6 @@ import rich.console
 from tensorboardX.proto import event_pb2
 
 from train import jsonl
-from train.console import Display, Speed, SpeedMeter, chosen
 from train.log import Logger, TensorBoard
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -253,77 +252,6 @@ def test_speed_is_kept_apart_from_the_record(tmp_path, monkeypatch):
         }
     ]
     assert (tmp_path / "metrics.jsonl").read_text() == ""
-
-
-def test_speed_meter_by_hand(monkeypatch):
-    times = iter([0.0, *range(100, 121)])
-    monkeypatch.setattr("time.monotonic", lambda: next(times))
-    meter = SpeedMeter(total_steps=1000)
-    assert meter.mark(0, 0) is None
-    assert meter.mark(100, 10) == Speed(1.0, 0.1, 900.0)
-    # What came before, with its compilation, no longer counts.
-    assert meter.mark(110, 20) == Speed(10.0, 10.0, 89.0)
-    for step in range(120, 300, 10):
-        speed = meter.mark(step, step)
-    # The last eleven marks only: ten steps and ten updates a second.
-    assert speed == Speed(10.0, 10.0, 71.0)
-
-
-def test_plain_lines_off_a_terminal(tmp_path):
-    console, text = plain_console()
-    display = Display(200_000, console)
-    display.show(0, None, {})
-    display.show(
-        50_000,
-        Speed(1834.2, 13.14, 3725.0),
-        {
-            "episode/return": 212.43,
-            "eval/return_mean": 187.0,
-            "train/loss/dyn": 1.234567,
-            "train/penalty/posterior": 0.0123456,
-            "train/lambda/posterior": 0.25,
-            "train/entropy/prior": 9.0,
-        },
-    )
-    display.say("saved [bold]as is[/bold]")
-    display.close()
-    assert text.getvalue().splitlines() == [
-        "0%  0/200,000 steps  compiling",
-        "25%  50,000/200,000 steps  1,834 steps/s  13.1 updates/s  1:02:05 left  "
-        "return 212.4  eval 187.0  dyn 1.23  penalty 0.0123  lambda 0.25",
-        "saved [bold]as is[/bold]",
-    ]
-
-
-def test_plain_lines_are_not_wrapped():
-    console, text = plain_console(width=20)
-    display = Display(100, console)
-    display.show(1, Speed(1, 1, 1), {"episode/return": 1.0, "train/loss/dyn": 2.0})
-    assert text.getvalue().count("\n") == 1
-
-
-def test_two_penalties_are_told_apart():
-    metrics = {"train/penalty/prior": 1.0, "train/penalty/posterior": 2.0}
-    assert chosen(metrics) == [("penalty/prior", 1.0), ("penalty/posterior", 2.0)]
-
-
-def test_corrupt_steps_and_skipped_updates_are_shown_where_there_are_any():
-    metrics = {"episode/corrupt_rows": 0.0, "train/skipped_updates": 0.0}
-    assert chosen(metrics) == []
-    metrics = {"episode/corrupt_rows": 7.0, "train/skipped_updates": 2.0}
-    assert chosen(metrics) == [("corrupt steps", 7.0), ("skipped updates", 2.0)]
-
-
-def test_a_bar_on_a_terminal():
-    text = io.StringIO()
-    console = rich.console.Console(file=text, force_terminal=True, width=120)
-    display = Display(1000, console)
-    display.show(250, Speed(10.0, 2.0, 75.0), {"episode/return": 33.0})
-    display.say("a line above")
-    display.close()
-    shown = text.getvalue()
-    assert "25%" in shown and "250/1,000 steps" in shown and "return 33" in shown
-    assert "━" in shown and "0:01:15 left" in shown and "a line above" in shown
 
 
 def test_logger_without_a_console_is_silent(tmp_path, capsys):

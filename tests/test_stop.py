@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from train.stop import StopRequest
+from train.stop import SAME_STOP, StopRequest
 
 # In one call of XLA, for minutes: no handler of Python's runs meanwhile.
 BUSY = """
@@ -56,10 +56,14 @@ def test_the_second_interrupt_ends_a_compiled_loop(busy):
     process.send_signal(signal.SIGINT)
     said = process.stderr.readline()
     assert said == "SIGINT: stopping after this chunk; Ctrl-C again stops at once\n"
-    assert process.poll() is None
+    # Its echo, which `uv run` and `timeout` pass on, is the same stop.
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=2 * SAME_STOP + 2)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
-    assert process.communicate()[1] == "stopped at once; the last checkpoint stands\n"
+    said = "stopped at once; existing checkpoints are kept\n"
+    assert process.communicate()[1] == said
 
 
 @pytest.mark.parametrize("busy", [""], indirect=True)
@@ -87,3 +91,43 @@ def test_a_terminal_that_closes_is_a_stop_signal_and_nohup_is_not():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_an_interrupt_handled_late_is_not_a_second_one(monkeypatch):
+    """It came while no Python ran, and the thread has answered it long ago."""
+    now = iter([0.0, 30.0, 30.5, 32.0])
+    monkeypatch.setattr("train.stop.time.monotonic", lambda: next(now))
+    stop = StopRequest()
+    assert not stop._is_second_wish()  # on the thread, at once
+    stop._note(signal.SIGINT, None)  # on the main thread, later
+    assert stop.number == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt, match="existing checkpoints are kept"):
+        stop._note(signal.SIGINT, None)
+
+
+def test_a_ctrl_c_that_ends_a_program_comes_twice():
+    """Before there is anything to stop: one line, the code of Ctrl-C, no traceback."""
+    code = (
+        "import sys, time\n"
+        "from train.errors import guarded\n"
+        "def run():\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+        "code = guarded(run, 'stopped')\n"
+        "time.sleep(1)\n"
+        "sys.exit(code)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=pathlib.Path(__file__).parent.parent,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "stopped\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert process.communicate()[1] == ""

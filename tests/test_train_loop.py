@@ -57,11 +57,11 @@ def whole(toy: Toy, tmp_path_factory: pytest.TempPathFactory):
 
 def assert_one_program(toy: Toy) -> None:
     assert toy.traces["chunk"] == 1
-    assert getattr(toy.programs.chunk, "_cache_size")() == 1  # noqa: B009
+    assert toy.programs.chunk.jitted._cache_size() == 1
 
 
 def test_the_chunk_is_traced_once(toy, whole):
-    assert len(whole[2]) >= 8
+    assert len(whole[2]) >= 9
     assert_one_program(toy)
 
 
@@ -69,18 +69,23 @@ def test_an_unbroken_run_does_what_the_schedule_says(toy, whole):
     run_dir, run, lines = whole
     schedule = Schedule.of(toy.config)
     updates = schedule.cycles * schedule.updates
-    assert [line["train/updates"] for line in lines] == [
-        updates * (i + 1) for i in range(len(lines))
+    untrained, *trained = lines
+    assert [line["train/updates"] for line in trained] == [
+        updates * (i + 1) for i in range(len(trained))
     ]
-    assert run.learner.updates == updates * len(lines) and run.learner.skipped == 0
+    assert run.learner.updates == updates * len(trained) and run.learner.skipped == 0
     assert_finite(run.learner)
     # Steps are those of the environments: decisions times the repeat of actions.
-    assert [line["step"] for line in lines] == [2 * x["decisions"] for x in lines]
+    assert [line["step"] for line in trained] == [2 * x["decisions"] for x in trained]
+    # The curve begins with the agent before its first update, and nothing else.
+    assert {name.split("/")[0] for name in untrained} == {"step", "eval"}
+    filling = schedule.prefill_rows * toy.config.num_envs * toy.config.action_repeat
+    assert 0 < untrained["step"] <= filling
     assert lines[-2]["step"] < toy.config.steps <= lines[-1]["step"]
     evaluated = [line["step"] for line in lines if "eval/return_mean" in line]
-    assert len(evaluated) == 2 and 200 <= evaluated[0] < 240
-    assert evaluated[-1] == lines[-1]["step"]
-    assert Checkpointer(run_dir).steps() == evaluated  # here at the same interval
+    assert len(evaluated) == 3 and 200 <= evaluated[1] < 240
+    assert evaluated[0] == untrained["step"] and evaluated[-1] == lines[-1]["step"]
+    assert Checkpointer(run_dir).steps() == evaluated[1:]  # here at the same interval
 
 
 def primitives(jaxpr: Any) -> Iterator[str]:
@@ -142,7 +147,8 @@ def test_a_resumed_run_is_bitwise_the_unbroken_one(
     toy, whole, tmp_path, capsys, seed, number, code
 ):
     whole_dir, expected, lines = whole
-    first, second = random.Random(seed).sample(range(1, len(lines) - 1), 2)
+    # The first line is that of the untrained agent; the n-th chunk writes the next.
+    first, second = random.Random(seed).sample(range(1, len(lines) - 2), 2)
     handlers = [signal.getsignal(n) for n in STOP_SIGNALS]
     # Two stops: the second run begins at the first one's checkpoint.
     first, second = min(first, second), max(first, second)
@@ -151,13 +157,13 @@ def test_a_resumed_run_is_bitwise_the_unbroken_one(
         assert exit_code == code
         assert f"stopped by {number.name}" in capsys.readouterr().out
     assert [signal.getsignal(n) for n in STOP_SIGNALS] == handlers
-    assert log_lines(tmp_path) == lines[:second]
-    assert loop.env_steps(toy.config, run) == lines[second - 1]["step"]
+    assert log_lines(tmp_path) == lines[: second + 1]
+    assert loop.env_steps(toy.config, run) == lines[second]["step"]
     run, exit_code = toy.train(tmp_path)
     assert exit_code == 0
     assert_one_program(toy)
     said = capsys.readouterr().out
-    assert f"resuming at environment step {lines[second - 1]['step']:,}" in said
+    assert f"resuming at environment step {lines[second]['step']:,}" in said
     assert_same_bits(run, expected)
     metrics = "metrics.jsonl"
     assert (tmp_path / metrics).read_bytes() == (whole_dir / metrics).read_bytes()
@@ -181,16 +187,32 @@ def test_work_after_the_last_checkpoint_is_done_again(toy, whole, tmp_path):
     assert log_lines(tmp_path) == lines
 
 
-def test_a_second_interrupt_stops_at_once(toy, tmp_path):
+def test_a_second_interrupt_stops_at_once(toy, tmp_path, monkeypatch):
     def chunk(run: RunState):
         signal.raise_signal(signal.SIGINT)
+        monkeypatch.setattr("train.stop.SAME_STOP", -1.0)
         signal.raise_signal(signal.SIGINT)
         return toy.programs.chunk(run)
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="at once; there was no checkpoint yet"):
         toy.train(tmp_path, Altered(toy.programs, chunk=chunk))
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_echo_of_an_interrupt_is_the_same_stop(toy, tmp_path, capsys):
+    """`uv run` and `timeout` pass a Ctrl-C on that the terminal sent already."""
+
+    def chunk(run: RunState):
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        return toy.programs.chunk(run)
+
+    run, code = toy.train(tmp_path, Altered(toy.programs, chunk=chunk))
+    out = capsys.readouterr().out
+    assert code == 130 and "stopped by SIGINT at environment step" in out
+    assert out.count("SIGINT: stopping after ") == 1
+    assert Checkpointer(tmp_path).steps() == [loop.env_steps(toy.config, run)]
 
 
 @pytest.mark.parametrize("signalled", [False, True])

@@ -250,7 +250,10 @@ def test_several_seeds_are_several_runs(tmp_path, capsys):
     schedule = Schedule.of(config)
     per_chunk = schedule.cycles * schedule.updates
     assert len(first) == len(second) >= 3
-    for index, (a, b) in enumerate(zip(first, second, strict=True)):
+    # The first line of each is the evaluation of the untrained agent.
+    untrained = first[0]["eval/return_mean"], second[0]["eval/return_mean"]
+    assert first[0].keys() == second[0].keys() and untrained[0] != untrained[1]
+    for index, (a, b) in enumerate(zip(first[1:], second[1:], strict=True)):
         assert a.keys() == b.keys()
         assert (a["step"], a["decisions"]) == (b["step"], b["decisions"])
         assert a["train/updates"] == b["train/updates"] == per_chunk * (index + 1)

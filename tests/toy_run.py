@@ -4,6 +4,7 @@ import collections
 import functools
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 
 from envs import VectorEnv
-from train import loop
+from train import loop, programs
 from train.chunk import make_chunk
 from train.cli import parse
 from train.config import Config
+from train.placement import Program
 from train.start import choose_penalty, make_env
 from train.state import RunState
 
@@ -48,12 +50,12 @@ class Toy:
             return counted
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "make_chunk", counting)
+            patch.setattr(programs, "make_chunk", counting)
             self.programs = loop.Programs(self.config, vector_env(self.config), PENALTY)
 
-    def train(self, run_dir: pathlib.Path, programs: Any = None):
+    def train(self, run_dir: pathlib.Path, instead: Any = None):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "Programs", lambda *_: programs or self.programs)
+            patch.setattr(loop, "Programs", lambda *_: instead or self.programs)
             run_dir.mkdir(exist_ok=True)
             return loop.train(self.config, vector_env(self.config), run_dir, PENALTY)
 
@@ -62,12 +64,23 @@ class Toy:
         return jax.device_put(run, jax.devices()[0])  # as the loop does
 
 
+class Replaced:
+    """A function in place of a compiled program, which is prepared as before."""
+
+    def __init__(self, function: Callable[..., Any], program: Program) -> None:
+        self._function, self.prepare = function, program.prepare
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+
 class Altered:
     """Shared programs with some of them replaced."""
 
     def __init__(self, programs: loop.Programs, **replaced: Any) -> None:
         self._programs = programs
-        self.__dict__.update(replaced)
+        for name, function in replaced.items():
+            setattr(self, name, Replaced(function, getattr(programs, name)))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._programs, name)

@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import rich.console
@@ -42,13 +42,13 @@ class Speed(NamedTuple):
 class SpeedMeter:
     """Speed over the last few calls; the first call only starts the clock.
 
-    The interval after it contains compilation, so it counts only until there is
-    another.
+    The interval after it contains what a program does once, so it counts only until
+    there is another.
     """
 
     def __init__(self, total_steps: int) -> None:
         self._total = total_steps
-        self._compiled = False
+        self._warm = False
         self._marks: collections.deque[tuple[float, int, int]] = collections.deque(
             maxlen=_INTERVALS + 1
         )
@@ -57,9 +57,9 @@ class SpeedMeter:
         """Note where the run is now; None where the speed is not known yet."""
         now = time.monotonic()
         self._marks.append((now, step, updates))
-        if len(self._marks) == 3 and not self._compiled:
+        if len(self._marks) == 3 and not self._warm:
             self._marks.popleft()
-            self._compiled = True
+            self._warm = True
         then, first_step, first_updates = self._marks[0]
         if now <= then or step <= first_step:
             return None
@@ -91,6 +91,7 @@ class Display:
         self._console = console or _Console(highlight=False)
         self._total = total_steps
         self._live: rich.live.Live | None = None
+        self._unfinished = False  # a phase's line, which waits for its seconds
         self._bar = rich.progress.Progress(
             rich.progress.BarColumn(bar_width=30),
             rich.progress.TaskProgressColumn(),
@@ -99,8 +100,31 @@ class Display:
         )
         self._task = self._bar.add_task("", total=total_steps)
 
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Print what has begun, and at its end, on the same line, how long it took."""
+        began = time.monotonic()
+        self._print(f"{name} ... ", end="")
+        self._unfinished = True
+        try:
+            yield
+        except BaseException:
+            self._end_line()
+            raise
+        seconds = time.monotonic() - began
+        took = f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        if not self._unfinished:  # something else was said meanwhile
+            took = f"{name} ... {took}"
+        self._unfinished = False
+        self._print(took)
+
     def show(
-        self, step: int, speed: Speed | None, metrics: Mapping[str, float]
+        self,
+        step: int,
+        speed: Speed | None,
+        metrics: Mapping[str, float],
+        *,
+        evaluated: int | None = None,
     ) -> None:
         """Show where the run is.
 
@@ -108,10 +132,17 @@ class Display:
             step: environment steps taken.
             speed: None where it is not known yet.
             metrics: the latest value of each metric.
+            evaluated: the step that the latest evaluation belongs to.
         """
-        pace = "compiling" if speed is None else _pace(speed)
-        where = f"{step:,}/{self._total:,} steps  {pace}"
-        values = "  ".join(f"{label} {_short(v)}" for label, v in chosen(metrics))
+        steps = f"{step:,}/{self._total:,} steps"
+        where = steps if speed is None else f"{steps}  {_pace(speed)}"
+        parts = []
+        for label, value in chosen(metrics):
+            at = ""
+            if label == "eval" and evaluated is not None:
+                at = f" (step {evaluated:,})"
+            parts.append(f"{label} {_short(value)}{at}")
+        values = "  ".join(parts)
         if not self._console.is_terminal:
             share = f"{min(step / self._total, 1):.0%}"
             self.say("  ".join(part for part in (share, where, values) if part))
@@ -131,11 +162,21 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
-        text = printable(line)
+        self._end_line()
+        self._print(printable(line))
+
+    def _end_line(self) -> None:
+        """Let what follows begin on a line of its own."""
+        if self._unfinished:
+            self._unfinished = False
+            self._print("")
+
+    def _print(self, text: str, end: str = "\n") -> None:
         with contextlib.suppress(OSError):
-            self._console.print(text, markup=False, emoji=False, soft_wrap=True)
-            if not self._console.is_terminal:
-                self._console.file.flush()
+            self._console.print(
+                text, end=end, markup=False, emoji=False, soft_wrap=True
+            )
+            self._console.file.flush()
 
     def close(self) -> None:
         """Leave the bar as it is and give the terminal back."""

@@ -3,7 +3,9 @@
 import contextlib
 import os
 import pathlib
+import signal
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TextIO
@@ -105,14 +107,19 @@ def guarded(run: Callable[[], int], stopped: str = "stopped") -> int:
     """The exit code of a program, with what goes wrong in it as one line on stderr.
 
     That is 2 for a `UserError` or an environment variable that cannot be served, 1
-    where memory is used up, 130 for Ctrl-C, which is answered with `stopped`. Other
-    errors are raised. What is printed meanwhile never ends the program (`streams`).
+    where memory is used up, 130 for Ctrl-C, which is answered with what the exception
+    says, or `stopped`. Other errors are raised. What is printed meanwhile never ends
+    the program (`streams`).
     """
     prepare_streams()
     try:
         return run()
-    except KeyboardInterrupt:
-        tell(stopped, sys.stderr)
+    except KeyboardInterrupt as stop:
+        # `uv run` and `timeout` pass the same Ctrl-C on once more: to an end that has
+        # begun it adds nothing.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        tell(str(stop) or stopped, sys.stderr)
         return 130
     except Exception as error:
         answer = ending(error)

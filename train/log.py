@@ -84,6 +84,7 @@ class Logger:
             self._display = Display(total_steps, None if console is True else console)
         self._meter = SpeedMeter(total_steps)
         self._latest: dict[str, float] = {}
+        self._evaluated: int | None = None
         directories = [run / f"seed_{i}" for i in range(seeds)] if seeds > 1 else [run]
         self._agents = [
             _AgentLog(directory, restored_step, sinks, self.say)
@@ -118,6 +119,8 @@ class Logger:
             for row, number in zip(rows, np.broadcast_to(values, count), strict=True):
                 row[name] = number.item()
             self._latest[name] = float(np.mean(values))
+        if "eval/return_mean" in metrics:
+            self._evaluated = step
         for agent, row in zip(self._agents, rows, strict=True):
             agent.write(step, row)
 
@@ -143,7 +146,11 @@ class Logger:
             self._timing.write({"step": step, "time/seconds": seconds, **timing})
             self._agents[0].write_sinks(step, timing)
         if self._display is not None:
-            self._display.show(step, speed, self._latest)
+            self._display.show(step, speed, self._latest, evaluated=self._evaluated)
+
+    def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Tell the user what goes on inside the context, and then its seconds."""
+        return self._display.phase(name) if self._display else contextlib.nullcontext()
 
     def say(self, line: str) -> None:
         """Print a line for the user without disturbing the progress bar."""
@@ -184,6 +191,10 @@ class Silent(Logger):
 
     def progress(self, step: int, updates: int) -> None:
         """Nothing."""
+
+    def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Nothing."""
+        return contextlib.nullcontext()
 
     def say(self, line: str) -> None:
         """Nothing."""

@@ -1,81 +1,36 @@
-"""The training loop: chunks, evaluations, checkpoints, and stopping in good order."""
+"""The training loop: phases of the start, chunks, evaluations, checkpoints, the end."""
 
+import contextlib
 import json
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from envs import VectorEnv
 from train import cluster, record
-from train.checkpoint import Checkpointer, check_disk, kept
-from train.chunk import ChunkOutput, Schedule, make_chunk, make_prefill
+from train.checkpoint import Checkpointer, Restored, check_disk, kept
+from train.chunk import ChunkOutput
 from train.config import Config
 from train.divergence import Diverged as Diverged
 from train.divergence import Watch
 from train.errors import logdir_errors
-from train.evaluation import make_evaluate
 from train.leaves import tree_bytes
 from train.log import Logger, Silent
-from train.openloop import encode, make_open_loop
+from train.openloop import encode
 from train.placement import Placement
+from train.programs import Programs
 from train.provenance import provenance
 from train.start import Penalty
-from train.state import RunState, compute_dtype, init_run
+from train.state import RunState
 from train.stop import StopRequest
 
 # After so many updates in a row without a finite loss and gradient, a run has diverged.
 MAX_SKIPPED_IN_ROW = 50
-
-
-class Programs:
-    """The compiled functions of one run; with several seeds each is vmapped.
-
-    `template` is the run's state as shapes, each with where its array belongs.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        env: VectorEnv,
-        penalty: Penalty,
-        placement: Placement | None = None,
-    ) -> None:
-        self.config = config
-        self._placement = place = placement or Placement.of(config)
-        schedule = Schedule.of(config)
-        dtype = compute_dtype(config, jax.default_backend())
-        evaluation = VectorEnv(env.env, config.eval_episodes)
-        init = lambda key: init_run(config, env, key)  # noqa: E731
-        shapes = place.shapes(init, self.keys(0))
-        self.template = place.template(shapes)
-        state = place.shardings(shapes)
-        self.init = place.compile(init, out=state)
-        self.prefill = place.compile(
-            make_prefill(config, env, schedule), donate=True, out=(state, None)
-        )
-        self.chunk = place.compile(
-            make_chunk(config, env, schedule, penalty.options, dtype),
-            donate=True,
-            out=(state, None),
-        )
-        self.evaluate = place.compile(make_evaluate(evaluation))
-        self.open_loop = None
-        if config.obs == "pixels":
-            self.open_loop = place.compile(make_open_loop(config, schedule))
-
-    def keys(self, salt: int) -> jax.Array:
-        """A key for each seed, from the seed and `salt` alone."""
-        key = lambda seed: jax.random.fold_in(jax.random.key(seed), salt)  # noqa: E731
-        first, count = self.config.seed, self.config.seeds
-        if count == 1:
-            return self._placement.put(key(first))
-        keys = jnp.stack([key(seed) for seed in range(first, first + count)])
-        return self._placement.put(keys, divided=True)
 
 
 def train(
@@ -113,48 +68,41 @@ def train(
     checkpoints = Checkpointer(run_dir, keep, warn=warn)
     restored = checkpoints.restore(template) if config.resume != "never" else None
     with cluster.leader_first():
-        open_logger = _open_log(config, run_dir, restored.step if restored else None)
+        open_logger = _open_log(config, run_dir, _logged_until(restored))
     with StopRequest() as stop, open_logger as logger:
         stop.say = logger.say
+        stop.left = lambda: _newest(checkpoints)
         logger.say(
             f"checkpoints  {tree_bytes(template) / 2**20:,.0f} MiB each, replay "
             f"included; the newest {keep} are kept"
         )
-        if restored:
-            logger.say(f"resuming at environment step {restored.step:,}")
-            run = restored.tree
-        else:
-            logger.say("filling the replay")
-            run, _ = programs.prefill(programs.init(programs.keys(0)))
-        # Restored arrays are committed to a device, new ones are not, and each kind
-        # would compile a chunk of its own: a resumed run could not use the cache.
-        if jax.process_count() == 1:
-            run = jax.device_put(run, jax.tree.map(lambda x: x.sharding, template))
-        logger.progress(
-            env_steps(config, run), restored.metadata["updates"] if restored else 0
-        )
         watch = Watch(config, run_dir, logger.say, limit=MAX_SKIPPED_IN_ROW)
-        run, saved = _loop(
-            config, programs, run, checkpoints, logger, stop, began, watch
-        )
-        step = env_steps(config, run)
-        if not saved:
-            last = checkpoints.steps()
-            logger.say(
-                f"NOT SAVED: what was trained after environment step "
-                f"{last[-1] if last else 0:,} is lost; make room, and give the same "
-                "command again"
-            )
-        if stop.number is not None:
-            name = signal.Signals(stop.number).name
-            logger.say(
-                f"stopped by {name} at environment step {step:,}; "
-                "the same command resumes"
-            )
-        else:
-            logger.say(f"finished at environment step {step:,}; run {run_dir}")
-    bad = watch.diverged or not saved
+        session = _Session(config, programs, checkpoints, logger, stop)
+        run = session.begin(restored)
+        if session.goes_on(run):
+            session.warm_up(run)
+        run = session.learn(run, watch, began)
+        logger.say(session.last_words(run, run_dir))
+    bad = watch.diverged or session.unsaved
     return run, stop.exit_code or int(bool(bad))
+
+
+def _logged_until(restored: Restored | None) -> int | None:
+    """The last step whose lines of the log stand; None for a new run.
+
+    A checkpoint from before the first update was saved while the run was stopped, and
+    the evaluation of the untrained agent, which has the same step, is repeated.
+    """
+    if restored is None:
+        return None
+    return restored.step - untrained(restored.tree)
+
+
+def _newest(checkpoints: Checkpointer) -> str:
+    saved = checkpoints.steps()
+    if not saved:
+        return "there was no checkpoint yet, and nothing is saved"
+    return f"the newest checkpoint is that of environment step {saved[-1]:,}"
 
 
 def _open_log(config: Config, run_dir: Path, restored_step: int | None) -> Logger:
@@ -173,46 +121,149 @@ def _open_log(config: Config, run_dir: Path, restored_step: int | None) -> Logge
         )
 
 
-def _loop(
-    config: Config,
-    programs: Programs,
-    run: RunState,
-    checkpoints: Checkpointer,
-    logger: Logger,
-    stop: StopRequest,
-    began: float,
-    watch: Watch,
-) -> tuple[RunState, bool]:
-    """The final state, and whether it is saved."""
-    step = env_steps(config, run)
-    first = saved = True
-    stopping = stop.agreed()
-    while step < config.steps and not stopping:
-        run, output = programs.chunk(run)
-        output = jax.tree.map(cluster.fetch, output)
-        if first:
-            logger.say(
-                f"first updates done {time.monotonic() - began:.0f} s after the start"
+class _Session:
+    """One start of a run, from the first decision or a checkpoint to its end or a stop.
+
+    Attributes:
+        unsaved: the run's state holds something that no checkpoint does.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        programs: Programs,
+        checkpoints: Checkpointer,
+        logger: Logger,
+        stop: StopRequest,
+    ) -> None:
+        self._config, self._programs = config, programs
+        self._checkpoints, self._logger, self._stop = checkpoints, logger, stop
+        self.unsaved = False
+
+    @contextlib.contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """Tell the user what goes on, and that a stop signal waits for its end."""
+        usual, self._stop.doing = self._stop.doing, name
+        with self._logger.phase(name):
+            yield
+        self._stop.doing = usual
+
+    def begin(self, restored: Restored | None) -> RunState:
+        """The restored state, or a new one with the replay buffer filled.
+
+        A stop signal while acting is compiled leaves the replay buffer empty.
+        """
+        if restored:
+            self._logger.say(f"resuming at environment step {restored.step:,}")
+            run = restored.tree
+        else:
+            run = self._fill()
+        # Restored arrays are committed to a device, new ones are not, and each kind
+        # would compile a chunk of its own: a resumed run could not use the cache.
+        if jax.process_count() == 1:
+            template = self._programs.template
+            run = jax.device_put(run, jax.tree.map(lambda x: x.sharding, template))
+        return run
+
+    def _fill(self) -> RunState:
+        programs = self._programs
+        with self._phase("compiling acting"):
+            keys = programs.keys(0)
+            programs.init.prepare(keys)
+            run = programs.init(keys)
+            programs.prefill.prepare(run)
+        if self._stop.agreed():
+            return run
+        with self._phase("filling the replay buffer"):
+            run, episodes = jax.block_until_ready(programs.prefill(run))
+        self.unsaved = True
+        corrupt = int(np.sum(cluster.fetch(episodes.corrupt)))
+        if corrupt:
+            self._logger.say(
+                f"warning: the simulation diverged (NaN or Inf) in {corrupt:,} of the "
+                "first steps; such corrupt steps are never learned from"
             )
-            first = False
-        before, step = step, env_steps(config, run)
-        updates = int(np.max(output.updates))
-        final = step >= config.steps
-        watch.look(run, output, step, checkpoints.steps(), final=final)
-        metrics = log_metrics(config, output)
-        if crossed(before, step, config.eval_every) or final:
-            metrics |= evaluate(programs, run, step)
-            metrics |= show_open_loop(programs, run, step, logger)
-        logger.write(step, metrics)
-        logger.progress(step, updates)
-        due = crossed(before, step, config.save_every)
-        # Asked for once, so that no signal ends the loop without a checkpoint.
-        stopping = stop.agreed()
-        if due or final or stopping:
-            saved = checkpoints.save(step, run, {"updates": updates})
-            if not (saved or final or stopping):
-                logger.say("training goes on, and the next save will try again")
-    return run, saved
+        return run
+
+    def warm_up(self, run: RunState) -> None:
+        """Compile all that the loop calls; evaluate an agent that is untrained."""
+        programs, step = self._programs, env_steps(self._config, run)
+        with self._phase("compiling the evaluation"):
+            programs.evaluate.prepare(run.learner.agent, programs.keys(1 + step))
+        if untrained(run) and not self._stop.agreed():
+            with self._phase("evaluating the untrained agent"):
+                metrics = evaluate(programs, run, step)
+            self._logger.write(step, metrics)
+        if not self._stop.agreed():
+            with self._phase("compiling the update"):
+                programs.chunk.prepare(run)
+
+    def goes_on(self, run: RunState) -> bool:
+        """Whether there are steps left, and nobody asked to stop."""
+        left = env_steps(self._config, run) < self._config.steps
+        return not self._stop.agreed() and left
+
+    def learn(self, run: RunState, watch: Watch, began: float) -> RunState:
+        """Chunks until the end or a stop, and the checkpoint after the last."""
+        config, logger = self._config, self._logger
+        step, updates = env_steps(config, run), count(run.learner.updates)
+        goes_on, first = self.goes_on(run), True
+        if goes_on:
+            logger.progress(step, updates)
+        while goes_on:
+            with self._phase("first updates") if first else contextlib.nullcontext():
+                run, output = self._programs.chunk(run)
+                output = jax.tree.map(cluster.fetch, output)
+            if first:
+                seconds = time.monotonic() - began
+                logger.say(f"first updates done {seconds:.0f} s after the start")
+            first, self.unsaved = False, True
+            before, step = step, env_steps(config, run)
+            updates = int(np.max(output.updates))
+            final = step >= config.steps
+            watch.look(run, output, step, self._checkpoints.steps(), final=final)
+            metrics = log_metrics(config, output)
+            if crossed(before, step, config.eval_every) or final:
+                metrics |= evaluate(self._programs, run, step)
+                metrics |= show_open_loop(self._programs, run, step, logger)
+            logger.write(step, metrics)
+            logger.progress(step, updates)
+            # Asked for once, so that no signal ends the loop without a checkpoint.
+            goes_on = self.goes_on(run)
+            if goes_on and crossed(before, step, config.save_every):
+                self._save(run, step, updates)
+                if self.unsaved:
+                    logger.say("training goes on, and the next save will try again")
+        if self.unsaved:
+            self._save(run, step, updates)
+        return run
+
+    def _save(self, run: RunState, step: int, updates: int) -> None:
+        saved = self._checkpoints.save(step, run, {"updates": updates})
+        self.unsaved = not saved
+
+    def last_words(self, run: RunState, run_dir: Path) -> str:
+        """How the run ended, for the user."""
+        step, number = env_steps(self._config, run), self._stop.number
+        if self.unsaved:
+            last = self._checkpoints.steps()
+            self._logger.say(
+                f"NOT SAVED: what was trained after environment step "
+                f"{last[-1] if last else 0:,} is lost; make room, and give the same "
+                "command again"
+            )
+        if number is None:
+            return f"finished at environment step {step:,}; run {run_dir}"
+        stopped = f"stopped by {signal.Signals(number).name}"
+        if count(run.replay.filled) == 0:
+            return (
+                f"{stopped} before the first decision: there was nothing to save, and "
+                "the same command begins anew"
+            )
+        stopped += f" at environment step {step:,}"
+        if untrained(run):
+            stopped += ", before the first update, with the replay buffer filled"
+        return f"{stopped}; the same command resumes"
 
 
 def evaluate(programs: Programs, run: RunState, step: int) -> dict[str, Any]:
@@ -260,7 +311,17 @@ def log_metrics(config: Config, output: ChunkOutput) -> dict[str, Any]:
 
 def env_steps(config: Config, run: RunState) -> int:
     """Environment (control) steps taken by one agent, all its environments together."""
-    return int(np.max(cluster.fetch(run.collector.decisions))) * config.action_repeat
+    return count(run.collector.decisions) * config.action_repeat
+
+
+def count(counter: jax.Array) -> int:
+    """A counter of one agent; of several, the largest."""
+    return int(np.max(cluster.fetch(counter)))
+
+
+def untrained(run: RunState) -> bool:
+    """Whether no update was tried yet."""
+    return count(run.learner.updates) + count(run.learner.skipped) == 0
 
 
 def crossed(before: int, after: int, interval: int) -> bool:

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     could not be saved; 130 or 143 stopped by a signal.
     """
     words = sys.argv[1:] if argv is None else argv
-    return guarded(lambda: run(words), "stopped at once; the last checkpoint stands")
+    return guarded(lambda: run(words), "stopped at once; existing checkpoints are kept")
 
 
 def run(argv: Sequence[str]) -> int:

@@ -107,7 +107,7 @@ class Placement:
 
     def compile(
         self, function: Callable[..., Any], *, donate: bool = False, out: Any = None
-    ) -> Callable[..., Any]:
+    ) -> "Program":
         """`jax.jit` of a function of one agent, on these devices.
 
         Args:
@@ -120,11 +120,9 @@ class Placement:
         given = (0,) if donate else ()
         function = self.mapped(function, in_place=donate)
         if self.mesh is None:
-            return jax.jit(function, donate_argnums=given)
-        compiled = jax.jit(function, donate_argnums=given, out_shardings=out)
-        if jax.process_count() == 1:
-            return self._under_mesh(compiled)
-        return self._together(compiled)
+            return Program(jax.jit(function, donate_argnums=given), self)
+        jitted = jax.jit(function, donate_argnums=given, out_shardings=out)
+        return Program(jitted, self)
 
     def mapped(
         self, function: Callable[..., Any], *, in_place: bool = False
@@ -145,27 +143,6 @@ class Placement:
             return function
         # No device sees another's agents: loops end when its own agents' do.
         return jax.shard_map(function, in_specs=ROWS, out_specs=ROWS, check_vma=False)
-
-    def _under_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            with self.active():
-                return function(*args)
-
-        return call
-
-    def _together(self, function: Any) -> Callable[..., Any]:
-        """Compiled in each process before any of them begins to run it."""
-        ready = None
-
-        def call(*args: Any) -> Any:
-            nonlocal ready
-            with self.active():
-                if ready is None:
-                    ready = function.lower(*args).compile()
-                    cluster.meet()
-                return ready(*args)
-
-        return call
 
     def shapes(self, function: Callable[..., Any], *args: Any) -> Any:
         """Shapes of what `compile` would compute (`jax.eval_shape`)."""
@@ -193,6 +170,38 @@ class Placement:
             return jax.random.wrap_key_data(placed) if is_key(x) else placed
 
         return jax.tree.map(place, tree)
+
+
+class Program:
+    """A jitted function on the devices of a placement; made by `Placement.compile`.
+
+    Attributes:
+        jitted: what `jax.jit` made.
+    """
+
+    def __init__(self, jitted: Any, placement: Placement) -> None:
+        self.jitted = jitted
+        self._placement = placement
+        self._together: Any = None
+
+    def prepare(self, *args: Any) -> None:
+        """Compile for arguments like these, without running anything.
+
+        Calls with such arguments find the compiled program; nothing is traced or
+        compiled twice. Of several processes all must prepare: none begins to run
+        before each has compiled, which may take longer than they wait for each other.
+        """
+        with self._placement.active():
+            compiled = self.jitted.lower(*args).compile()
+        if jax.process_count() > 1 and self._together is None:
+            self._together = compiled
+            cluster.meet()
+
+    def __call__(self, *args: Any) -> Any:
+        if jax.process_count() > 1 and self._together is None:
+            self.prepare(*args)
+        with self._placement.active():
+            return (self._together or self.jitted)(*args)
 
 
 def choose_devices(config: Config) -> list[Device]:

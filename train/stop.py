@@ -1,9 +1,10 @@
-"""Stopping in good order, and stopping at once."""
+"""Graceful shutdown at a stop signal; an immediate end at a second Ctrl-C."""
 
 import os
 import signal
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,12 @@ from train import cluster
 from train.errors import tell
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+SAME_STOP = 1.0
+"""Seconds after the first Ctrl-C in which another one is its echo, not a second wish.
+
+One key press reaches a child several times: from the terminal, and once more from each
+of `uv run`, `timeout` and some shells above it.
+"""
 # Time that a second Ctrl-C leaves the main thread to end by itself.
 _PATIENCE = 2.0  # seconds
 
@@ -19,18 +26,27 @@ _PATIENCE = 2.0  # seconds
 class StopRequest:
     """Remembers the first stop signal; a second Ctrl-C stops at once.
 
-    While a chunk is computed or compiled the main thread runs no Python, and so no
-    signal handler, for minutes. The system's own handler tells a thread, which
-    answers the first signal, and at the second Ctrl-C ends the process: whenever that
-    is, the last checkpoint stands. SIGHUP stays ignored where it was (nohup); a shell
-    has its background jobs ignore SIGINT too, which is then meant for others, but one
-    that is sent to this process is heard.
+    While a program is compiled or computed the main thread runs no Python, and so no
+    signal handler, for minutes. The system's own handler informs a thread. The thread
+    answers the first signal, and at the second Ctrl-C it ends the process: whenever
+    that is, the newest checkpoint is intact. SIGHUP stays ignored where it was
+    (`nohup`); a shell has its background jobs ignore SIGINT too, meant for others, but
+    one that is sent to this process is heard.
+
+    Attributes:
+        number: the first stop signal; None before one.
+        doing: what is finished before the run stops, for the answer to the signal.
+        say: takes a line for the user, on any thread.
+        left: words on what is saved, for an end at once.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.doing = "this chunk"
         self.say: Callable[[str], None] = lambda line: tell(line, sys.stderr)
-        """Takes a line for the user, on any thread."""
+        self.left: Callable[[], str] = lambda: "existing checkpoints are kept"
+        self._interrupted: float | None = None
+        self._called = False  # the handler, for a Ctrl-C
         self._previous: dict[int, Any] = {}
         self._over = threading.Event()
 
@@ -66,9 +82,25 @@ class StopRequest:
         return 130 if self.number == signal.SIGINT else 143
 
     def _note(self, number: int, _: types.FrameType | None) -> None:
-        if self.number == signal.SIGINT == number:
-            raise KeyboardInterrupt
-        self.number = number
+        """The handler: on the main thread, when that runs Python again."""
+        if number == signal.SIGINT:
+            # Called once for all that came while no Python ran: that may be late, and
+            # is not the second wish then.
+            called_before, self._called = self._called, True
+            if self._is_second_wish() and called_before:
+                raise KeyboardInterrupt(self._farewell())
+        if self.number is None:
+            self.number = number
+
+    def _is_second_wish(self) -> bool:
+        """Whether a Ctrl-C comes long enough after the first; notes the first."""
+        now = time.monotonic()
+        if self._interrupted is None:
+            self._interrupted = now
+        return now - self._interrupted > SAME_STOP
+
+    def _farewell(self) -> str:
+        return f"stopped at once; {self.left()}"
 
     def _answer(self, reading: int) -> None:
         """Runs on the thread, until the other end of the pipe is closed."""
@@ -78,14 +110,13 @@ class StopRequest:
                 number = arrived[0]
                 if number not in self._previous or self._over.is_set():
                     continue
+                again = number == signal.SIGINT and self._is_second_wish()
                 if first is None:
                     first = number
-                    line = f"{signal.Signals(number).name}: stopping after this chunk"
+                    line = f"{signal.Signals(number).name}: stopping after {self.doing}"
                     if number == signal.SIGINT:
                         line += "; Ctrl-C again stops at once"
                     self.say(line)
-                elif first == signal.SIGINT == number and not self._over.wait(
-                    _PATIENCE
-                ):
-                    tell("stopped at once; the last checkpoint stands", sys.stderr)
+                elif again and not self._over.wait(_PATIENCE):
+                    tell(self._farewell(), sys.stderr)
                     os._exit(130)
