@@ -12,7 +12,7 @@ import pytest
 import envs
 import train.config.schema
 from train.config import Config
-from train.config.cli import parse, preset_choice
+from train.config.cli import parse, read_command
 from train.config.fields import Flag, flags
 from train.config.presets import preset_config
 from train.errors import UserError, one_line_errors
@@ -218,12 +218,102 @@ def test_the_platform_is_asked_for_only_when_the_flags_are_in_order():
     assert parse([], lambda: "gpu").preset == "gpld"
 
 
-def test_preset_choice_says_why():
-    assert preset_choice([], "cpu") == ("laptop", "auto: the device is a CPU")
-    assert preset_choice(["--preset", "gpld"], lambda: "cpu") == (
-        "gpld",
-        "asked for by --preset",
-    )
+def test_a_command_says_why_its_preset_was_taken():
+    def start(given):
+        assert given == {"--seeds": 2}
+        return "cpu"
+
+    command = read_command(["--seeds", "2"], start)
+    assert command.preset == ("laptop", "auto: the device is a CPU")
+    assert command.config == parsed("--seeds 2")
+    asked = read_command(["--preset", "gpld"], lambda _: "cpu")
+    assert asked.preset == ("gpld", "asked for by --preset")
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("--total-timesteps 100000", "--steps"),
+        ("--total_timesteps=100000", "--steps"),
+        ("--run.steps 1e6", "--steps"),
+        ("--run.train_ratio 64", "--train-ratio"),
+        ("--agent.opt.lr 1e-4", "--learning-rate"),
+        ("--env.dmc.repeat 2", "--action-repeat"),
+        ("--task dmc_walker_walk", "--env"),
+        ("--env-id x", "--env"),
+        ("--configs dmc_proprio size12m", "--preset"),
+        ("--gamma 0.997", "--discount-horizon 333"),
+        ("--gamma=0.99", "--discount-horizon 100"),
+        ("--discount .5", "--discount-horizon 2"),
+        ("--gamma 1", r"--discount-horizon (1 / (1 - discount))"),
+        ("--gamma", r"--discount-horizon (1 / (1 - discount))"),
+        ("--gae-lambda .95", "--return-lambda"),
+        ("--buffer-size 1e6", "--replay-size"),
+        ("--num-steps 128", "--steps (environment steps of the run) or --batch-len"),
+        ("--horizon 15", "--imagination-length (decisions imagined) or --discount-"),
+        ("--log-dir x", "--logdir"),
+        ("--exp-name x", "--logdir"),
+        ("--ent-coef 0", "--entropy"),
+        ("--obs image", "pixels"),
+        ("--obs proprio", "state"),
+        ("--penalty=True", "xla"),
+        ("--penalty false", "none"),
+        ("--precision bf16", "bfloat16"),
+        ("--env dm_control/walker-run-v0", "walker-run"),
+        ("task=walker", "--env"),
+    ],
+)
+def test_the_words_of_other_projects(words, hint):
+    assert f"nearest valid: {hint}" in refusal(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("--wandb", "metrics.jsonl and TensorBoard"),
+        ("--wandb-project-name x", "metrics.jsonl and TensorBoard"),
+        ("--capture-video", "train.evaluate --run RUN --video"),
+        ("--jax.platform cpu", "JAX_PLATFORMS=cpu"),
+    ],
+)
+def test_advice_on_what_is_not_a_flag_here(words, advice):
+    assert advice in refusal(words)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "hint"),
+    [
+        ("my_env", "def helper(): ...\ndef make(**_): ...", "my_env:make"),
+        ("my_env.py", "def make_hopper(): ...", "my_env:make_hopper"),
+        ("./my_env", "class HopperEnv: ...", "my_env:HopperEnv"),
+        ("my_env", "not python", "my_env:make"),
+        ("my_env.build", "def build(): ...", "my_env:build"),
+    ],
+)
+def test_a_module_of_ones_own(tmp_path, monkeypatch, name, source, hint):
+    (tmp_path / "my_env.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    assert f"nearest valid: {hint}" in refusal(f"--env {name}")
+
+
+def test_coefficients_by_the_penaltys_target():
+    """.5 decaying to .001 for GPLD's targets, .01 throughout for the core."""
+
+    def coefficients(words):
+        penalty = parsed(words).penalty
+        return penalty.lambda0, penalty.lambda_min
+
+    core = "--penalty-target core"
+    for preset in ("laptop", "gpld", "smoke"):
+        assert coefficients(f"--preset {preset}") == (0.5, 0.001)
+        assert coefficients(f"--preset {preset} {core}") == (0.01, 0.01)
+    assert coefficients(f"{core} --lambda0 .1") == (0.1, 0.1)
+    assert coefficients(f"{core} --lambda-min .002") == (0.01, 0.002)
+    assert coefficients(f"{core} --lambda0 .1 --lambda-min .001") == (0.1, 0.001)
+    assert coefficients("--preset jacreg") == (0.01, 0.01)
+    assert coefficients("--preset jacreg --lambda0 .05") == (0.05, 0.05)
+    prior = "--preset jacreg --penalty-target prior"
+    assert coefficients(prior) == (0.5, 0.001)
 
 
 def test_help_documents_every_flag(capsys):
@@ -233,14 +323,26 @@ def test_help_documents_every_flag(capsys):
     text = capsys.readouterr().out
     assert "python -m train.main --env walker --penalty pallas" in text
     assert "python -m train.main --preset gpld --penalty none" in text
+    assert all(task in text for task in envs.TASKS)
     for flag in flags(Config):
         assert flag.name + " " in text or flag.name + "," in text, flag.name
 
 
-def test_help_shows_the_values_of_the_preset(capsys):
+@pytest.mark.parametrize(
+    ("words", "platform", "ratio", "said"),
+    [
+        ("--help", "cpu", "32.0", "preset laptop (auto: the device is a CPU)"),
+        ("--help", "gpu", "512.0", "preset gpld (auto: the device is a GPU)"),
+        ("--preset dreamerv3 --help", "cpu", "1024.0", "dreamerv3 (asked for by"),
+    ],
+)
+def test_help_shows_the_values_that_will_be_taken(capsys, words, platform, ratio, said):
     with pytest.raises(SystemExit):
-        parsed("--preset laptop --help")
-    assert "32.0" in capsys.readouterr().out  # the train ratio; 512 by default
+        parsed(words, platform)
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    about = text.partition("--train-ratio FLOAT")[2]
+    assert f"(default: {ratio})" in about[:120]
+    assert said in text
 
 
 def test_every_field_is_documented():

@@ -1,11 +1,11 @@
 """Train a world-model agent: `python -m train.main --env walker --penalty pallas`."""
 
 import contextlib
-import functools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from train.errors import guarded, one_line, tell
 
@@ -23,13 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(argv: Sequence[str]) -> int:
     """Parse, say what will happen, train."""
     began = time.monotonic()
-    from train.config.cli import parse, preset_choice
+    from train.config.cli import read_command
     from train.origin import check_origin
 
     check_origin()
-    platform = functools.cache(functools.partial(start_jax, argv))
-    config = parse(argv, platform)
-    choice = preset_choice(argv, platform)
+    config, preset = read_command(argv, start_jax)
 
     # Imported only now: a mistyped flag is answered before JAX and MuJoCo load.
     import jax
@@ -41,16 +39,17 @@ def run(argv: Sequence[str]) -> int:
     from train.record import run_dir as run_directory
     from train.resume import check_resume
 
-    start.check_device(config, platform())
+    platform = jax.default_backend()
+    start.check_device(config, platform)
     placement = Placement.of(config)
-    penalty = start.choose_penalty(config, platform())
+    penalty = start.choose_penalty(config, platform)
     cache = start.enable_compilation_cache()
     env = VectorEnv(start.make_env(config), config.num_envs)
     run_dir = run_directory(config)
     lines = start.describe(
         config,
         env,
-        preset_reason=choice.reason,
+        preset_reason=preset.reason,
         penalty=penalty,
         placement=placement,
         cache=cache,
@@ -82,16 +81,14 @@ def run(argv: Sequence[str]) -> int:
     return code
 
 
-def start_jax(argv: Sequence[str]) -> str:
-    """Start JAX as the flags ask, joining other processes; the platform's name.
+def start_jax(values: Mapping[str, Any]) -> str:
+    """Start JAX as the flags given ask, joining other processes; the platform's name.
 
     Raises:
         UserError: the flags on processes do not fit, or the others did not come.
     """
     from train import cluster
-    from train.config.cli import read_words
 
-    values = read_words(argv).values
     join = cluster.requested(values)
     usual = 1 if join else cluster.cpu_devices(values.get("--seeds", 1))
     devices = values.get("--devices") or usual

@@ -15,7 +15,7 @@ from envs import Env, EnvSpec, VectorEnv
 from kernels import kernel_obstacle
 from train.chunk import Schedule
 from train.conditions import read_perturbation
-from train.config import Config, replay_bytes
+from train.config import Config, PenaltyConfig, replay_bytes
 from train.errors import UserError
 from train.memory import available_host_memory
 from train.placement import Placement
@@ -91,7 +91,24 @@ def choose_penalty(config: Config, platform: str) -> Penalty:
     )
     probes = "all" if asked.probe_kind == "exact" else asked.probes or 1
     what = f"{taken} on the {asked.target}, rho {asked.rho:g}, {probes} "
-    return Penalty(options, f"{what}{asked.probe_kind} ({why})")
+    reason = f"{what}{asked.probe_kind} ({why}), {coefficients(asked)}"
+    return Penalty(options, reason)
+
+
+def coefficients(penalty: PenaltyConfig) -> str:
+    """The penalty's coefficient and its decay, in words."""
+    starts = {"lambda": penalty.lambda0}
+    if penalty.target in ("prior", "both"):
+        starts["prior's lambda"] = penalty.resolved_lambda0_prior
+    if penalty.target == "prior":
+        del starts["lambda"]
+    least = penalty.lambda_min
+    words = [
+        f"{name} {start:g} "
+        + ("throughout" if start == least else f"decaying to {least:g}")
+        for name, start in starts.items()
+    ]
+    return ", ".join(words)
 
 
 def make_env(config: Config) -> Env:

@@ -1,23 +1,31 @@
-"""From the words on the command line to a `Config`.
+"""From the words on the command line to a `Config`, in one reading.
 
-The words are looked through here, with our own one-line messages, before tyro reads
-them: tyro draws several lines in a box, and its types know neither 1e6 for an integer
-nor the ranges. What passes is handed to tyro in canonical form.
+The words are read here and not by tyro, which draws several lines in a box for an error
+and knows neither 1e6 for an integer nor the ranges. tyro writes the help.
 """
 
-import contextlib
 import dataclasses
 import difflib
-import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tyro
 
-from train.config.fields import Flag, allowed_values, did_you_mean, flags, parse_value
+from train.config.fields import (
+    Flag,
+    allowed_values,
+    did_you_mean,
+    flags,
+    invalid,
+    parse_value,
+)
+from train.config.hints import env_hint, flag_hint
 from train.config.presets import (
+    PRESETS,
     PresetChoice,
     build,
+    for_target,
     preset_values,
     resolve_preset,
 )
@@ -31,17 +39,6 @@ DESCRIPTION = f"""Train a DreamerV3 agent with smooth latent dynamics (GPLD).
   {PROGRAM} --preset gpld --penalty none      (the paper's baseline)
 
 Values that are not given come from the preset; the same command resumes a run."""
-
-# What other projects call our flags: spelling alone would suggest something else.
-_SYNONYMS = {
-    "--lr": "--learning-rate",
-    "--lambda": "--lambda0",
-    "--horizon": "--imagination-length",
-    "--gamma": "--discount-horizon",
-    "--discount": "--discount-horizon",
-    "--task": "--env",
-    "--fraction": "--rho",
-}
 
 
 class Words(NamedTuple):
@@ -75,40 +72,40 @@ def read_words(argv: Sequence[str], options: type = Config) -> Words:
         if word in ("-h", "--help"):
             return Words(values, help=True)
         if not word.startswith("-"):
+            name, _, text = word.partition("=")  # as hydra has it
             raise UserError(
                 f"{word}: belongs to no flag; allowed: --flag value"
-                f"{_nearest_flag('--' + word, known)}"
+                f"{_nearest_flag('--' + name, text, known)}"
             )
         name, equals, text = word.partition("=")
         name = name.replace("_", "-")
         if name in switches:
+            positive = "--" + name.removeprefix("--").removeprefix("no-")
             if equals or (words and words[0].lower() in ("true", "false", "0", "1")):
                 given = text if equals else words[0]
-                positive = "--" + name.removeprefix("--").removeprefix("no-")
-                raise UserError(
-                    f"{name} {given}: takes no value; allowed: {positive} or "
-                    f"--no-{positive.removeprefix('--')}"
+                negative = "--no-" + positive.removeprefix("--")
+                raise invalid(
+                    name, given, "takes no value", f"{positive} or {negative}"
                 )
-            values[
-                "--" + name.removeprefix("--").removeprefix("no-")
-            ] = not name.startswith("--no-")
+            values[positive] = not name.startswith("--no-")
             continue
         if name not in known:
-            raise UserError(f"{name}: unknown flag{_nearest_flag(name, known)}")
+            value = text if equals else next(iter(words), None)
+            raise UserError(f"{name}: unknown flag{_nearest_flag(name, value, known)}")
         if not equals:
             if not words or words[0].startswith("--"):
-                raise UserError(
-                    f"{name}: no value given; allowed: {allowed_values(known[name])}"
-                )
+                allowed = allowed_values(known[name])
+                raise UserError(f"{name}: no value given; allowed: {allowed}")
             text = words.pop(0)
         values[name] = parse_value(known[name], text)
     return Words(values, help=False)
 
 
-def _nearest_flag(name: str, known: Mapping[str, Flag]) -> str:
+def _nearest_flag(name: str, value: str | None, known: Mapping[str, Flag]) -> str:
+    hint = flag_hint(name, value, known)
+    if hint is not None:
+        return f"; {hint}"
     plain = "--" + name.lstrip("-").lower()
-    if _SYNONYMS.get(plain) in known:
-        return f"; nearest valid: {_SYNONYMS[plain]}"
     longer = [flag for flag in known if flag.startswith(plain)]
     # The beginning of a flag's name is close to it, however short it is.
     cutoff = 0.0 if longer else 0.6
@@ -119,71 +116,84 @@ def _nearest_flag(name: str, known: Mapping[str, Flag]) -> str:
     return f"; nearest valid: --{close[0]} (--help lists all)"
 
 
-def parse(
-    argv: Sequence[str],
-    platform: str | Callable[[], str],
-) -> Config:
-    """The configuration that a command line asks for.
+class Command(NamedTuple):
+    """A command line that was understood."""
+
+    config: Config
+    """`preset`, `env` and the penalty's coefficients are resolved."""
+    preset: PresetChoice
+    """The preset that the flags start from, and why."""
+
+
+def read_command(
+    argv: Sequence[str], start: Callable[[Mapping[str, Any]], str]
+) -> Command:
+    """Understand a command line.
 
     The preset comes first (`--preset`, or the one that suits the device), then the
-    other flags. `preset` and `env` of the result are the resolved names.
+    other flags.
 
     Args:
         argv: the words after the program's name.
-        platform: `jax.default_backend()`, or a function returning it, which is called
-            only once the flags by themselves are in order.
+        start: starts JAX from the values of the flags given, and returns
+            `jax.default_backend()`. It is called only once each flag by itself is
+            valid.
 
     Raises:
         UserError: the command line is not understood or not allowed.
         SystemExit: with code 0, after printing the help that was asked for.
     """
     words = read_words(argv)
+    asked = words.values.get("--preset", "auto")
     if words.help:
-        _print_help(words.values.get("--preset", "auto"))
-    if callable(platform):
-        platform = platform()
-    defaults = preset_values(words.values.get("--preset", "auto"), platform=platform)
-    _check_penalty_wanted(defaults, words.values)
-    config = _build_by_tyro(build(defaults), words.values)
-    return dataclasses.replace(config, env=_known_env(config.env))
+        _print_help(asked, start({}))
+    choice = resolve_preset(asked, platform=start(words.values))
+    preset = preset_values(choice.name)
+    _check_penalty_wanted(preset, words.values)
+    given = {name: x for name, x in words.values.items() if name != "--preset"}
+    config = build(for_target(preset, given) | given)
+    return Command(dataclasses.replace(config, env=_known_env(config.env)), choice)
 
 
-def preset_choice(
-    argv: Sequence[str], platform: str | Callable[[], str]
-) -> PresetChoice:
-    """The preset that `parse` takes for these arguments, and why."""
-    name = read_words(argv).values.get("--preset", "auto")
-    return resolve_preset(name, platform=platform() if callable(platform) else platform)
+def parse(argv: Sequence[str], platform: str | Callable[[], str]) -> Config:
+    """The configuration that a command line asks for.
+
+    Args:
+        argv: the words after the program's name.
+        platform: `jax.default_backend()`, or a function returning it, which is called
+            only once each flag by itself is valid.
+
+    Raises:
+        UserError: the command line is not understood or not allowed.
+        SystemExit: with code 0, after printing the help that was asked for.
+    """
+
+    def start(_: Mapping[str, Any]) -> str:
+        return platform() if callable(platform) else platform
+
+    return read_command(argv, start).config
 
 
-def _build_by_tyro(default: Config, values: Mapping[str, Any]) -> Config:
-    canonical: list[str] = []
-    for name, value in values.items():
-        if isinstance(value, bool):
-            canonical.append(name if value else "--no-" + name.removeprefix("--"))
-        elif name != "--preset":
-            canonical += [name, str(value)]
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            return _tyro(canonical, default)
-    except SystemExit:
-        reason = " ".join(said.getvalue().split())
-        raise UserError(f"{' '.join(canonical)}: {reason}") from None
+def _print_help(asked: str, platform: str) -> None:
+    import envs
 
-
-def _print_help(preset: str) -> None:
-    defaults = preset_values(preset, platform="cpu")
-    _tyro(["--help"], Config() if preset == "auto" else build(defaults))
-
-
-def _tyro(args: Sequence[str], default: Config) -> Config:
-    return tyro.cli(
+    choice = resolve_preset(asked, platform=platform)
+    domains: dict[str, list[str]] = {}
+    for task in envs.TASKS:
+        domains.setdefault(task.partition("-")[0], []).append(task)
+    tasks = "\n".join("  " + " ".join(names) for names in domains.values())
+    tyro.cli(
         Config,
         prog=PROGRAM,
-        description=DESCRIPTION,
-        args=args,
-        default=default,
+        description=f"""{DESCRIPTION}
+
+Defaults below: preset {choice.name} ({choice.reason}).
+Presets: {", ".join(PRESETS)}; --preset NAME --help shows another's defaults.
+
+Tasks, beside toys and your own (docs/environments.md):
+{tasks}""",
+        args=["--help"],
+        default=build(for_target(preset_values(choice.name), {})),
         config=(tyro.conf.OmitArgPrefixes,),
     )
 
@@ -213,7 +223,12 @@ def _known_env(name: str) -> str:
     except ValueError as error:
         if ":" in name:
             raise UserError(f"--env {name}: {error}") from None
-        raise UserError(
-            f"--env {name}: unknown; allowed: {', '.join(envs.TASKS)}"
-            f"{did_you_mean(name, envs.TASKS)}"
-        ) from None
+    own = env_hint(name)
+    if own is not None:
+        allowed = "a task (--help lists them), or module:factory for one of your own"
+        raise invalid("--env", name, "no task", allowed, own)
+    # What Gymnasium's names have around dm_control's: dm_control/walker-walk-v0.
+    bare = re.sub(r"-?v\d+$", "", name.rpartition("/")[2].lower()).replace("_", "-")
+    allowed = ", ".join(envs.TASKS)
+    near = did_you_mean(bare.removeprefix("dmc-"), envs.TASKS)
+    raise UserError(f"--env {name}: unknown; allowed: {allowed}{near}")

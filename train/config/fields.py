@@ -15,6 +15,7 @@ import typing
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
+from train.config.hints import value_hint
 from train.errors import UserError
 
 
@@ -62,6 +63,14 @@ class Flag:
     optional: bool
     """Whether the value may be None."""
     range: Range | None
+
+
+def invalid(
+    flag: str, value: object, why: str, allowed: str, nearest: str | None = None
+) -> UserError:
+    """The error about a flag's value, in the form that all of them have."""
+    hint = "" if nearest is None else f"; nearest valid: {nearest}"
+    return UserError(f"{flag} {value}: {why}; allowed: {allowed}{hint}")
 
 
 @functools.cache
@@ -122,18 +131,15 @@ def parse_value(flag: Flag, text: str) -> Any:
             value = float(text)
         except ValueError:
             noun = "an integer" if flag.kind is int else "a number"
-            raise UserError(
-                f"{flag.name} {text}: not {noun}; allowed: {allowed_values(flag)}"
-            ) from None
+            why = f"not {noun}"
+            raise invalid(flag.name, text, why, allowed_values(flag)) from None
         if flag.kind is int and math.isfinite(value):
             # int("123") keeps digits that a float would round; 1e6 needs the float.
             exact = text.lstrip("+-").replace("_", "").isdecimal()
             if not exact and not value.is_integer():
                 near = f"{math.floor(value)} or {math.ceil(value)}"
-                raise UserError(
-                    f"{flag.name} {text}: not an integer; "
-                    f"allowed: {allowed_values(flag)}; nearest valid: {near}"
-                )
+                why = "not an integer"
+                raise invalid(flag.name, text, why, allowed_values(flag), near)
             value = int(text) if exact else int(value)
     check_value(flag, value, shown=text)
     return value
@@ -149,10 +155,8 @@ def check_value(flag: Flag, value: Any, *, shown: str = "") -> None:
     if value is None and flag.optional:
         return
     if flag.choices is not None and value not in flag.choices:
-        raise UserError(
-            f"{flag.name} {shown}: unknown; allowed: {', '.join(flag.choices)}"
-            f"{did_you_mean(str(value), flag.choices)}"
-        )
+        near = value_hint(flag.name, str(value)) or nearest(str(value), flag.choices)
+        raise invalid(flag.name, shown, "unknown", ", ".join(flag.choices), near)
     if flag.kind is bool or isinstance(value, bool):
         fits = flag.kind is type(value)
     elif flag.kind is int:  # NaN and infinity are answered by the range below
@@ -169,12 +173,9 @@ def check_value(flag: Flag, value: Any, *, shown: str = "") -> None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         allowed = flag.range or Range()
         if value not in allowed:
-            nearest = allowed.nearest(value)
-            hint = "" if nearest is None else f"; nearest valid: {_number(nearest)}"
-            raise UserError(
-                f"{flag.name} {shown}: out of range; "
-                f"allowed: {allowed_values(flag)}{hint}"
-            )
+            near = allowed.nearest(value)
+            near = None if near is None else _number(near)
+            raise invalid(flag.name, shown, "out of range", allowed_values(flag), near)
 
 
 def allowed_values(flag: Flag) -> str:
@@ -194,8 +195,8 @@ def _number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else f"{value:g}"
 
 
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """`; nearest valid: x` for the choice closest to `word`.
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice closest to `word`; None where there are no choices.
 
     Sizes such as 13m are compared as numbers, other words by their letters.
     """
@@ -203,10 +204,16 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     size = _leading_number(word)
     sized = [c for c in choices if _leading_number(c) is not None]
     if size is not None and sized:
-        best = min(sized, key=lambda c: abs((_leading_number(c) or 0) - size))
-        return f"; nearest valid: {best}"
-    close = difflib.get_close_matches(word.lower(), choices, n=1, cutoff=0.0)
-    return f"; nearest valid: {close[0]}" if close else ""
+        return min(sized, key=lambda c: abs((_leading_number(c) or 0) - size))
+    return next(
+        iter(difflib.get_close_matches(word.lower(), choices, n=1, cutoff=0.0)), None
+    )
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`; nearest valid: x` for the choice closest to `word`."""
+    near = nearest(word, choices)
+    return "" if near is None else f"; nearest valid: {near}"
 
 
 def _leading_number(word: str) -> float | None:

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from train.config.fields import did_you_mean, flags
+from train.config.fields import flags, invalid, nearest
+from train.config.hints import value_hint
 from train.config.schema import Config
-from train.errors import UserError
 
 # A preset names every value in which it means to differ from, or insist on, the
 # defaults of `train.config`. Command-line flags override these.
@@ -106,6 +106,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+CORE_LAMBDA = 0.01
+"""The Jacobian-regularization paper's coefficient for DeepMind Control (Table 6)."""
+
+
 class PresetChoice(NamedTuple):
     """A preset and why it was taken."""
 
@@ -128,10 +132,9 @@ def resolve_preset(name: str, *, platform: str) -> PresetChoice:
             return PresetChoice("laptop", "auto: the device is a CPU")
         return PresetChoice("gpld", f"auto: the device is a {platform.upper()}")
     if name not in PRESETS:
-        raise UserError(
-            f"--preset {name}: unknown; allowed: {', '.join(['auto', *PRESETS])}"
-            f"{did_you_mean(name, ['auto', *PRESETS])}"
-        )
+        known = ["auto", *PRESETS]
+        near = value_hint("--preset", name) or nearest(name, known)
+        raise invalid("--preset", name, "unknown", ", ".join(known), near)
     return PresetChoice(name, "asked for by --preset")
 
 
@@ -140,15 +143,38 @@ def preset_config(name: str, *, platform: str) -> Config:
     return build(preset_values(name, platform=platform))
 
 
-def preset_values(name: str, *, platform: str) -> dict[str, Any]:
+def preset_values(name: str, *, platform: str = "cpu") -> dict[str, Any]:
     """Flag values of a preset.
 
     Args:
         name: a key of `PRESETS`, or `auto`.
-        platform: `jax.default_backend()`.
+        platform: `jax.default_backend()`, which matters to `auto` only.
     """
     chosen = resolve_preset(name, platform=platform).name
     return {"--preset": chosen, **PRESETS[chosen]}
+
+
+def for_target(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's values with the penalty's coefficients that suit the target given.
+
+    The paper on the recurrent core has a constant coefficient of .01 to .1 where GPLD
+    starts at .5 and decays: with the target core, lambda0 is .01 by default and
+    lambda-min, which ends the decay, is lambda0.
+
+    Args:
+        preset: values of a preset, by flag.
+        given: values of the flags on the command line, which these do not replace.
+    """
+    values = dict(preset)
+    usual = values.get("--penalty-target", "posterior")
+    target = given.get("--penalty-target", usual)
+    if target != usual:  # the preset's coefficients are meant for another target
+        for name in ("--lambda0", "--lambda-min"):
+            values.pop(name, None)
+    if target == "core":
+        start = given.get("--lambda0", values.get("--lambda0", CORE_LAMBDA))
+        values["--lambda-min"] = values["--lambda0"] = start
+    return values
 
 
 def build(values: Mapping[str, Any]) -> Config:
