@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
+from core import block_gru
 from core.heads import PolicyHead, TwoHotHead
 from core.rssm import State
 from core.world_model import WorldModel
@@ -80,8 +81,8 @@ class Agent(eqx.Module):
         observe_key, action_key = jax.random.split(key)
         embed = self.model.encoder(obs)
         is_first = jnp.asarray(is_first, bool)
-        state = self.model.rssm.observe_step(
-            state, embed, last_action, is_first, key=observe_key
+        state = block_gru.observe_step(
+            self.model.rssm, state, embed, last_action, is_first, key=observe_key
         )
         dist = self.policy(state.features)
         action = dist.sample(action_key) if explore else dist.mode()

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
+from core import block_gru
 from core.dists import BoundedNormal, TwoHot
 from core.heads import PolicyHead, TwoHotHead
 from core.rssm import State
@@ -138,7 +139,9 @@ def _roll_out(
         return action, (state.features, action)
 
     join = lambda xs, x: jnp.concatenate([xs, x[None]])  # noqa: E731
-    roll_out = partial(model.rssm.imagine, starts, inputs=noise, uniforms=uniforms)
+    roll_out = partial(
+        block_gru.imagine, model.rssm, starts, inputs=noise, uniforms=uniforms
+    )
     if heads_at_once:
         last, (features, action) = roll_out(act=keep_states)
         with jax.named_scope("heads"):

@@ -81,6 +81,8 @@ class BlockLinear(eqx.Module):
 
     The weight is `[groups, inputs/groups, outputs/groups]`. As in DreamerV3 its
     initial scale counts the inputs of all groups.
+
+    Maps the last axis of `[*batch, groups, inputs/groups]`.
     """
 
     weight: Float[Array, "groups group_in group_out"]
@@ -94,6 +96,13 @@ class BlockLinear(eqx.Module):
         shape = (groups, inputs // groups, outputs // groups)
         self.weight = truncated_normal(key, shape, inputs)
         self.bias = jnp.zeros(outputs, jnp.float32)
+
+    def __call__(
+        self, x: Float[Array, "*batch groups group_in"]
+    ) -> Float[Array, "*batch groups group_out"]:
+        out = jnp.einsum("...gi,gio->...go", x, self.weight)
+        bias = self.bias.reshape((1,) * (out.ndim - 2) + out.shape[-2:])
+        return add_bias(out, bias)
 
 
 class RMSNorm(eqx.Module):

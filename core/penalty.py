@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from core import block_gru
 from core.rssm import RSSM, Observed, State
 from core.transforms import merge
 from core.world_model import Sequence
@@ -214,7 +215,9 @@ def core_norm(
     """
     wide = jnp.promote_types(state.deter.dtype, jnp.float32)
     kept = None if carry else state.deter
-    _, pull = jax.vjp(lambda state: rssm.core(state, action, kept=kept), state)
+    _, pull = jax.vjp(
+        lambda state: block_gru.recurrent(rssm, state, action, kept=kept), state
+    )
 
     def square(v: Array) -> Array:
         (cotangent,) = pull(v)

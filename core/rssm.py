@@ -1,28 +1,30 @@
 """Recurrent state-space model of DreamerV3: block GRU with categorical latents.
 
-    h_t = f(h_{t−1}, z_{t−1}, a_{t−1})          `core`
-    z_t ~ q(z | h_t, e_t)                        `posterior_logits`
-    ẑ_t ~ p(z | h_t)                             `prior_logits`
+    h_t = f(h_{t−1}, z_{t−1}, a_{t−1})          `RSSM.recurrent`
+    z_t ~ q(z_t | h_t, e_t)                      `RSSM.posterior_logits`, `RSSM.sample`
+    ẑ_t ~ p(ẑ_t | h_t)                           `RSSM.prior_logits`, `RSSM.sample`
+
+h is `State.deter`, z and ẑ are `State.stoch`, e is an encoder output (`embeds`), a an
+action. This file is the definition. Training runs the same equations in a layout that
+compilers like better, `core.block_gru`; tests hold the two together, value and
+gradient.
 
 Every method accepts leading batch axes; the time axis, where there is one, comes
 first: `[time, *batch, ...]`.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from core.deferred import Apply, Weights, deferred_scan, plain, scan
 from core.dists import Categoricals, onehot_from_uniform
-from core.nets import RMS_EPS, BlockLinear, Dense, Linear, RMSNorm, add_bias
-from core.states import CARRY_AXES, Carry, check_sequence
+from core.nets import BlockLinear, Dense, Linear, RMSNorm
 from core.states import Observed as Observed
 from core.states import State as State
-from kernels.sharding import divided
+from core.states import check_sequence, check_uniforms
 
 
 class RSSM(eqx.Module):
@@ -110,25 +112,40 @@ class RSSM(eqx.Module):
         """The distribution of z for posterior or prior logits."""
         return Categoricals(logits, self.unimix)
 
-    def core(
+    def recurrent(
         self,
         state: State,
         action: Float[Array, "*batch action"],
         *,
         kept: Float[Array, "*batch deter"] | None = None,
     ) -> Float[Array, "*batch deter"]:
-        """The recurrent map h' = f(h, z, a) = u⊙c + (1 − u)⊙h.
+        """The recurrent map h' = f(h, z, a), a GRU of `blocks` blocks.
+
+            x       = [Dense(h), Dense(z), Dense(a)]
+            m_g     = SiLU(RMSNorm(W_g [h_g, x]))          for every block g
+            r, c, u = split(V_g m_g)
+            h'_g    = σ(u − 1)⊙tanh(σ(r)⊙c) + (1 − σ(u − 1))⊙h_g
+
+        The norm is taken over all blocks; actions beyond ±1 are scaled back to ±1.
 
         Args:
-            kept: what the gate u keeps in place of h, `state.deter` by default. Passing
-                the same numbers as a constant leaves the direct path from h to h' out
-                of a Jacobian with respect to `state`.
+            kept: what the update gate u keeps in place of h, `state.deter` by default.
+                Passing the same numbers as a constant leaves the direct path from h to
+                h' out of a Jacobian with respect to `state`.
         """
-        weights, from_action = self._core_weights()
-        term = self._action_term(from_action, action)
-        kept = state.deter if kept is None else kept
-        carry = self._carry(state)
-        return self._core(plain(weights), carry, term, self._grouped(kept))[0]
+        h, z = state.deter, state.stoch.reshape(*state.stoch.shape[:-2], -1)
+        a = clip_action(action)
+        x = [self.deter_in(h), self.stoch_in(z), self.action_in(a)]
+        x = jnp.concatenate(x, axis=-1)
+        h_g = self._blocks(h)
+        x_g = jnp.broadcast_to(x[..., None, :], (*h_g.shape[:-1], x.shape[-1]))
+        m = self.mix(jnp.concatenate([h_g, x_g], axis=-1))
+        m = jax.nn.silu(self.mix_norm(m.reshape(h.shape)))
+        r, c, u = jnp.split(self.gates(self._blocks(m)), 3, axis=-1)
+        c = jnp.tanh(jax.nn.sigmoid(r) * c)
+        u = jax.nn.sigmoid(u - 1.0)
+        kept_g = self._blocks(h if kept is None else kept)
+        return (u * c + (1.0 - u) * kept_g).reshape(h.shape)
 
     def prior_logits(
         self, deter: Float[Array, "*batch deter"]
@@ -150,8 +167,29 @@ class RSSM(eqx.Module):
         embed: Float[Array, "*batch embed"],
     ) -> Float[Array, "*batch rows classes"]:
         """Logits of q(z | h, e)."""
-        hidden = self.posterior_in(jnp.concatenate([deter, embed], axis=-1))
-        return self._rows(self.posterior_out(hidden))
+        u = jnp.concatenate([deter, embed], axis=-1)
+        return self.posterior_logits_from(self.posterior_in.linear(u))
+
+    def posterior_logits_from(
+        self, preactivation: Float[Array, "*batch hidden"]
+    ) -> Float[Array, "*batch rows classes"]:
+        """Logits of q(z | h, e) from the output of the head's first linear layer."""
+        return self._rows(self.posterior_out(self.posterior_in.activate(preactivation)))
+
+    def sample(
+        self,
+        logits: Float[Array, "*batch rows classes"],
+        uniform: Float[Array, "*batch rows"],
+    ) -> Float[Array, "*batch rows classes"]:
+        """One-hot z with the gradient of its probabilities (straight-through).
+
+        Args:
+            uniform: numbers from [0, 1), one for each categorical, that draw z by
+                inversion of the cumulative distribution.
+        """
+        dist = self.categoricals(logits)
+        sample = dist.straight_through(onehot_from_uniform(dist.probs, uniform))
+        return sample.astype(logits.dtype)
 
     def observe_step(
         self,
@@ -162,12 +200,27 @@ class RSSM(eqx.Module):
         *,
         key: PRNGKeyArray,
     ) -> State:
-        """The state after one observation; see `observe` for the arguments."""
-        add_time = lambda x: x[None]  # noqa: E731
-        final, _ = self.observe(
-            state, add_time(embed), add_time(action), add_time(is_first), key=key
-        )
-        return final
+        """h_t and z_t ~ q(z_t | h_t, e_t) after one observation.
+
+        Args:
+            state: the state before, h_{t−1} and z_{t−1}.
+            embed: encoder output e_t.
+            action: the action taken *before* the observation, a_{t−1}.
+            is_first: where true, the state and the action are zeroed first.
+        """
+        uniform = jax.random.uniform(key, (*is_first.shape, self.rows))
+        return self._observe_step(state, embed, action, is_first, uniform)[0]
+
+    def _observe_step(
+        self, state: State, e: Array, a: Array, is_first: Array, uniform: Array
+    ) -> tuple[State, Observed]:
+        state = state.masked(~is_first)
+        a = jnp.where(is_first[..., None], 0.0, a).astype(state.deter.dtype)
+        h = self.recurrent(state, a)
+        preactivation = self.posterior_in.linear(jnp.concatenate([h, e], axis=-1))
+        logits = self.posterior_logits_from(preactivation)
+        state = State(h, self.sample(logits, uniform))
+        return state, Observed(state, logits, preactivation)
 
     def observe(
         self,
@@ -177,18 +230,8 @@ class RSSM(eqx.Module):
         is_first: Bool[Array, "time *batch"],
         *,
         key: PRNGKeyArray,
-        deferred: bool = False,
     ) -> tuple[State, Observed]:
-        """Filter a sequence: h and a posterior sample for every observation.
-
-        Args:
-            state: the state before the sequence.
-            embeds: encoder outputs e_t.
-            actions: the action taken *before* each observation, a_{t−1}.
-            is_first: where true, the state and the action are zeroed first.
-            deferred: take the weights' gradients in one product after the backward
-                scan (`core.deferred`): faster, but for reverse mode only. Devices that
-                share the work must divide the (one) batch axis evenly.
+        """Filter a sequence: `observe_step` for every observation in turn.
 
         Returns:
             The last state and everything found on the way.
@@ -196,51 +239,13 @@ class RSSM(eqx.Module):
         Raises:
             ValueError: the shapes do not fit together, or `is_first` is not boolean.
         """
-        embed = self.posterior_in.linear.weight.shape[0] - self.deter
-        sizes = self.deter, embed, self.action_in.linear.weight.shape[0]
-        check_sequence(state, embeds, actions, is_first, sizes)
-        weights, from_action = self._core_weights()
-        dtype = state.deter.dtype
-        keep = ~is_first
-        # All that does not depend on the carried state is computed for the whole
-        # sequence at once: the action's share of the recurrent layer, the encoder's
-        # share of the posterior layer, the random numbers.
-        actions = jnp.where(keep[..., None], actions, 0.0).astype(dtype)
-        action_terms = self._action_term(from_action, actions)
-        weight = self.posterior_in.linear.weight
-        embed_terms = add_bias(
-            embeds @ weight[self.deter :], self.posterior_in.linear.bias
-        )
+        check_sequence(state, embeds, actions, is_first, self.sizes)
         uniforms = jax.random.uniform(key, (*is_first.shape, self.rows))
-        weights |= {
-            "posterior_in": weight[: self.deter],
-            "posterior_out": self.posterior_out.weight,
-        }
-        inputs = (action_terms, embed_terms, uniforms, keep)
-        vectors = eqx.filter(self, lambda x: eqx.is_array(x) and x.ndim == 1)
-        run = partial(scan, RSSM._observe_step)
-        if deferred:
-            # Gradients of what devices share are added up after the scan, not in it.
-            run = divided(
-                partial(deferred_scan, RSSM._observe_step),
-                (None, None, CARRY_AXES, 1),
-                (CARRY_AXES, 1),
-            )
-        last, observed = run(vectors, weights, self._carry(state), inputs)
-        return last.state, observed
 
-    def _observe_step(
-        self, apply: Apply, carry: Carry, inputs: tuple[Array, ...]
-    ) -> tuple[Carry, Observed]:
-        action_term, embed_term, uniform, keep = inputs
-        carry = carry.masked(keep)
-        deter, grouped = self._core(apply, carry, action_term)
-        preactivation = apply("posterior_in", deter) + embed_term
-        hidden = self.posterior_in.activate(preactivation)
-        out = apply("posterior_out", hidden)
-        logits = self._rows(add_bias(out, self.posterior_out.bias))
-        state = State(deter, self._sample(logits, uniform))
-        return Carry(state, grouped), Observed(state, logits, preactivation)
+        def step(state: State, inputs: tuple[Array, ...]) -> tuple[State, Observed]:
+            return self._observe_step(state, *inputs)
+
+        return jax.lax.scan(step, state, (embeds, actions, is_first, uniforms))
 
     def imagine[Inputs, Seen](
         self,
@@ -258,7 +263,7 @@ class RSSM(eqx.Module):
                 whatever is wanted of that state: it is computed where the state is
                 made, so that states need not be kept.
             inputs: arrays whose first axis is time, such as keys or noise.
-            uniforms: numbers from [0, 1) that draw every z, one for each categorical
+            uniforms: numbers from [0, 1) that draw every ẑ, one for each categorical
                 of each step and batch element: `[time, *batch, rows]`.
 
         Returns:
@@ -268,112 +273,29 @@ class RSSM(eqx.Module):
         Raises:
             ValueError: `uniforms` has another shape.
         """
-        wanted = state.stoch.shape[:-1]
-        if uniforms.shape[1:] != wanted:
-            raise ValueError(
-                f"uniforms has shape {uniforms.shape}: states of shape "
-                f"{state.stoch.shape} need (time, {', '.join(map(str, wanted))})"
-            )
-        weights, from_action = self._core_weights()
+        check_uniforms(state, uniforms)
 
-        def step(carry: Carry, row: tuple[Inputs, Array]):
+        def step(state: State, row: tuple[Inputs, Array]) -> tuple[State, Seen]:
             inputs, uniform = row
-            action, seen = act(carry.state, inputs)
-            dtype = carry.state.deter.dtype
-            term = self._action_term(from_action, action.astype(dtype))
-            deter, grouped = self._core(plain(weights), carry, term)
-            state = State(deter, self._sample(self.prior_logits(deter), uniform))
-            return Carry(state, grouped), seen
+            action, seen = act(state, inputs)
+            h = self.recurrent(state, action.astype(state.deter.dtype))
+            return State(h, self.sample(self.prior_logits(h), uniform)), seen
 
-        last, seen = jax.lax.scan(step, self._carry(state), (inputs, uniforms))
-        return last.state, seen
+        return jax.lax.scan(step, state, (inputs, uniforms))
 
-    def _sample(self, logits: Array, uniform: Array) -> Array:
-        dist = self.categoricals(logits)
-        sample = dist.straight_through(onehot_from_uniform(dist.probs, uniform))
-        return sample.astype(logits.dtype)
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Sizes of h, e and a."""
+        embed = self.posterior_in.linear.weight.shape[0] - self.deter
+        return self.deter, embed, self.action_in.linear.weight.shape[0]
 
     def _rows(self, flat: Array) -> Array:
         return flat.reshape(*flat.shape[:-1], self.rows, self.classes)
 
-    def _action_term(self, from_action: Array, action: Array) -> Array:
-        # DreamerV3 scales every action entry beyond ±1 back to ±1.
-        action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
-        return add_bias(self.action_in(action) @ from_action, self.mix.bias)
+    def _blocks(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:-1], self.blocks, -1)
 
-    def _core(
-        self,
-        apply: Apply,
-        carry: Carry,
-        action_term: Array,
-        kept: Array | None = None,
-    ) -> tuple[Array, Array]:
-        """Block GRU; `action_term` is the action's share of the mixing layer.
 
-        Between the two block layers the group axis comes first, `[group, *batch,
-        size]`: the batched matrix products then read and write contiguous memory,
-        which XLA's CPU code needs to be fast.
-
-        Returns:
-            The new h as `[*batch, deter]` and as `[group, *batch, size]`. The caller
-            carries both: were the second made from the first, XLA would compute the
-            gates inside the transposition, one number at a time.
-        """
-        state = carry.state
-        flat = state.stoch.reshape(*state.stoch.shape[:-2], -1)
-        embeddings = jnp.concatenate(
-            [
-                self.deter_in.after(apply("deter_in", state.deter)),
-                self.stoch_in.after(apply("stoch_in", flat)),
-            ],
-            axis=-1,
-        )
-        mixed = apply("mix_deter", carry.grouped) + self._grouped(
-            apply("mix_embeddings", embeddings) + action_term
-        )
-        mixed = jax.nn.silu(self._grouped_norm(mixed))
-        gates = apply("gates", mixed)
-        gates = add_bias(gates, self._group_vector(self.gates.bias, gates.ndim))
-        reset, candidate, update = jnp.split(gates, 3, axis=-1)
-        candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
-        update = jax.nn.sigmoid(update - 1.0)
-        kept = carry.grouped if kept is None else kept
-        grouped = update * candidate + (1.0 - update) * kept
-        deter = jnp.moveaxis(grouped, 0, -2).reshape(state.deter.shape)
-        return deter, grouped
-
-    def _core_weights(self) -> tuple[Weights, Float[Array, "hidden deter"]]:
-        """What the recurrent core multiplies by, and the share of the action.
-
-        All blocks of the mixing layer read the same three embeddings, so that their
-        share of the block-diagonal weight is one dense matrix. It is cut here, outside
-        the scans.
-        """
-        group = self.deter // self.blocks
-        weight = self.mix.weight
-        dense = weight[:, group:].transpose(1, 0, 2).reshape(-1, self.deter)
-        split = dense.shape[0] * 2 // 3
-        weights = {
-            "deter_in": self.deter_in.linear.weight,
-            "stoch_in": self.stoch_in.linear.weight,
-            "mix_deter": weight[:, :group],
-            "mix_embeddings": dense[:split],
-            "gates": self.gates.weight,
-        }
-        return weights, dense[split:]
-
-    def _carry(self, state: State) -> Carry:
-        return Carry(state, self._grouped(state.deter))
-
-    def _grouped(self, x: Array) -> Array:
-        return jnp.moveaxis(x.reshape(*x.shape[:-1], self.blocks, -1), -2, 0)
-
-    def _grouped_norm(self, x: Array) -> Array:
-        """`mix_norm` over the group and the last axis."""
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean = jnp.mean(jnp.square(wide), axis=(0, -1), keepdims=True)
-        scale = self._group_vector(self.mix_norm.scale.astype(wide.dtype), x.ndim)
-        return (wide * jax.lax.rsqrt(mean + RMS_EPS) * scale).astype(x.dtype)
-
-    def _group_vector(self, vector: Array, ndim: int) -> Array:
-        return vector.reshape(self.blocks, *(1,) * (ndim - 2), -1)
+def clip_action(action: Float[Array, "*batch action"]) -> Float[Array, "*batch action"]:
+    """The action with every entry beyond ±1 scaled back to ±1, as in DreamerV3."""
+    return action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))

@@ -1,13 +1,13 @@
 """What the state-space model carries from step to step and finds on its way."""
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
 class State(NamedTuple):
-    """Latent state: `deter` is h, `stoch` holds K one-hot rows of C classes."""
+    """Latent state: `deter` is h, `stoch` is z, K one-hot rows of C classes."""
 
     deter: Float[Array, "*batch deter"]
     stoch: Float[Array, "*batch rows classes"]
@@ -17,6 +17,13 @@ class State(NamedTuple):
         """h and the flattened z side by side: the input of every head."""
         flat = self.stoch.reshape(*self.stoch.shape[:-2], -1)
         return jnp.concatenate([self.deter, flat], axis=-1)
+
+    def masked(self, keep: Bool[Array, "*batch"]) -> "State":
+        """Zero wherever `keep` is false."""
+        return State(
+            jnp.where(keep[..., None], self.deter, 0.0),
+            jnp.where(keep[..., None, None], self.stoch, 0.0),
+        )
 
 
 class Observed(NamedTuple):
@@ -29,25 +36,6 @@ class Observed(NamedTuple):
     states: State
     posterior: Float[Array, "time *batch rows classes"]
     preactivation: Float[Array, "time *batch hidden"]
-
-
-class Carry(NamedTuple):
-    """A state, and its h once more as `[group, *batch, size]`."""
-
-    state: State
-    grouped: Float[Array, "group *batch size"]
-
-    def masked(self, keep: Bool[Array, "*batch"]) -> "Carry":
-        """Zero wherever `keep` is false."""
-        state = State(
-            jnp.where(keep[..., None], self.state.deter, 0.0),
-            jnp.where(keep[..., None, None], self.state.stoch, 0.0),
-        )
-        return Carry(state, jnp.where(keep[None, ..., None], self.grouped, 0.0))
-
-
-# Where each part has its batch axis.
-CARRY_AXES = Carry(State(*cast(Any, (0, 0))), cast(Any, 1))
 
 
 def check_sequence(
@@ -79,3 +67,17 @@ def check_sequence(
         )
     if is_first.dtype != jnp.bool_:
         raise ValueError(f"is_first has dtype {is_first.dtype}: it must be bool")
+
+
+def check_uniforms(state: State, uniforms: Array) -> None:
+    """Whether there is a random number for each categorical of each imagined step.
+
+    Raises:
+        ValueError: there is not.
+    """
+    wanted = state.stoch.shape[:-1]
+    if uniforms.shape[1:] != wanted:
+        raise ValueError(
+            f"uniforms has shape {uniforms.shape}: states of shape "
+            f"{state.stoch.shape} need (time, {', '.join(map(str, wanted))})"
+        )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
+from core import block_gru
 from core.decoder import ImageDecoder, VectorDecoder
 from core.encoder import ImageEncoder, VectorEncoder
 from core.heads import ContinueHead, TwoHotHead
@@ -126,8 +127,8 @@ def world_model_loss(
     with jax.named_scope("encoder"):
         embeds = model.encoder(batch.obs if seen is None else seen)
     with jax.named_scope("observe"):
-        _, observed = rssm.observe(
-            initial, embeds, batch.action, batch.is_first, key=key, deferred=True
+        _, observed = block_gru.observe(
+            rssm, initial, embeds, batch.action, batch.is_first, key=key, deferred=True
         )
     features = observed.states.features
     # The prior needs no recurrence: one call for all steps, after the scan.

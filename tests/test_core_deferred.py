@@ -1,10 +1,13 @@
 """Gradients taken after the scan are the gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from core import block_gru
 from core.deferred import deferred_scan, scan
 from core.rssm import RSSM
 
@@ -16,11 +19,17 @@ def rssm(getkey):
     )
 
 
-def loss_of(rssm, inputs, *, deferred):
+OBSERVE = {
+    "definition": RSSM.observe,
+    "block_gru": block_gru.observe,
+    "deferred": functools.partial(block_gru.observe, deferred=True),
+}
+
+
+def loss_of(rssm, inputs, *, form):
     initial, embeds, actions, is_first, key, weights = inputs
-    last, observed = rssm.observe(
-        initial, embeds, actions, is_first, key=key, deferred=deferred
-    )
+    observe = OBSERVE[form]
+    last, observed = observe(rssm, initial, embeds, actions, is_first, key=key)
     found = jax.tree.leaves((last, observed))
     return sum(jnp.sum(w * x) for w, x in zip(weights, found, strict=True))
 
@@ -43,26 +52,27 @@ def example(rssm, getkey, time=5, batch=3):
     return *args, key, weights
 
 
-def test_values_and_gradients_are_those_of_the_plain_scan(rssm, getkey):
+def test_values_and_gradients_are_those_of_the_definition(rssm, getkey):
     inputs = example(rssm, getkey)
 
     @jax.jit
-    def both(rssm, initial, embeds):
+    def every_form(rssm, initial, embeds):
         given = (initial, embeds, *inputs[2:])
         return [
             jax.value_and_grad(
-                lambda rssm, a, b, deferred=deferred: loss_of(
-                    rssm, (a, b, *inputs[2:]), deferred=deferred
+                lambda rssm, a, b, form=form: loss_of(
+                    rssm, (a, b, *inputs[2:]), form=form
                 ),
                 argnums=(0, 1, 2),
             )(rssm, *given[:2])
-            for deferred in (False, True)
+            for form in OBSERVE
         ]
 
-    plain, deferred = both(rssm, *inputs[:2])
-    for x, y in zip(jax.tree.leaves(plain), jax.tree.leaves(deferred), strict=True):
-        scale = np.abs(x).max() + 1e-6
-        np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-6 * scale)
+    plain, *others = every_form(rssm, *inputs[:2])
+    for other in others:
+        for x, y in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
+            scale = np.abs(x).max() + 1e-6
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-6 * scale)
     # None of the recurrent weights is without a gradient.
     recurrent = plain[1][0]
     assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(recurrent.mix))
@@ -71,11 +81,13 @@ def test_values_and_gradients_are_those_of_the_plain_scan(rssm, getkey):
 def test_without_a_gradient_it_is_the_plain_scan(rssm, getkey):
     inputs = example(rssm, getkey)
     jaxpr = str(
-        jax.make_jaxpr(lambda: rssm.observe(*inputs[:4], key=inputs[4], deferred=True))
+        jax.make_jaxpr(
+            lambda: block_gru.observe(rssm, *inputs[:4], key=inputs[4], deferred=True)
+        )
     )
     assert "_tapped" not in jaxpr
-    a = rssm.observe(*inputs[:4], key=inputs[4], deferred=True)
-    b = rssm.observe(*inputs[:4], key=inputs[4])
+    a = block_gru.observe(rssm, *inputs[:4], key=inputs[4], deferred=True)
+    b = block_gru.observe(rssm, *inputs[:4], key=inputs[4])
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)
 
@@ -84,15 +96,15 @@ def test_no_sum_of_weights_is_carried_through_the_backward_scan(rssm, getkey):
     """The point of it: what the backward scan sums are vectors, no weights."""
     inputs = example(rssm, getkey)
 
-    def summed_in_the_scan(deferred):
-        gradient = jax.grad(lambda rssm: loss_of(rssm, inputs, deferred=deferred))
+    def summed_in_the_scan(form):
+        gradient = jax.grad(lambda rssm: loss_of(rssm, inputs, form=form))
         jaxpr = jax.make_jaxpr(gradient)(rssm)
         found = [v.aval for scan in scans(jaxpr.jaxpr) for v in scan.outvars]
         return {getattr(x, "shape", ()) for x in found}
 
     weights = {rssm.gates.weight.shape, rssm.stoch_in.linear.weight.shape}
-    assert weights <= summed_in_the_scan(False)
-    assert not weights & summed_in_the_scan(True)
+    assert weights <= summed_in_the_scan("block_gru")
+    assert not weights & summed_in_the_scan("deferred")
 
 
 def scans(jaxpr):

@@ -28,7 +28,7 @@ def states(getkey):
 def jacobian_norm(rssm, state, action, carry):
     """‖J‖_F by `jacrev` of a core whose direct path is subtracted where asked."""
     kept = None if carry else state.deter
-    jacobian = jax.jacrev(lambda s: rssm.core(s, action, kept=kept))(state)
+    jacobian = jax.jacrev(lambda s: rssm.recurrent(s, action, kept=kept))(state)
     return np.sqrt(sum(float(jnp.sum(j**2)) for j in jax.tree.leaves(jacobian)))
 
 
@@ -49,7 +49,7 @@ def test_the_carry_is_the_gate_times_the_old_state(rssm, states):
 
     def jacobian(kept):
         return jax.jacrev(
-            lambda h: rssm.core(State(h, state.stoch), action, kept=kept)
+            lambda h: rssm.recurrent(State(h, state.stoch), action, kept=kept)
         )(state.deter)
 
     direct = np.asarray(jacobian(None) - jacobian(state.deter))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from reference import dense, filled, linear, rssm_core, softmax, wide
 
+from core import block_gru
 from core.rssm import RSSM, State
 
 DETER, HIDDEN, ROWS, CLASSES, BLOCKS = 12, 5, 3, 4, 3
@@ -63,6 +64,11 @@ def make_sequence(getkey):
     return embeds, actions, jnp.asarray(is_first)
 
 
+# The definition, and the layout that training uses.
+RECURRENT = pytest.mark.parametrize("map_", [RSSM.recurrent, block_gru.recurrent])
+OBSERVE = pytest.mark.parametrize("observe", [RSSM.observe, block_gru.observe])
+IMAGINE = pytest.mark.parametrize("imagine", [RSSM.imagine, block_gru.imagine])
+
 # The reference
 
 
@@ -100,15 +106,17 @@ def test_blocks_must_divide_the_state(getkey):
         RSSM(EMBED, ACTION, key=getkey(), deter=12, blocks=5)
 
 
+@RECURRENT
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
-def test_core_equals_the_loop_over_blocks(rssm, batch, getkey):
+def test_recurrent_map_equals_the_loop_over_blocks(rssm, batch, map_, getkey):
     state = make_state(getkey(), batch)
     action = 1.5 * jax.random.normal(getkey(), (*batch, ACTION))
-    following = jax.jit(RSSM.core)(rssm, state, action)
+    following = jax.jit(map_)(rssm, state, action)
     assert_close(following, core(rssm, state.deter, state.stoch, action))
 
 
-def test_gates_are_laid_out_block_by_block():
+@RECURRENT
+def test_gates_are_laid_out_block_by_block(map_):
     """All weights at 0: every gate is its bias, in the order documented here."""
     build = functools.partial(
         RSSM, 1, 1, deter=4, hidden=2, rows=1, classes=2, blocks=2
@@ -123,14 +131,15 @@ def test_gates_are_laid_out_block_by_block():
     state = State(jnp.array([0.1, 0.2, 0.3, 0.4]), jnp.zeros((1, 2)))
     # The reset gate scales the candidate; sigmoid(1 − 1) = 1/2 of h 0.4 is kept.
     wanted = [0, np.tanh(3), 0.3, 0.5 * np.tanh(-0.5) + 0.5 * 0.4]
-    np.testing.assert_allclose(rssm.core(state, jnp.zeros(1)), wanted, atol=1e-6)
+    np.testing.assert_allclose(map_(rssm, state, jnp.zeros(1)), wanted, atol=1e-6)
 
 
-def test_update_gate_starts_mostly_closed(rssm, getkey):
+@RECURRENT
+def test_update_gate_starts_mostly_closed(rssm, map_, getkey):
     zeros = jax.tree.map(jnp.zeros_like, rssm)
     state = make_state(getkey(), (2,))
     kept = np.exp(1) / (1 + np.exp(1))  # 1 − sigmoid(−1)
-    following = jax.jit(RSSM.core)(zeros, state, jnp.zeros((2, ACTION)))
+    following = jax.jit(map_)(zeros, state, jnp.zeros((2, ACTION)))
     assert_close(following, kept * wide(state.deter))
 
 
@@ -161,11 +170,12 @@ def test_initial_state_is_zero(rssm):
 # Sequences
 
 
-def test_observe_step_by_step(rssm, getkey):
+@OBSERVE
+def test_observe_step_by_step(rssm, observe, getkey):
     """Every step recomputed from the state the RSSM itself reports before it."""
     initial = make_state(getkey(), (BATCH,))
     embeds, actions, is_first = make_sequence(getkey)
-    last, observed = jax.jit(RSSM.observe)(
+    last, observed = jax.jit(observe)(
         rssm, initial, embeds, actions, is_first, key=getkey()
     )
     deters, stochs = observed.states
@@ -184,12 +194,13 @@ def test_observe_step_by_step(rssm, getkey):
     np.testing.assert_array_equal(last.stoch, stochs[-1])
 
 
-def test_nothing_before_a_first_row_matters(rssm, getkey):
+@OBSERVE
+def test_nothing_before_a_first_row_matters(rssm, observe, getkey):
     key = getkey()
     embeds, actions, is_first = make_sequence(getkey)
     # The action that led to row 3 of environment 1 belongs to the episode before.
     other = actions.at[:4, 1].add(1.0), embeds.at[:3, 1].add(1.0)
-    observe = jax.jit(RSSM.observe)
+    observe = jax.jit(observe)
     _, one = observe(
         rssm, make_state(getkey(), (BATCH,)), embeds, actions, is_first, key=key
     )
@@ -202,7 +213,8 @@ def test_nothing_before_a_first_row_matters(rssm, getkey):
         np.testing.assert_array_equal(a[:, 0], b[:, 0])  # begins an episode itself
 
 
-def test_observe_equals_repeated_observe_step(getkey):
+@OBSERVE
+def test_observe_equals_repeated_observe_step(observe, getkey):
     rssm = filled(build_rssm(unimix=0.0), 1)
 
     # Logits this far apart leave the sample no choice, whatever the random numbers.
@@ -212,9 +224,7 @@ def test_observe_equals_repeated_observe_step(getkey):
     rssm = eqx.tree_at(sharp, rssm, 1e6 * rssm.posterior_out.weight)
     embeds, actions, is_first = make_sequence(getkey)
     state = make_state(getkey(), (BATCH,))
-    _, observed = jax.jit(RSSM.observe)(
-        rssm, state, embeds, actions, is_first, key=getkey()
-    )
+    _, observed = jax.jit(observe)(rssm, state, embeds, actions, is_first, key=getkey())
     step = jax.jit(RSSM.observe_step)
     for t in range(LENGTH):
         state = step(rssm, state, embeds[t], actions[t], is_first[t], key=getkey())
@@ -273,10 +283,11 @@ def act(state, key):
     return action, (state, action)
 
 
-def test_imagine_follows_core_and_policy(rssm, getkey):
+@IMAGINE
+def test_imagine_follows_the_recurrent_map_and_the_policy(rssm, imagine, getkey):
     start = make_state(getkey(), (BATCH,))
     length = 5
-    last, (states, actions) = jax.jit(functools.partial(RSSM.imagine, act=act))(
+    last, (states, actions) = jax.jit(functools.partial(imagine, act=act))(
         rssm,
         start,
         inputs=jax.random.split(getkey(), length),
@@ -330,24 +341,26 @@ def test_imagined_samples_follow_the_prior(rssm, getkey):
         ({"is_first": jnp.float32}, "dtype float32: it must be bool"),
     ],
 )
-def test_sequences_that_do_not_fit(change, said, getkey):
+@OBSERVE
+def test_sequences_that_do_not_fit(change, said, observe, getkey):
     rssm = RSSM(6, 3, key=getkey(), deter=16, hidden=8, rows=2, classes=3)
     state = rssm.initial(*change.get("state", (2,)))
     embeds = jnp.zeros(change.get("embeds", (5, 2, 6)))
     actions = jnp.zeros(change.get("actions", (5, 2, 3)))
     is_first = jnp.zeros((5, 2), change.get("is_first", bool))
-    observe = inspect.unwrap(RSSM.observe)  # the checks of types come first in tests
+    observe = inspect.unwrap(observe)  # the checks of types come first in tests
     with pytest.raises(ValueError, match=said):
         observe(rssm, state, embeds, actions, is_first, key=getkey())
 
 
-def test_a_batch_is_imagined_with_numbers_of_its_own(getkey):
+@IMAGINE
+def test_a_batch_is_imagined_with_numbers_of_its_own(imagine, getkey):
     rssm = RSSM(6, 3, key=getkey(), deter=16, hidden=8, rows=2, classes=3)
     act = lambda state, _: (jnp.zeros((4, 3)), state)  # noqa: E731
     with pytest.raises(
         ValueError, match=r"uniforms has shape \(5, 2\).*\(time, 4, 2\)"
     ):
-        inspect.unwrap(RSSM.imagine)(
+        inspect.unwrap(imagine)(
             rssm, rssm.initial(4), act, None, uniforms=jnp.zeros((5, 2))
         )
 

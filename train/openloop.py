@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
+from core import block_gru
 from core.agent import Agent
 from core.decoder import ImageDecoder
 from core.rssm import State
@@ -55,14 +56,14 @@ def predict(
     seen = jax.tree.map(lambda x: x[:context], rows)
     observe_key, imagine_key = jax.random.split(key)
     embeds = agent.model.encoder(seen.obs)
-    last, observed = rssm.observe(
-        initial, embeds, seen.action, seen.is_first, key=observe_key
+    last, observed = block_gru.observe(
+        rssm, initial, embeds, seen.action, seen.is_first, key=observe_key
     )
 
     actions = rows.action[context:]
     uniforms = jax.random.uniform(imagine_key, (*actions.shape[:2], rssm.rows))
-    end, imagined = rssm.imagine(
-        last, lambda state, action: (action, state), actions, uniforms=uniforms
+    end, imagined = block_gru.imagine(
+        rssm, last, lambda state, action: (action, state), actions, uniforms=uniforms
     )
     # The first of the imagined states is the last observed one.
     states = jax.tree.map(
