@@ -21,7 +21,7 @@ from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
 from envs import VectorEnv
 from kernels import CategoricalHead, jacobian_penalty_mean
 from train import loop
-from train.cli import parse
+from train.config.cli import parse
 from train.placement import Placement
 from train.start import choose_penalty, make_env
 
@@ -71,7 +71,7 @@ def trained(words: str, devices: int, start: Any = None) -> dict[str, Any]:
 
 def returns(result: dict[str, Any]) -> np.ndarray:
     made = result["programs"]
-    return np.asarray(made.evaluate(result["run"].learner.agent, made.keys(1)))
+    return np.asarray(made.evaluate(result["run"].learner.agent, made.keys(1)).returns)
 
 
 def farthest(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:

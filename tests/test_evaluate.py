@@ -1,12 +1,8 @@
-"""Scoring a run from its checkpoint, and the video of an episode."""
+"""Scoring a run from its checkpoint."""
 
-import ctypes.util
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,52 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from saved_run import configured, python, random_state, save_run
 
 from core.agent import Agent
-from envs import VectorEnv
-from train import record, scoring
-from train.checkpoint import Checkpointer
-from train.cli import parse
-from train.config import Config
+from train import record
+from train.errors import UserError
 from train.evaluate import main
-from train.scoring import SavedLearner, SavedRun, load_agents, make_player
+from train.rollout import scores
+from train.rollout.report import Report
+from train.rollout.scores import (
+    Episodes,
+    SavedLearner,
+    SavedRun,
+    Score,
+    load_agents,
+    make_scorer,
+)
 from train.start import make_env
-from train.state import RunState, init_run
-from train.video import save_gif
-
-
-def configured(words: str) -> Config:
-    return parse(f"--preset smoke {words}".split(), "cpu")
-
-
-def random_state(config: Config) -> RunState:
-    """A run's state with random numbers in it: initializing it would be compiled."""
-    env = VectorEnv(make_env(config), config.num_envs)
-    init, key = lambda key: init_run(config, env, key), jax.random.key(0)
-    if config.seeds > 1:
-        init, key = jax.vmap(init), jax.random.split(key, config.seeds)
-    rng = np.random.default_rng(0)
-
-    def fill(leaf: jax.ShapeDtypeStruct) -> Any:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jnp.broadcast_to(jax.random.key(0), leaf.shape)
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            return jnp.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype)
-        return jnp.zeros(leaf.shape, leaf.dtype)
-
-    return jax.tree.map(fill, jax.eval_shape(init, key))
-
-
-def save_run(
-    run_dir: pathlib.Path, config: Config, tree: Any, steps: tuple[int, ...] = (400,)
-) -> pathlib.Path:
-    """A run directory as training leaves it."""
-    run_dir.mkdir()
-    record.write(config, run_dir / "config.json")
-    for step in steps:
-        assert Checkpointer(run_dir).save(step, tree, {})
-    return run_dir
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -114,6 +81,8 @@ def test_report(single, tmp_path, capsys):
 
     report = json.loads(path.read_text())
     assert report["step"] == 400 and report["episodes"] == 7 and report["seed"] == 0
+    assert report["eval_policy"] == "mode"
+    assert lines["actions"] == "the mode of the policy"
     (agent,) = report["agents"]
     for name, score in (("policy", agent), ("random", report["random"])):
         returns = np.array(score["returns"])
@@ -126,6 +95,54 @@ def test_report(single, tmp_path, capsys):
             f"min {returns.min():.1f}, max {returns.max():.1f} (7 episodes)"
         )
     assert agent["returns"] != report["random"]["returns"]
+
+
+def test_actions_are_those_of_the_runs_own_evaluations(single, tmp_path, capsys):
+    """Of a run from before there was a choice that is the mode."""
+    run_dir = shutil.copytree(single, tmp_path / "run")
+    path, config = tmp_path / "scores.json", run_dir / "config.json"
+    settings = json.loads(config.read_text())
+
+    def returns(policy: str, *words: str) -> list[float]:
+        words = ("--run", str(run_dir), "--episodes", "3", "--json", str(path), *words)
+        assert main(words) == 0
+        shown = {"mode": "the mode of the", "sample": "sampled from the"}[policy]
+        assert f"actions      {shown} policy\n" in capsys.readouterr().out
+        report = json.loads(path.read_text())
+        assert report["eval_policy"] == policy
+        return report["agents"][0]["returns"]
+
+    del settings["eval_policy"], settings["eval_max_decisions"]
+    config.write_text(json.dumps(settings))
+    mode, asked = returns("mode"), returns("sample", "--eval-policy", "sample")
+    settings["eval_policy"] = "sample"
+    config.write_text(json.dumps(settings))
+    assert returns("sample") == asked
+    assert returns("mode", "--eval-policy", "mode") == mode
+    assert not set(mode) & set(asked)
+
+
+def test_a_score_is_in_the_file_before_it_is_printed(tmp_path, monkeypatch):
+    """And a file that cannot be written costs no line."""
+    path, said = tmp_path / "scores.json", []
+    score = Score(np.array([1.5]), np.array([5]), np.zeros(1, bool))
+
+    def tell(line: str, _: Any) -> None:
+        said.append((line, json.loads(path.read_text())["agents"]))
+
+    monkeypatch.setattr("train.rollout.report.tell", tell)
+    report = Report(str(path), {"run": "x"})
+    report.add("policy", [score], agent=0)
+    report.end()
+    ((line, (entry,)),) = said
+    assert line.startswith("policy       return 1.5") and entry["returns"] == [1.5]
+    lines = []
+    monkeypatch.setattr("train.rollout.report.tell", lambda line, _: lines.append(line))
+    report = Report(str(tmp_path / "no" / "scores.json"), {})
+    report.add("random", [score])
+    assert len(lines) == 1
+    with pytest.raises(UserError, match=r"--json .* cannot be written \(No such file"):
+        report.end()
 
 
 def test_every_agent_of_several_seeds(pair, tmp_path, capsys):
@@ -189,7 +206,8 @@ def test_the_random_policy_is_uniform(single):
     config = record.read(single / "config.json")
     env = make_env(config)
     _, (agent,) = load_agents(single, config, env)
-    returns = make_player(env, 400, 0, random_actions=True)(agent).returns
+    (score,) = make_scorer(env, Episodes(400, 0, "random"))(agent)
+    returns = score.returns
     expected = random_returns(np.random.default_rng(0), 100_000)
     error = expected.std() / 400**0.5
     assert abs(returns.mean() - expected.mean()) < 4 * error
@@ -200,12 +218,12 @@ def test_many_episodes_are_played_in_batches(single, monkeypatch):
     config = record.read(single / "config.json")
     env = make_env(config)
     _, (agent,) = load_agents(single, config, env)
-    monkeypatch.setattr(scoring, "BATCH", 2)
-    play = make_player(env, 5, 0)
-    returns = play(agent).returns
+    monkeypatch.setattr(scores, "BATCH", 2)
+    play = make_scorer(env, Episodes(5, 0))
+    returns = play(agent)[0].returns
     assert returns.shape == (5,) and len(set(returns.tolist())) == 5
-    np.testing.assert_array_equal(play(agent).returns, returns)
-    assert not set(make_player(env, 5, 1)(agent).returns) & set(returns)
+    np.testing.assert_array_equal(play(agent)[0].returns, returns)
+    assert not set(make_scorer(env, Episodes(5, 1))(agent)[0].returns) & set(returns)
 
 
 @pytest.mark.parametrize(
@@ -256,19 +274,6 @@ def test_help(capsys):
     assert "python -m train.evaluate --run" in capsys.readouterr().out
 
 
-def python(code: str, gl: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {name: x for name, x in os.environ.items() if name != "MUJOCO_GL"}
-    if gl:
-        environment["MUJOCO_GL"] = gl
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=pathlib.Path(__file__).parent.parent,
-    )
-
-
 def test_a_typing_error_is_answered_before_jax_loads():
     done = python(
         "import sys\n"
@@ -278,102 +283,3 @@ def test_a_typing_error_is_answered_before_jax_loads():
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("error: --rnu")
-
-
-@pytest.fixture(scope="module")
-def cartpole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    config = configured("--env cartpole-balance")
-    run_dir = tmp_path_factory.mktemp("runs") / "cartpole"
-    return save_run(run_dir, config, random_state(config))
-
-
-@pytest.mark.parametrize(
-    ("gl", "part"),
-    [
-        ("off", "MuJoCo finds no OpenGL to draw with: set MUJOCO_GL=egl"),
-        ("opengl", "MUJOCO_GL=opengl: MuJoCo cannot use it here"),
-    ],
-)
-def test_without_opengl_a_video_is_refused_in_one_line(cartpole, tmp_path, gl, part):
-    words = ["--run", str(cartpole), "--video", str(tmp_path / "out.gif")]
-    code = f"import sys; from train.evaluate import main; sys.exit(main({words!r}))"
-    done = python(code, gl)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1 and part in done.stderr
-
-
-def available_gl() -> str:
-    """What MuJoCo can draw with here; skips the test where it is nothing."""
-    for name, library in (("osmesa", "OSMesa"), ("egl", "EGL")):
-        if ctypes.util.find_library(library):
-            return name
-    pytest.skip("no OpenGL: neither libOSMesa nor libEGL is installed")
-
-
-def pictures(tmp_path: pathlib.Path, env: str, poses: str) -> np.ndarray:
-    """What a film shows of them, drawn where MuJoCo finds an OpenGL."""
-    path = tmp_path / "pictures.npy"
-    code = (
-        "import envs, numpy as np\n"
-        "from train.video import Film, Poses\n"
-        f"film = Film(envs.make({env!r}), 64)\n"
-        f"np.save({str(path)!r}, film.draw(Poses(*map(np.array, {poses}))))\n"
-        "film.close()\n"
-    )
-    done = python(code, available_gl())
-    assert done.returncode == 0, done.stderr
-    return np.load(path)
-
-
-def test_pictures_follow_the_body(tmp_path):
-    poses = "([[0.0, 0.0], [0.0, 0.0], [0.5, 1.0]], np.zeros((3, 0)))"
-    shown = pictures(tmp_path, "cartpole-balance", poses)
-    assert shown.shape == (3, 64, 64, 3) and shown.dtype == np.uint8
-    assert shown[0].std() > 5  # not a black picture
-    np.testing.assert_array_equal(shown[0], shown[1])
-    assert np.abs(shown[2].astype(int) - shown[0]).max() > 50
-
-
-def test_pictures_show_the_target_where_the_episode_has_it(tmp_path):
-    """A ball, seen from above; right in the world is right in the picture."""
-    poses = "(np.zeros((3, 2)), [[0.0, 0.15], [0.15, 0.0], [0.0, 0.15]])"
-    up, right, again = pictures(tmp_path, "reacher-easy", poses).astype(int)
-    np.testing.assert_array_equal(up, again)
-    rows, columns = np.nonzero(np.any(np.abs(up - right) > 30, axis=-1))
-    differs = np.zeros((64, 64), bool)
-    differs[rows, columns] = True
-    assert differs[8:28, 24:40].any() and differs[24:40, 36:56].any()
-    assert not differs[:, :20].any() and not differs[44:].any()
-
-
-def test_a_gif_keeps_its_frames_and_its_pace(tmp_path):
-    frames = np.zeros((9, 64, 64, 3), np.uint8)
-    for index, frame in enumerate(frames):
-        frame[:, 7 * index : 7 * index + 7] = (255, 128, 0)
-    path = tmp_path / "out.gif"
-    save_gif(frames, path, milliseconds=40)
-    with Image.open(path) as image:
-        assert getattr(image, "n_frames", 1) == 9
-        for index, frame in enumerate(frames):
-            image.seek(index)
-            assert image.info["duration"] == 40
-            shown = np.asarray(image.convert("RGB")).astype(int)
-            assert np.abs(shown - frame).max() < 8, index
-
-
-@pytest.mark.slow
-def test_video_of_an_episode(cartpole, tmp_path):
-    path = tmp_path / "out.gif"
-    words = ["--run", str(cartpole), "--video", str(path), "--episodes", "1"]
-    code = f"import sys; from train.evaluate import main; sys.exit(main({words!r}))"
-    done = python(code, available_gl())
-    assert done.returncode == 0, done.stderr
-    assert f"video        {path} (250 frames, 10 s)" in done.stdout
-    with Image.open(path) as image:
-        assert image.size == (160, 160)
-        # Equal pictures are stored once, with a longer duration.
-        count, duration = getattr(image, "n_frames", 1), 0
-        for index in range(count):
-            image.seek(index)
-            duration += image.info["duration"]
-        assert count > 10 and duration == 250 * 40  # 10 s of simulated time

@@ -15,14 +15,17 @@ from envs import VectorEnv, perturb
 from envs.dmc import cartpole
 from envs.mjx_env import MjxEnv
 from envs.render.pixels import PixelEnv
-from train import evaluate, main, openloop, replay, scoring, start
+from train import evaluate, main, replay, start
 from train.chunk import Schedule
-from train.cli import parse
-from train.conditions import make_condition_player, read_conditions
 from train.config import Config, replay_bytes
+from train.config.cli import parse
 from train.errors import UserError
 from train.evaluation import make_evaluate
 from train.leaves import tree_bytes
+from train.rollout import openloop, scores
+from train.rollout.conditions import read_conditions
+from train.rollout.player import make_player
+from train.rollout.scores import Episodes, make_scorer
 from train.state import init_run
 from train.update import augmented
 
@@ -120,11 +123,11 @@ def test_no_perturbation_is_plain_evaluation(getkey):
     plain = jax.jit(make_evaluate(VectorEnv(env, 3)))(agent, key)
     for text in ("none", "noise:0"):
         alone = read_conditions(env, text, "")
-        played, _ = jax.jit(make_condition_player(env, 3, alone))(agent, key)
+        played = jax.jit(make_player(env, 3, alone))(agent, key).returns
         np.testing.assert_array_equal(played, plain[None])
     several = read_conditions(env, "none noise:4 none", "")
     assert several.labels == ("none", "noise:4", "none")
-    played, _ = jax.jit(make_condition_player(env, 3, several))(agent, key)
+    played = jax.jit(make_player(env, 3, several))(agent, key).returns
     np.testing.assert_allclose(played[0], plain, rtol=1e-5)
     np.testing.assert_array_equal(played[0], played[2])
     assert not np.allclose(played[1], plain, rtol=1e-3)
@@ -272,10 +275,10 @@ def test_smoke_run_on_images(short, tmp_path, capsys):
 def test_the_player_of_conditions_keeps_the_starts(monkeypatch, getkey):
     env = envs.make("toy-target")
     agent = Agent(env.spec.obs_shape[0], 1, key=getkey(), **TINY, blocks=2)
-    monkeypatch.setattr(scoring, "BATCH", 2)
-    plain = scoring.make_player(env, 5, 3)(agent).returns
+    monkeypatch.setattr(scores, "BATCH", 2)
+    plain = make_scorer(env, Episodes(5, 3))(agent)[0].returns
     conditions = read_conditions(env, "noise:0", "")
-    (score,) = scoring.make_condition_scorer(env, 5, 3, conditions)(agent)
+    (score,) = make_scorer(env, Episodes(5, 3), conditions)(agent)
     np.testing.assert_array_equal(score.returns, plain)
 
 
@@ -293,14 +296,14 @@ def falling(obs):
     return PixelEnv(env) if obs == "pixels" else env
 
 
-@pytest.mark.parametrize("random_actions", [False, True])
-def test_gravity_is_that_of_each_condition(getkey, random_actions):
+@pytest.mark.parametrize("acting", ["mode", "random"])
+def test_gravity_is_that_of_each_condition(getkey, acting):
     env = falling("state")
     agent = Agent(env.spec.obs_shape[0], 1, key=getkey(), **TINY, blocks=2)
-    options = {"random_actions": random_actions}
-    (plain,) = [scoring.make_player(env, 2, 0, **options)(agent).returns]
+    episodes = Episodes(2, 0, acting)
+    plain = make_scorer(env, episodes)(agent)[0].returns
     conditions = read_conditions(env, "", "4 9.81 20")
-    score = scoring.make_condition_scorer(env, 2, 0, conditions, **options, poses=True)
+    score = make_scorer(env, episodes, conditions, poses=True)
     slow, usual, fast = score(agent)
     np.testing.assert_allclose(usual.returns, plain, rtol=1e-5)
     assert np.all(slow.returns > plain + 0.1) and np.all(plain > fast.returns + 0.1)
@@ -314,6 +317,6 @@ def test_what_an_agent_of_images_sees_is_perturbed(getkey):
     env = falling("pixels")
     agent = Agent(env.spec.obs_shape, 1, key=getkey(), **TINY, blocks=2)
     conditions = read_conditions(env, "none mask:100,5,0 none", "")
-    clean, white, again = scoring.make_condition_scorer(env, 2, 0, conditions)(agent)
+    clean, white, again = make_scorer(env, Episodes(2, 0), conditions)(agent)
     np.testing.assert_array_equal(clean.returns, again.returns)
     assert np.all(clean.returns != white.returns)

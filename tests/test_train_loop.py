@@ -2,6 +2,7 @@
 
 import random
 import signal
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,7 @@ from train.chunk import Schedule, make_chunk
 from train.config import Config
 from train.config.presets import PRESETS, preset_config
 from train.errors import UserError
+from train.rollout.player import Played
 from train.start import choose_penalty, short_intervals
 from train.state import RunState
 from train.stop import STOP_SIGNALS
@@ -86,6 +88,23 @@ def test_an_unbroken_run_does_what_the_schedule_says(toy, whole):
     assert len(evaluated) == 3 and 200 <= evaluated[1] < 240
     assert evaluated[0] == untrained["step"] and evaluated[-1] == lines[-1]["step"]
     assert Checkpointer(run_dir).steps() == evaluated[1:]  # here at the same interval
+
+
+def test_episodes_cut_off_are_said_and_counted(toy):
+    played = Played(
+        jnp.array([[5.0, 7.0, 9.0]]),
+        jnp.array([[20, 20, 20]]),
+        jnp.array([[False, True, True]]),
+        None,
+    )
+    programs = Altered(toy.programs, evaluate=lambda *_: played)
+    said = types.SimpleNamespace(lines=[])
+    said.say = said.lines.append
+    run = types.SimpleNamespace(learner=types.SimpleNamespace(agent=None))
+    found = loop.evaluate(programs, run, 1200, said)  # pyright: ignore[reportArgumentType]
+    assert found["eval/return_mean"] == 7.0 and found["eval/cut_off"] == 2
+    (line,) = said.lines
+    assert line.startswith("evaluation at step 1,200: 2 of 3 episodes cut off after")
 
 
 def primitives(jaxpr: Any) -> Iterator[str]:

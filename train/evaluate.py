@@ -2,12 +2,11 @@
 
 import dataclasses
 import importlib
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import tyro
 
@@ -15,7 +14,9 @@ from train import record
 from train.config import MAX_COUNT, Config, Count
 from train.config.cli import read_words
 from train.config.fields import Range, did_you_mean
-from train.errors import UserError, guarded, printable, tell
+from train.errors import UserError, guarded, tell
+from train.rollout.report import Report
+from train.rollout.report import say as say
 
 PROGRAM = "python -m train.evaluate"
 # Flags that take several values.
@@ -26,8 +27,11 @@ DESCRIPTION = f"""Play episodes with the newest checkpoint of a run.
   {PROGRAM} --run runs/my-run --video out.gif
   {PROGRAM} --run runs/my-run --perturb none noise:0.35 rotate:20 mask:50 --gravity 4
 
-Actions are the mode of the policy. A return is the sum of the rewards of all control
-steps of an episode; the standard deviation is over the episodes."""
+Actions are chosen as in the evaluations of the run, or as --eval-policy says. A return
+is the sum of the rewards of all control steps of an episode; the standard deviation is
+over the episodes."""
+# What the table says of --eval-policy.
+ACTIONS = {"sample": "sampled from the policy", "mode": "the mode of the policy"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +46,11 @@ class Options:
     """Seed of the episodes; has nothing to do with the seed of the training."""
     agent: Annotated[int, Range(0, MAX_COUNT)] | None = None
     """Which agent of a run with --seeds, counted from 0; none is all of them."""
+    eval_policy: Literal["sample", "mode"] | None = None
+    """Actions are samples of the policy or its mode; none is what the run's own
+    evaluations take."""
+    eval_max_decisions: Count | None = None
+    """Cut an episode off after so many decisions; none is what the run says."""
     random: bool = False
     """Play the same starts, and under each gravity, with uniform random actions."""
     perturb: str = ""
@@ -81,83 +90,58 @@ def run(argv: Sequence[str]) -> int:
 
     # Imported only now: a mistyped flag is answered before JAX and MuJoCo load.
     load_mujoco()
-    from train import scoring, start
-    from train.conditions import read_conditions
+    from train import start
     from train.provenance import provenance
-    from train.video import Film
+    from train.rollout.conditions import read_conditions
+    from train.rollout.scores import Episodes, load_agents, make_scorer
+    from train.rollout.video import Film
 
     start.enable_compilation_cache()
     env = start.make_env(config)
-    conditions = None
-    if options.perturb or options.gravity:
-        conditions = read_conditions(env, options.perturb, options.gravity)
-    step, agents = scoring.load_agents(run_dir, config, env)
+    conditions = read_conditions(env, options.perturb, options.gravity)
     film = Film(env, options.video_size) if options.video else None
-    print(f"run          {printable(str(run_dir))}")
-    print(f"environment  {env.spec.name}, action repeat {env.spec.action_repeat}")
-    print(f"checkpoint   environment step {step:,}", flush=True)
+    step, agents = load_agents(run_dir, config, env)
+    policy = options.eval_policy or config.eval_policy
+    cap = options.eval_max_decisions or config.eval_max_decisions
+    episodes = Episodes(options.episodes, options.seed, policy, cap)
+    for line in (
+        f"run          {run_dir}",
+        f"environment  {env.spec.name}, action repeat {env.spec.action_repeat}",
+        f"checkpoint   environment step {step:,}",
+        f"actions      {ACTIONS[policy]}",
+    ):
+        tell(line, sys.stdout)
 
-    report: dict[str, Any] = {"run": run_dir.name, "env": env.spec.name, "step": step}
-    report |= {"episodes": options.episodes, "seed": options.seed}
-    count, seed, poses = options.episodes, options.seed, None
-    if conditions is None:
-        play = scoring.make_player(env, count, seed, poses=film is not None)
-        report["agents"] = []
-        for index in chosen:
-            score = play(agents[index])
-            say(label(index, config), "", score)
-            report["agents"].append({"agent": index, **score.record()})
-            poses = score.poses if poses is None else poses
-    else:
-        test = scoring.make_condition_scorer(
-            env, count, seed, conditions, poses=film is not None
-        )
-        report["conditions"] = []
-        for index in chosen:
-            scores = test(agents[index])
-            report["conditions"] += table(label(index, config), conditions, scores)
-            poses = scores[0].poses if poses is None else poses
-    if options.random and options.gravity:
+    head = {"provenance": provenance(), "run": run_dir.name, "env": env.spec.name}
+    head |= {"step": step, "episodes": options.episodes, "seed": options.seed}
+    head |= {"eval_policy": policy, "eval_max_decisions": cap}
+    report = Report(options.json, head)
+    plain = not (options.perturb or options.gravity)
+    score = make_scorer(env, episodes, conditions, poses=film is not None)
+    poses = None
+    for index in chosen:
+        name, scores = label(index, config), score(agents[index])
+        if plain:
+            report.add(name, scores, agent=index)
+        else:
+            report.add_table(name, scores, conditions)
+        poses = scores[0].poses if poses is None else poses
+    if options.random:
         # What the agent sees is nothing to random actions.
-        heavy = read_conditions(env, "", options.gravity)
-        test = scoring.make_condition_scorer(
-            env, count, seed, heavy, random_actions=True
-        )
-        report["conditions"] += table("random", heavy, test(agents[chosen[0]]))
-    elif options.random:
-        play = scoring.make_player(env, count, seed, random_actions=True)
-        score = play(agents[chosen[0]])
-        say("random", "", score)
-        report["random"] = score.record()
-    if options.json:
-        report = {"provenance": provenance(), **report}
-        write_text("--json", options.json, json.dumps(report, indent=1) + "\n")
+        conditions = read_conditions(env, "", options.gravity)
+        score = make_scorer(env, episodes._replace(acting="random"), conditions)
+        scores = score(agents[chosen[0]])
+        if options.gravity:
+            report.add_table("random", scores, conditions)
+        else:
+            report.add("random", scores)
+    report.end()
     if film is not None and options.video:
         assert poses is not None
         line = film.write(poses, Path(options.video))
-        print(f"video        {printable(line)}")
+        tell(f"video        {line}", sys.stdout)
         film.close()
     return 0
-
-
-def say(name: str, condition: str, score: Any) -> None:
-    """Print one line of the table."""
-    tell(" ".join(filter(None, (f"{name:<12}", condition, str(score)))), sys.stdout)
-
-
-def table(name: str, conditions: Any, scores: Sequence[Any]) -> list[dict[str, Any]]:
-    """Print one player's scores under all conditions; return them for JSON."""
-    width = max(len(text) for text in conditions.labels)
-    rows = []
-    for index, score in enumerate(scores):
-        text = conditions.labels[index]
-        say(name, f"{text:<{width}} ", score)
-        gravity = None
-        if conditions.gravity is not None:
-            gravity = float(conditions.gravity[index])
-        row = {"player": name, "condition": text, "gravity": gravity}
-        rows.append(row | {"perturb": conditions.perturbs[index], **score.record()})
-    return rows
 
 
 def label(index: int, config: Config) -> str:
@@ -267,20 +251,6 @@ def check_output(flag: str, path: str | None, suffix: str = "") -> None:
         raise UserError(
             f"{flag} {path}: cannot be written; allowed: a file in a folder that exists"
         )
-
-
-def write_text(flag: str, path: str, text: str) -> None:
-    """Write a file that a flag named.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        Path(path).write_text(text)
-    except OSError as error:
-        raise UserError(
-            f"{flag} {path}: cannot be written ({error.strerror})"
-        ) from None
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ TensorBoard. Names are paths:
                           divergences and log-likelihoods
     train/penalty/...     the penalty itself, before its coefficient train/lambda/...
     episode/return        mean return (sum of rewards) of training episodes that ended
-    eval/return_mean      mean return over evaluation episodes, by the policy's mode
+    eval/return_mean      mean return over evaluation episodes (--eval-policy)
+    eval/cut_off          those of them that --eval-max-decisions ended
 
 `metrics.jsonl` holds nothing of the clock or the machine: on a CPU, a run that was
 interrupted and resumed leaves the same bytes as one that was not. For that, write

@@ -21,10 +21,10 @@ from train.divergence import Watch
 from train.errors import logdir_errors
 from train.leaves import tree_bytes
 from train.log import Logger, Silent
-from train.openloop import encode
 from train.placement import Placement
 from train.programs import Programs
 from train.provenance import provenance
+from train.rollout.openloop import encode
 from train.start import Penalty
 from train.state import RunState
 from train.stop import StopRequest
@@ -192,7 +192,7 @@ class _Session:
             programs.evaluate.prepare(run.learner.agent, programs.keys(1 + step))
         if untrained(run) and not self._stop.agreed():
             with self._phase("evaluating the untrained agent"):
-                metrics = evaluate(programs, run, step)
+                metrics = evaluate(programs, run, step, self._logger)
             self._logger.write(step, metrics)
         if not self._stop.agreed():
             with self._phase("compiling the update"):
@@ -224,7 +224,7 @@ class _Session:
             watch.look(run, output, step, self._checkpoints.steps(), final=final)
             metrics = log_metrics(config, output)
             if crossed(before, step, config.eval_every) or final:
-                metrics |= evaluate(self._programs, run, step)
+                metrics |= evaluate(self._programs, run, step, logger)
                 metrics |= show_open_loop(self._programs, run, step, logger)
             logger.write(step, metrics)
             logger.progress(step, updates)
@@ -266,15 +266,26 @@ class _Session:
         return f"{stopped}; the same command resumes"
 
 
-def evaluate(programs: Programs, run: RunState, step: int) -> dict[str, Any]:
-    """Returns of separate episodes played with the mode of the policy."""
+def evaluate(
+    programs: Programs, run: RunState, step: int, logger: Logger
+) -> dict[str, Any]:
+    """Returns of separate episodes, by the policy's sample or mode (`eval_policy`)."""
     # The key depends on the step alone, so that a resumed run repeats it.
-    returns = programs.evaluate(run.learner.agent, programs.keys(1 + step))
-    returns = cluster.fetch(returns)
+    played = programs.evaluate(run.learner.agent, programs.keys(1 + step))
+    played = jax.tree.map(cluster.fetch, played)
+    cut_off = int(np.sum(played.cut_off))
+    if cut_off:
+        logger.say(
+            f"evaluation at step {step:,}: {cut_off} of {played.cut_off.size} episodes "
+            f"cut off after {programs.config.eval_max_decisions:,} decisions "
+            "(--eval-max-decisions); their returns are what they earned until then"
+        )
+    returns = played.returns[..., 0, :]  # of the one condition
     return {
         "eval/return_mean": returns.mean(-1),
         "eval/return_std": returns.std(-1),
         "eval/return_min": returns.min(-1),
+        "eval/cut_off": played.cut_off[..., 0, :].sum(-1),
     }
 
 

@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 
 from core.agent import Agent
-from train import scoring, start
+from train import start
 from train.errors import UserError
 from train.evaluate import choose_agents, read_config
+from train.rollout.scores import load_agents
 
 
 class Policy:
@@ -114,7 +115,7 @@ def load_policy(
         raise UserError(f"agent={agent}: allowed: an integer from 0")
     choose_agents(agent, config.seeds)
     env = start.make_env(config)
-    _, agents = scoring.load_agents(path, config, env)
+    _, agents = load_agents(path, config, env)
     return Policy(
         agents[agent], env.spec.obs_shape, batch=batch, explore=explore, seed=seed
     )

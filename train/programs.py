@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from envs import VectorEnv
 from train.chunk import Schedule, make_chunk, make_prefill
 from train.config import Config
-from train.evaluation import make_evaluate
-from train.openloop import make_open_loop
 from train.placement import Placement
+from train.rollout.openloop import make_open_loop
+from train.rollout.player import make_player
 from train.start import Penalty
 from train.state import compute_dtype, init_run
 
@@ -30,7 +30,12 @@ class Programs:
         self._placement = place = placement or Placement.of(config)
         schedule = Schedule.of(config)
         dtype = compute_dtype(config, jax.default_backend())
-        evaluation = VectorEnv(env.env, config.eval_episodes)
+        play = make_player(
+            env.env,
+            config.eval_episodes,
+            acting=config.eval_policy,
+            max_decisions=config.eval_max_decisions,
+        )
         init = lambda key: init_run(config, env, key)  # noqa: E731
         shapes = place.shapes(init, self.keys(0))
         self.template = place.template(shapes)
@@ -44,7 +49,7 @@ class Programs:
             donate=True,
             out=(state, None),
         )
-        self.evaluate = place.compile(make_evaluate(evaluation))
+        self.evaluate = place.compile(play)
         self.open_loop = None
         if config.obs == "pixels":
             self.open_loop = place.compile(make_open_loop(config, schedule))

@@ -19,6 +19,8 @@ MAY_CHANGE = frozenset(
         "--steps",
         "--eval-every",
         "--eval-episodes",
+        "--eval-policy",
+        "--eval-max-decisions",
         "--log-every",
         "--save-every",
         "--logdir",

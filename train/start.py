@@ -14,12 +14,12 @@ from core.penalty import PenaltyOptions
 from envs import Env, EnvSpec, VectorEnv
 from kernels import kernel_obstacle
 from train.chunk import Schedule
-from train.conditions import read_perturbation
 from train.config import Config, PenaltyConfig, replay_bytes
 from train.errors import UserError
 from train.memory import available_host_memory
 from train.placement import Placement
 from train.provenance import usable_cores
+from train.rollout.conditions import read_perturbation
 from train.state import compute_dtype, init_agent
 
 MIB = 1 << 20
@@ -218,6 +218,17 @@ def short_intervals(config: Config) -> list[str]:
     ]
 
 
+def describe_evaluation(config: Config, spec: EnvSpec) -> str:
+    """How often, how many episodes, by which actions, and whether they may be cut."""
+    actions = {"sample": "sampled from the policy", "mode": "the mode of the policy"}
+    cap = config.eval_max_decisions
+    cut = f", cut off after {cap:,} decisions" if spec.episode_decisions > cap else ""
+    return (
+        f"every {config.eval_every:,} steps, {config.eval_episodes} episodes{cut}, "
+        f"actions {actions[config.eval_policy]}"
+    )
+
+
 def available_memory() -> int | None:
     """Free bytes on one device, or, on a CPU, for this process; None if unknown."""
     stats = jax.local_devices()[0].memory_stats()
@@ -266,6 +277,7 @@ def describe(
         f"parameters   {counts['total']:,} (dynamics {counts['dynamics']:,})",
         f"penalty      {penalty.reason}",
         f"replay       {memory}",
+        f"evaluation   {describe_evaluation(config, spec)}",
         *short_intervals(config),
         f"compile cache {cache}",
     ]

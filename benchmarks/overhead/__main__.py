@@ -33,7 +33,7 @@ from train.config import Config
 from train.config.presets import build, preset_values
 from train.errors import UserError
 from train.evaluate import read_config
-from train.scoring import load_agents
+from train.rollout.scores import load_agents
 from train.start import make_env
 from train.state import init_agent
 

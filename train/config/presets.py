@@ -24,6 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "--replay-size": 5_000_000,
         "--eval-every": 5000,
         "--eval-episodes": 3,
+        "--eval-policy": "sample",  # as the authors do
         "--learning-rate": 4e-5,
         "--penalty-target": "posterior",
         "--rho": 0.5,
@@ -44,6 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "--batch-length": 64,
         "--imagination-length": 15,
         "--replay-size": 5_000_000,
+        "--eval-policy": "sample",
         "--penalty": "none",
     },
     # The Jacobian-regularization paper's Table 6 on DreamerV3's losses and heads: its
@@ -63,6 +65,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "--replay-size": 2_000_000,
         "--prefill": 1000,
         "--eval-every": 10_000,
+        "--eval-policy": "sample",
         "--learning-rate": 3e-4,
         "--penalty-target": "core",
         # The paper's coefficient is constant: it starts at its own minimum.

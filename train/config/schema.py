@@ -17,6 +17,8 @@ from train.errors import UserError
 
 # Counters on the device are 32-bit integers.
 MAX_COUNT = 2**31 - 1
+# Decisions after which an evaluation cuts an episode off (no time limit, say).
+MAX_EVAL_DECISIONS = 10_000
 Count = Annotated[int, Range(1, MAX_COUNT)]
 Positive = Annotated[float, Range(0, open_low=True)]
 NonNegative = Annotated[float, Range(0)]
@@ -256,7 +258,13 @@ class Config:
     eval_every: Count = 5000
     """Environment steps between evaluations."""
     eval_episodes: Count = 3
-    """Episodes of one evaluation, played with the mode of the policy."""
+    """Episodes of one evaluation."""
+    eval_policy: Literal["sample", "mode"] = "mode"
+    """Actions of an evaluation: samples of the policy, as in training and as in the
+    authors' code, or its mode."""
+    eval_max_decisions: Count = MAX_EVAL_DECISIONS
+    """An evaluation cuts an episode off after so many decisions, and says so; for
+    tasks without a time limit."""
     log_every: Count = 1000
     """Environment steps between two lines of the log."""
     save_every: Count = 20_000

@@ -1,25 +1,18 @@
 """An episode as a GIF, drawn by MuJoCo from the states the agent went through."""
 
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from envs import Env
 from envs.render.opengl import BodyRenderer, NoOpenGLError, body_of
 from train.errors import UserError
+from train.rollout.player import Poses
 
 FRAMES_PER_SECOND = 25
-
-
-class Poses(NamedTuple):
-    """What is drawn of an episode, after each decision."""
-
-    qpos: Float[np.ndarray, "decisions nq"]
-    scene: Float[np.ndarray, "decisions nscene"]
-    """Where a target is, for instance; see `envs.task.Task`."""
 
 
 class Film:

@@ -23,7 +23,7 @@ from core.world_model import Sequence
 from train import replay
 from train.chunk import Schedule, draw_batch
 from train.config import Config
-from train.video import save_gif
+from train.rollout.video import save_gif
 
 CONTEXT = 5  # images the model watches, as DreamerV3 has it
 LENGTH = 50  # images of a film, where the replay holds as long sequences from the start

@@ -1,0 +1,1 @@
+"""Playing episodes with a trained agent: one player, its scores, films, predictions."""
