@@ -1,5 +1,6 @@
 """Stop signals, while Python runs and while a compiled program does."""
 
+import importlib
 import os
 import pathlib
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from train.errors import guarded
 from train.stop import SAME_STOP, StopRequest
 
 # In one call of XLA, for minutes: no handler of Python's runs meanwhile.
@@ -131,3 +133,22 @@ def test_a_ctrl_c_that_ends_a_program_comes_twice():
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert process.communicate()[1] == ""
+
+
+def test_a_ctrl_c_while_a_library_loads_is_one(capsys):
+    """jaxlib turns it into an ImportError."""
+
+    def run() -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            raise ImportError("while initializing the extension") from stop
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert guarded(run, "stopped") == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "stopped\n"
+    with pytest.raises(ImportError):
+        guarded(lambda: bool(importlib.import_module("no_such_module")), "stopped")

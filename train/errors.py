@@ -103,6 +103,18 @@ def ending(error: BaseException) -> Ending | None:
     return Ending(f"error: {' '.join(line.split())}", 2) if line else None
 
 
+def _interrupt(error: BaseException) -> KeyboardInterrupt | None:
+    """The Ctrl-C behind an error: a library that is being loaded makes it another."""
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        if isinstance(following, KeyboardInterrupt):
+            return following
+        seen.add(id(following))
+        following = following.__cause__ or following.__context__
+    return None
+
+
 def guarded(run: Callable[[], int], stopped: str = "stopped") -> int:
     """The exit code of a program, with what goes wrong in it as one line on stderr.
 
@@ -114,14 +126,15 @@ def guarded(run: Callable[[], int], stopped: str = "stopped") -> int:
     prepare_streams()
     try:
         return run()
-    except KeyboardInterrupt as stop:
-        # `uv run` and `timeout` pass the same Ctrl-C on once more: to an end that has
-        # begun it adds nothing.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        tell(str(stop) or stopped, sys.stderr)
-        return 130
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        stop = _interrupt(error)
+        if stop is not None:
+            # `uv run` and `timeout` pass the same Ctrl-C on once more: to an end that
+            # has begun it adds nothing.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            tell(str(stop) or stopped, sys.stderr)
+            return 130
         answer = ending(error)
         if answer is None:
             raise
