@@ -124,13 +124,9 @@ def posterior_penalty(
     All of the given states count: of the options only the implementation and those on
     probes matter here. `dynamics_penalty` samples states, targets and normalizes.
     """
-    first, out = rssm.posterior_in, rssm.posterior_out
-    head = CategoricalHead(
-        first.linear.weight, first.linear.bias, first.norm.scale, out.weight, out.bias
-    )
     return jacobian_penalty_mean(
         u,
-        head,
+        _posterior_head(rssm),
         key,
         classes=rssm.classes,
         unimix=rssm.unimix,
@@ -139,6 +135,40 @@ def posterior_penalty(
         implementation=options.implementation,
         preactivation=preactivation,
         interpret=options.interpret,
+    )
+
+
+def posterior_jacobian(
+    rssm: RSSM, observed: Observed, embeds: Float[Array, "time *batch embed"]
+) -> Float[Array, ""]:
+    """Mean over rows of ‖J_{q_i}(u)‖_F², exact, at the last state of each sequence.
+
+    What `posterior_penalty` estimates, for the log: it has no gradient, and is there
+    with every target and without a penalty, so that runs can be compared.
+    """
+    # One state of each sequence: those of one sequence are alike, and where devices
+    # share the batch each has its own.
+    last = lambda x: merge(x[-1], x.ndim - 2)  # noqa: E731
+    u = jnp.concatenate([last(observed.states.deter), last(embeds)], axis=-1)
+    inputs = (_posterior_head(rssm), u, last(observed.preactivation))
+    # Without the barrier XLA could fuse this with what training computes, whose
+    # rounding would then depend on what is logged.
+    head, u, preactivation = jax.lax.optimization_barrier(jax.lax.stop_gradient(inputs))
+    return jacobian_penalty_mean(
+        u,
+        head,
+        None,
+        classes=rssm.classes,
+        unimix=rssm.unimix,
+        probe_kind="exact",
+        preactivation=preactivation,
+    )
+
+
+def _posterior_head(rssm: RSSM) -> CategoricalHead:
+    first, out = rssm.posterior_in, rssm.posterior_out
+    return CategoricalHead(
+        first.linear.weight, first.linear.bias, first.norm.scale, out.weight, out.bias
     )
 
 

@@ -1,8 +1,7 @@
 """Every loss and gradient equals the authors' own (docs/fidelity.md).
 
-tests/fixtures has what danijar/dreamerv3 (`none`) and romils9/gpld-mbrl (`posterior`,
-`both`) compute at a tiny size, with the random numbers they drew: these take the place
-of ours, and nothing else is replaced.
+tests/fixtures has what their code computes at a tiny size, with the random numbers that
+it drew: these take the place of ours, and nothing else is replaced.
 """
 
 import functools
@@ -23,6 +22,7 @@ from core.decoder import VectorDecoder
 from core.transforms import symlog
 from core.world_model import Sequence
 from kernels import api, reference
+from kernels.probes import sample_probes
 from train import update as update_module
 from train.cli import parse
 from train.start import choose_penalty
@@ -100,10 +100,17 @@ def draw_as_they_did(patch: pytest.MonkeyPatch, fixture: Fixture) -> None:
         return indices
 
     patch.setattr(penalty_module, "sample_states", states)
-    # The posterior's probes are drawn in the one module, the prior's in the other.
-    for module, name in ((api, "probes"), (reference, "probes_prior")):
-        probes = numbers.get(name, jnp.zeros(0))[None]
-        patch.setattr(module, "sample_probes", lambda *_, p=probes, **options: p)
+
+    def probes(name: str) -> Callable[..., Any]:
+        """Theirs for the penalty; for the exact norm, which is only logged, ours."""
+        wanted = numbers.get(name, jnp.zeros(0))[None]
+        return lambda key, *, kind, **options: (
+            sample_probes(key, kind=kind, **options) if kind == "exact" else wanted
+        )
+
+    # The posterior's are drawn in the one module, the prior's in the other.
+    patch.setattr(api, "sample_probes", probes("probes"))
+    patch.setattr(reference, "sample_probes", probes("probes_prior"))
 
 
 def seen_inside(

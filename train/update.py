@@ -13,7 +13,12 @@ from core.actor_critic import imagined_loss, replayed_value_loss
 from core.agent import Agent
 from core.imagination import imagine
 from core.nets import cast
-from core.penalty import PenaltyOptions, decayed_coefficient, dynamics_penalty
+from core.penalty import (
+    PenaltyOptions,
+    decayed_coefficient,
+    dynamics_penalty,
+    posterior_jacobian,
+)
 from core.returns import ReturnScale
 from core.rssm import State
 from core.transforms import merge, unmerge
@@ -188,6 +193,9 @@ def total_loss(
     metrics = {f"loss/{name}": x for name, x in losses.items()}
     metrics |= {f"entropy/{name}": x for name, x in world.entropies.items()}
     metrics |= actor_critic.metrics
+    metrics["jacobian/posterior"] = posterior_jacobian(
+        model.rssm, world.observed, world.embeds
+    )
 
     # Jacobian penalty on the latent dynamics.
     if penalty is not None:
