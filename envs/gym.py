@@ -234,7 +234,7 @@ def make_vec(
 
 def observation_space(spec: EnvSpec) -> gymnasium.spaces.Box:
     """All numbers, or all bytes for images."""
-    low, high = (0, 255) if spec.obs_dtype == "uint8" else (-np.inf, np.inf)
+    low, high = (0, 255) if spec.is_image else (-np.inf, np.inf)
     dtype: Any = np.dtype(spec.obs_dtype).type
     return gymnasium.spaces.Box(low, high, spec.obs_shape, dtype)
 

@@ -89,9 +89,10 @@ def make(name: str, *, obs: str = "state", action_repeat: int = 2) -> Env:
     if obs == "state":
         return env
     if not isinstance(env, MjxEnv):
-        raise ValueError(
-            f"obs='pixels': {canonical} has no MuJoCo model to draw: use obs='state'"
-        )
+        why = "has no MuJoCo model to draw"
+        if env.spec.is_image:
+            why = "observes images of its own"
+        raise ValueError(f"obs='pixels': {canonical} {why}: use obs='state'")
     return PixelEnv(env)
 
 

@@ -54,6 +54,48 @@ def test_replay_keeps_bytes_and_takes_what_was_said(smoke):
     assert tree_bytes(shapes.replay) == said + counters
 
 
+def pictures(*, name, action_repeat):
+    """An environment that draws its own images: a bright column, moved by actions."""
+
+    def draw(x):
+        bright = jnp.arange(16) == jnp.round(x).astype(int)
+        image = jnp.broadcast_to(bright[None, :, None], (16, 16, 3))
+        return (255 * image).astype(jnp.uint8)
+
+    return envs.from_jax(
+        initial=lambda key: jax.random.uniform(key, (), maxval=16.0),
+        step=lambda x, action: jnp.clip(x + action[0], 0.0, 15.0),
+        observe=draw,
+        reward=lambda x: x / 15,
+        action_dim=1,
+        name=name,
+        action_repeat=action_repeat,
+        episode_steps=40,
+    )
+
+
+def test_images_are_known_by_their_shape_and_type_not_by_the_flag(getkey):
+    config = configured(f"--env {__name__}:pictures --augment rotate:90")
+    assert config.obs == "state"
+    env = VectorEnv(start.make_env(config), config.num_envs)
+    shapes = jax.eval_shape(lambda: init_run(config, env, jax.random.key(0)))
+    said = replay_bytes(config, obs_shape=(16, 16, 3), action_dim=1)
+    assert tree_bytes(shapes.replay) == said + 8
+    _, rows = env.reset(getkey())
+    turned = augmented(config, rows.obs[None], getkey())[0]
+    assert turned.dtype == jnp.uint8
+    np.testing.assert_array_equal(turned, jnp.rot90(rows.obs, axes=(1, 2)))
+    with pytest.raises(UserError, match=r"pictures observes images of its own"):
+        start.make_env(dataclasses.replace(config, obs="pixels"))
+
+
+@pytest.mark.slow
+def test_training_on_images_of_ones_own_films_what_is_expected(tmp_path):
+    words = f"--preset smoke --env {__name__}:pictures --logdir {tmp_path}"
+    assert main.main([*words.split(), "--augment", "noise:0.1"]) == 0
+    assert list(tmp_path.rglob("*.gif"))
+
+
 def test_images_come_back_from_the_replay_as_they_went_in(smoke, getkey):
     shapes = smoke[2].replay.rows
     empty = jax.tree.map(lambda x: jnp.zeros((8, *x.shape[1:]), x.dtype), shapes)

@@ -51,7 +51,7 @@ class Programs:
         )
         self.evaluate = place.compile(play)
         self.open_loop = None
-        if config.obs == "pixels":
+        if env.spec.is_image:
             self.open_loop = place.compile(make_open_loop(config, schedule))
 
     def keys(self, salt: int) -> jax.Array:

@@ -255,7 +255,7 @@ def describe(
     spec = env.spec
     images = "x".join(str(length) for length in spec.obs_shape)
     sees = f"{spec.obs_shape[0]} observations"
-    if spec.obs_dtype == "uint8":
+    if spec.is_image:
         sees = f"images of {images}, {math.prod(spec.obs_shape) / 1024:g} KiB each"
     seeds = f", for each of {config.seeds} seeds" if config.seeds > 1 else ""
     kind = platform.upper() if platform == "cpu" else f"{device.device_kind}"

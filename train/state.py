@@ -65,7 +65,7 @@ def init_agent(config: Config, env: VectorEnv, key: PRNGKeyArray) -> Agent:
     size, shape = config.model, env.spec.obs_shape
     return Agent(
         # Images by their shape, vectors by their length.
-        shape if env.spec.obs_dtype == "uint8" else shape[0],
+        shape if env.spec.is_image else shape[0],
         env.spec.action_dim,
         key=key,
         units=size.units,

@@ -226,7 +226,7 @@ def augmented(
     """The observations as the encoder is given them in training (`--augment`)."""
     if config.augment == "none":
         return obs
-    perturbation = perturb.parse(config.augment, pixels=config.obs == "pixels")
+    perturbation = perturb.parse(config.augment, pixels=obs.dtype == jnp.uint8)
     keys = jax.random.split(key, obs.shape[:2])
     return jax.vmap(jax.vmap(perturbation))(keys, obs)
 

@@ -353,11 +353,12 @@ class Config:
 def replay_bytes(config: Config, *, obs_shape: tuple[int, ...], action_dim: int) -> int:
     """Device memory of the replay of all agents, in bytes.
 
-    A decision takes its observation (float32, or uint8 for pixels), action and reward
+    A decision takes its observation (float32, or uint8 for images), action and reward
     (float32), four flags, and with `replay_context` the latent state (recurrent part
     in bfloat16, one byte for the class of each categorical).
     """
-    obs = math.prod(obs_shape) * (1 if config.obs == "pixels" else 4)
+    # Images by their shape: `--obs state` may be an environment of images of one's own.
+    obs = math.prod(obs_shape) * (1 if len(obs_shape) == 3 else 4)
     latent = config.replay_context * (2 * config.model.deter + config.model.stoch)
     row = obs + 4 * action_dim + 4 + 4 + latent
     return config.seeds * config.replay_capacity * row

@@ -73,7 +73,7 @@ def read_perturbation(flag: str, text: str, env: Env) -> Perturbation:
         UserError: it is not understood, or does not fit the observations.
     """
     try:
-        return perturb.parse(text, pixels=env.spec.obs_dtype == "uint8")
+        return perturb.parse(text, pixels=env.spec.is_image)
     except ValueError as error:
         raise UserError(f"{flag} {text}: {error}") from None
 
