@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
-from envs import carry, checks
+from envs import carry, checks, forked
 from envs.base import EnvSpec
 from envs.inner import InnerEnv, InnerState
 from envs.task import EPISODE_STEPS
@@ -87,6 +87,7 @@ def from_jax(
         ValueError: an argument does not fit, or a function returns something else than
             above. The message names the argument and the remedy.
     """
+    forked.check()
     actions = checks.whole("action_dim", action_dim)
     key = jax.eval_shape(lambda: jax.random.key(0))
     action = jax.ShapeDtypeStruct((actions,), jnp.zeros(()).dtype)

@@ -8,6 +8,9 @@ Gymnasium is the optional extra `gym`. Every step crosses from the device to the
 so for training at speed use `envs.VectorEnv` inside a compiled program instead.
 """
 
+import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from envs import registry
-from envs.base import Env, EnvSpec
+from envs import forked, registry
+from envs.base import Env, EnvSpec, Timestep, leaving, row_obs
 from envs.mjx_env import MjxEnv
 from envs.render.opengl import BodyRenderer, body_of
 from envs.render.pixels import PixelEnv
@@ -32,6 +35,9 @@ except ImportError as error:
         "'smooth-dreamer[gym]' or uv sync --extra gym"
     ) from error
 
+_SPECS: dict[tuple[str, str, int], EnvSpec] = {}
+"""What `make` has made in this process, for `_Forked`."""
+
 PHYSICS = ("gravity", "friction", "mass", "gain")
 
 
@@ -40,8 +46,9 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     Observations are `(*obs_shape)` arrays of the environment's own dtype, actions
     `(action_dim,)` in [-1, 1]. An episode is `truncated` when its time is over, or when
-    the simulation left the finite numbers (`info["is_corrupt"]`), and `terminated`
-    where the task itself ends.
+    a number was not finite (`info["is_corrupt"]`, see `envs.Timestep`), and
+    `terminated` where the task itself ends. One that begins so is truncated by its
+    first step.
 
     `reset(seed=...)` makes all later episodes follow from the seed. With
     `reset(options={"gravity": 4.0, "mass": 1.2})` the episode runs under other physics
@@ -75,7 +82,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._state: Any = None
         self._reset = jax.jit(env.reset)
         self._advance = jax.jit(env.advance)
-        self._observe = jax.jit(env.observe)
+        self._seen = jax.jit(functools.partial(_seen, env.observe))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -85,13 +92,14 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         Raises:
             ValueError: an option is unknown, or its value is out of range.
         """
+        forked.check()
         super().reset(seed=seed)
         number = self.np_random.integers(2**31)
         self._state, row = self._reset(jax.random.key(int(number)))
         if options:
-            self._state = _with_options(self.env, self._state, options)
-            return np.array(self._observe(self._state), row.obs.dtype), {}
-        return np.array(row.obs), {}
+            changed = _with_options(self.env, self._state, options)
+            self._state, row = self._seen(changed, row)
+        return np.array(row.obs), {"is_corrupt": bool(row.is_corrupt)}
 
     def step(
         self, action: np.ndarray
@@ -102,6 +110,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             gymnasium.error.ResetNeeded: there was no `reset` yet.
             ValueError: the action's shape is not `(action_dim,)`.
         """
+        forked.check()
         if self._state is None:
             raise gymnasium.error.ResetNeeded("call reset before the first step")
         self._state, row = self._advance(self._state, jnp.asarray(action))
@@ -139,6 +148,24 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self._renderer = None
 
 
+class _Forked(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Has the spaces of an environment, and answers `reset` with `envs.forked`'s error.
+
+    Gymnasium's workers hand errors of `reset` on to the parent, but not those of making
+    an environment: there the parent would see a closed pipe.
+    """
+
+    def __init__(self, spec: EnvSpec):
+        self.observation_space = observation_space(spec)
+        self.action_space = action_space(spec)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        forked.check()
+        raise AssertionError("made in forked processes only")
+
+
 class GymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """`num_envs` copies behind Gymnasium's vector interface, advanced by one program.
 
@@ -163,7 +190,7 @@ class GymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray
         self._state: Any = None
         self._reset = jax.jit(batch.reset)
         self._step = jax.jit(batch.step)
-        self._observe = jax.jit(jax.vmap(env.observe))
+        self._seen = jax.jit(functools.partial(_seen, jax.vmap(env.observe)))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -173,18 +200,20 @@ class GymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray
         Options are physics parameters: one number, or one per copy. All later episodes
         keep them.
         """
+        forked.check()
         super().reset(seed=seed)
         number = self.np_random.integers(2**31)
         self._state, row = self._reset(jax.random.key(int(number)))
         if options:
-            self._state = _with_options(self.env, self._state, options)
-            return np.array(self._observe(self._state), row.obs.dtype), {}
-        return np.array(row.obs), {}
+            changed = _with_options(self.env, self._state, options)
+            self._state, row = self._seen(changed, row)
+        return np.array(row.obs), {"is_corrupt": np.array(row.is_corrupt)}
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One decision of every copy; see `GymEnv.step`."""
+        forked.check()
         if self._state is None:
             raise gymnasium.error.ResetNeeded("call reset before the first step")
         self._state, row = self._step(self._state, jnp.asarray(actions))
@@ -207,7 +236,7 @@ def make(
     render_mode: str | None = None,
     height: int = 240,
     width: int = 320,
-) -> GymEnv:
+) -> gymnasium.Env[np.ndarray, np.ndarray]:
     """`envs.make(name, obs=..., action_repeat=...)` as a Gymnasium environment.
 
     Args:
@@ -215,8 +244,14 @@ def make(
 
     Raises:
         ValueError: an argument is unknown or does not fit.
+        RuntimeError: see `envs.forked`; where Gymnasium forked the process, it comes
+            from `reset`, which Gymnasium hands on to the parent.
     """
+    what = name, obs, action_repeat
+    if forked.is_forked() and what in _SPECS:
+        return _Forked(_SPECS[what])
     env = registry.make(name, obs=obs, action_repeat=action_repeat)
+    _SPECS[what] = env.spec
     return GymEnv(env, render_mode=render_mode, size=(height, width))
 
 
@@ -243,6 +278,11 @@ def action_space(spec: EnvSpec) -> gymnasium.spaces.Box:
     """The bounds to which actions are clipped."""
     shape = (spec.action_dim,)
     return gymnasium.spaces.Box(spec.action_low, spec.action_high, shape, np.float32)
+
+
+def _seen(observe: Callable[[Any], Any], state: Any, row: Timestep) -> Any:
+    """A state whose physics were changed, and its row with what it looks like now."""
+    return leaving(state, dataclasses.replace(row, obs=row_obs(observe(state))))
 
 
 def _with_options(env: Env, state: Any, options: dict[str, Any]) -> Any:

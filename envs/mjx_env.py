@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from envs import checks
+from envs import checks, forked
 from envs._mjx import mjx, mujoco
 from envs.base import Env, EnvSpec, State, Timestep, finite, select
 from envs.physics import Parametrization, PhysicsParameters
@@ -64,6 +64,7 @@ class MjxEnv(Env[MjxState]):
                 episode, a control of the model is unbounded, or a method of the task
                 returns something else than it should.
         """
+        forked.check()
         action_repeat, episode_steps = checks.episode(action_repeat, task.episode_steps)
         model = task.load()
         check_controls(task.xml, model)

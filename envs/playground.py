@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
-from envs import carry, checks
+from envs import carry, checks, forked
 from envs.base import EnvSpec, Timestep, select
 from envs.inner import InnerEnv, InnerState
 from envs.task import EPISODE_STEPS
@@ -52,6 +52,7 @@ class PlaygroundEnv(InnerEnv):
             ValueError: an argument does not fit, `inner` returns something else than it
                 should, or the observation has no such entry.
         """
+        forked.check()
         config = getattr(inner, "_config", {})
         length = int(config.get("episode_length", EPISODE_STEPS))
         self.inner = inner

@@ -6,7 +6,7 @@ To add a domain, write its file in `envs/dmc/` and add its line to `DOMAINS`.
 import difflib
 import importlib
 
-from envs import factories, toy
+from envs import factories, forked, toy
 from envs.base import Env
 from envs.factories import plain
 from envs.lqg import LQGEnv
@@ -81,7 +81,9 @@ def make(name: str, *, obs: str = "state", action_repeat: int = 2) -> Env:
 
     Raises:
         ValueError: an argument is not one of those above.
+        RuntimeError: see `envs.forked`.
     """
+    forked.check()
     canonical = canonical_name(name)
     if obs not in ("state", "pixels"):
         raise ValueError(f"obs={obs!r} is unknown: use obs='state' or obs='pixels'")

@@ -165,6 +165,78 @@ def test_vector_form(batch):
     np.testing.assert_array_equal(batch._state.gravity, [1, 2, 3])
 
 
+# In a process of its own, which is forked while JAX runs in it.
+FORK = """
+import gymnasium
+from envs import gym
+def make():
+    return gym.make("toy-target")
+if __name__ == "__main__":
+    make().reset(seed=0)
+    batch = gymnasium.vector.AsyncVectorEnv([make, make], context={context!r})
+    batch.reset(seed=0)
+    print(batch.step(batch.action_space.sample())[1].shape)
+    batch.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("context", "said"),
+    [
+        ("fork", 'context="spawn"'),
+        pytest.param("spawn", "(2,)", marks=pytest.mark.slow),
+    ],
+)
+def test_processes_of_gymnasium(tmp_path, context, said):
+    script = tmp_path / "script.py"
+    script.write_text(FORK.format(context=context))
+    root = pathlib.Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        timeout=300,
+        check=False,
+    )
+    # The parent's own last words: Gymnasium handed the error on.
+    last = (done.stderr if context == "fork" else done.stdout).splitlines()[-1]
+    assert said in last, done.stderr
+    assert ("gym.make_vec" in last) == (context == "fork")
+    assert (done.returncode == 0) == (context == "spawn")
+
+
+def test_a_process_forked_before_jax_runs_may_use_it():
+    code = """
+import os
+from envs import forked, gym
+pid = os.fork()
+if pid == 0:
+    gym.make("toy-target").reset(seed=0)
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+"""
+    done = python(code, "off")
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_episode_that_begins_with_nan_is_truncated_by_its_first_step():
+    env = envs.from_jax(
+        initial=lambda key: jnp.full(1, jnp.nan),
+        step=lambda s, a: s,
+        observe=lambda s: s,
+        reward=lambda s: 1.0,
+        action_dim=1,
+    )
+    one = gym.GymEnv(env, size=(8, 8))
+    obs, info = one.reset(seed=0)
+    assert obs == 0 and info == {"is_corrupt": True}
+    _, reward, terminated, truncated, info = one.step(np.zeros(1))
+    assert truncated and not terminated and info["is_corrupt"] and reward == 0
+    obs, info = gym.GymVectorEnv(env, 2).reset(seed=0)
+    assert np.all(obs == 0) and info["is_corrupt"].tolist() == [True, True]
+
+
 def test_gymnasium_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     monkeypatch.delitem(sys.modules, "envs.gym")

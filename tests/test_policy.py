@@ -1,6 +1,7 @@
 """Trained agents outside of this project's programs."""
 
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 from toy_run import Toy, configured, shared
 
+from core.agent import Agent
 from train import record
 from train.checkpoint import Checkpointer
 from train.errors import UserError
-from train.policy import load_policy
+from train.policy import Policy, load_policy
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,67 @@ def test_a_batch_and_forgetting(run_dir):
     assert float(jnp.abs(policy._state.deter).max()) == 0
     with pytest.raises(ValueError, match=r"obs has shape \(2,.*takes \(3,"):
         policy(obs[:2])
+
+
+@pytest.fixture
+def policy(toy, run_dir):
+    return load_policy(run_dir, batch=2)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ([[0.0], [np.nan]], r"obs\[1, 0\] is nan, not finite"),
+        ([[np.inf], [np.nan]], r"obs\[0, 0\] is inf and 1 more entries"),
+        ([[1e300], [0.0]], r"obs\[0, 0\] is 1e\+300, not finite in float32"),
+        ([[1j], [0.0]], "obs is list of complex128: this policy takes one array"),
+        ([["a"], ["b"]], "obs is list of <U1"),
+        ([[0.0], [0.0, 1.0]], "obs is list of object"),
+        ({"state": np.zeros(2)}, "obs is dict of object"),
+        (None, "obs is NoneType of object"),
+        (np.zeros((2, 2)), r"obs has shape \(2, 2\)"),
+    ],
+)
+def test_an_observation_that_is_refused_is_not_remembered(policy, bad, said):
+    good = np.ones((2, 1), np.float32)
+    policy(good)
+    before = policy._state, policy._action, policy._key
+    with pytest.raises(ValueError, match=said) as caught:
+        policy(bad, is_first=True)
+    assert "\n" not in str(caught.value)
+    assert all(
+        a is b
+        for a, b in zip(
+            before, (policy._state, policy._action, policy._key), strict=True
+        )
+    )
+    assert not np.any(policy._first)
+    assert np.all(np.isfinite(policy(good)))
+
+
+def test_numbers_of_any_kind_are_one_observation(policy):
+    actions = []
+    for dtype in (np.float32, np.float64, np.int64, np.bool_, jnp.bfloat16):
+        policy.reset()
+        policy._key = jax.random.key(0)
+        actions.append(policy(np.ones((2, 1), dtype)))
+    np.testing.assert_array_equal(actions, [actions[0]] * 5)
+    assert policy._act._cached._cache_size() == 1
+    with pytest.raises(ValueError, match=r"is_first has shape \(3,\).*shape \(2,\)"):
+        policy(np.ones((2, 1)), is_first=np.ones(3, bool))
+
+
+def test_images_are_bytes_and_have_the_agents_shape(getkey):
+    sizes: dict[str, Any] = {"units": 8, "deter": 16, "hidden": 8, "rows": 4}
+    agent = Agent((16, 16, 3), 1, key=getkey(), **sizes, cnn_depth=2)
+    with pytest.raises(ValueError, match=r"obs_shape=\(32,.*observes .*\(16, 16, 3\)"):
+        Policy(agent, (32, 32, 3))
+    with pytest.raises(ValueError, match="batch=0 must be at least 1"):
+        Policy(agent, (16, 16, 3), batch=0)
+    policy = Policy(agent, (16, 16, 3))
+    with pytest.raises(ValueError, match=r"obs has dtype float64: images are uint8"):
+        policy(np.zeros((16, 16, 3)))
+    assert policy(np.zeros((16, 16, 3), np.uint8)).shape == (1,)
 
 
 def test_what_is_not_there(run_dir, tmp_path):

@@ -15,7 +15,13 @@ from train.state import Collector, make_row
 
 
 class Episodes(NamedTuple):
-    """Episodes finished while collecting: sums, so that they can be added up."""
+    """Episodes finished while collecting: sums, so that they can be added up.
+
+    Attributes:
+        count: of episodes; one whose first row is corrupt has no decision, and is none.
+        return_sum: of their returns.
+        corrupt: rows that are not finite, first rows included.
+    """
 
     count: Int[Array, ""]
     return_sum: Float[Array, ""]
@@ -44,7 +50,7 @@ def collect_step(
     # Each device its own: a simulator's loops end when its own environments' do.
     env_state, following = divided(env.step, (0, 0), 0)(collector.env_state, action)
     running = collector.episode_return + following.reward
-    ended = following.is_last
+    ended = following.is_last & ~following.is_first
     episodes = Episodes(
         jnp.sum(ended, dtype=jnp.int32),
         jnp.sum(jnp.where(ended, running, 0.0)),
