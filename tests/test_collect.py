@@ -1,0 +1,76 @@
+"""Collecting: corrupt first rows are counted, and never reach a batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_run import assert_finite, configured
+
+import envs
+from train import replay, start
+from train.collect import collect
+from train.state import init_run
+
+
+def make(*, name, action_repeat):
+    """Two in three episodes begin with an observation, or in a state, that is NaN."""
+    return envs.from_jax(
+        initial=lambda key: {
+            "kind": jax.random.randint(key, (), 0, 3),
+            "x": jnp.where(jax.random.randint(key, (), 0, 3) == 1, jnp.nan, 0.5),
+        },
+        step=lambda s, a: s | {"x": s["x"] + 0.1},
+        observe=lambda s: jnp.where(s["kind"] == 2, jnp.nan, s["x"])[None],
+        reward=lambda s: 1.0,
+        action_dim=1,
+        name=name,
+        action_repeat=action_repeat,
+        episode_steps=6,
+    )
+
+
+@pytest.fixture(scope="module")
+def collected():
+    config = configured(f"--env {__name__}:make")
+    env = envs.VectorEnv(start.make_env(config), config.num_envs)
+    run = init_run(config, env, jax.random.key(0))
+    ran = jax.jit(
+        lambda run, key: collect(
+            config, env, run.learner.agent, run.collector, run.replay, 60, key
+        )
+    )
+    return config, *ran(run, jax.random.key(1))
+
+
+def test_corrupt_first_rows_are_counted_and_are_no_episodes(collected):
+    _, collector, ring, episodes = collected
+    rows = jax.tree.map(lambda x: np.asarray(x[: ring.filled]), ring.rows)
+    bad, first = rows.is_corrupt, rows.is_first
+    assert np.sum(bad) > 10 and np.all(first[bad]) and np.all(rows.is_last[bad])
+    # One row was seen after the last that was written, and the first ones were drawn
+    # before: by the counter in the environments' own states, which has them all.
+    newest = collector.timestep.is_corrupt
+    assert np.sum(bad) + np.sum(newest) == np.sum(collector.env_state.corrupt_count)
+    assert episodes.corrupt == np.sum(bad[1:]) + np.sum(newest)
+    ends = np.sum((rows.is_last & ~first)[1:])
+    ends += np.sum(collector.timestep.is_last & ~collector.timestep.is_first)
+    assert episodes.count == ends and ends > 5
+    assert episodes.return_sum == 6 * ends  # each of six control steps
+    decisions = np.sum(~first[1:]) + np.sum(~collector.timestep.is_first)
+    assert collector.decisions == decisions
+
+
+def test_latent_states_after_corrupt_rows_are_those_of_a_beginning(collected):
+    _, collector, ring, _ = collected
+    assert_finite((ring, collector.latent, collector.timestep))
+    rows = jax.tree.map(lambda x: np.asarray(x[: ring.filled]), ring.rows)
+    after = rows.is_corrupt[:-1]
+    assert np.all(rows.is_first[1:][after])
+
+
+def test_windows_with_corrupt_first_rows_are_never_drawn(collected):
+    _, _, ring, _ = collected
+    rows, window = replay.sample(ring, batch=500, length=3, key=jax.random.key(2))
+    assert np.sum(window.usable) > 100 and not np.any(rows.is_corrupt)
+    assert np.all(np.isfinite(rows.reward)) and np.all(np.isfinite(rows.obs))
+    assert np.any(rows.is_first[1:])  # episodes that begin soundly are drawn
