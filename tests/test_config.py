@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import pathlib
 import subprocess
 import sys
 
 import pytest
 
 from train import record
+from train.cli import parse
 from train.config import Config, PenaltyConfig, replay_bytes
 from train.config.fields import Range, flags
 from train.config.presets import PRESETS, build, preset_config, resolve_preset
@@ -265,3 +267,52 @@ def test_run_dir_follows_what_is_trained():
         assert record.run_dir(other) != record.run_dir(base)
     named = dataclasses.replace(base, logdir="some/where")
     assert str(record.run_dir(named)) == "some/where"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("", "walker-walk-laptop-s0"),
+        ("--preset gpld --steps 2e6 --replay-size 1e5", "walker-walk-gpld-s0"),
+        ("--preset gpld --size 12m --rho .5", "walker-walk-gpld-s0"),
+        ("--env walker --penalty pallas", "walker-walk-laptop-s0"),
+        ("--rho 1 --seed 3", "walker-walk-laptop-s3-rho1"),
+        ("--penalty none", "walker-walk-laptop-s0-no-penalty"),
+        ("--penalty reference", "walker-walk-laptop-s0-reference"),
+        ("--penalty-target core", "walker-walk-laptop-s0-penalty-target_core"),
+        (
+            "--penalty-target core --lambda0 .1 --no-core-carry",
+            "walker-walk-laptop-s0-penalty-target_core-lambda0_0.1-lambda-min0.1"
+            "-no-core-carry",
+        ),
+        (
+            "--env cartpole --obs pixels --augment noise:0.35 --learning-rate 1e-4",
+            "cartpole-swingup-laptop-s0-pixels-noise-0.35-learning-rate0.0001",
+        ),
+        ("--agc 0", "walker-walk-laptop-s0-agc0"),
+        ("--seeds 4 --num-envs 8", "walker-walk-laptop-s0-seeds4-num-envs8"),
+    ],
+)
+def test_a_run_is_named_by_what_differs_from_its_preset(words, name):
+    config = parse(words.split(), "cpu")
+    assert record.run_dir(config) == pathlib.Path("runs", name)
+
+
+def test_a_name_too_long_for_a_directory_ends_in_a_digest():
+    words = "--batch-size 3 --batch-length 7 --num-envs 2 --unimix .02 --eps 1e-7"
+    words += " --entropy .1 --beta1 .8 --beta2 .9 --free-nats 2 --size 12m"
+    one, other = (
+        record.run_dir(parse(f"{words} --slow-rate {rate}".split(), "cpu")).name
+        for rate in (0.1, 0.2)
+    )
+    assert len(one) < 120 and one != other and one[:100] == other[:100]
+
+
+def test_pallas_and_xla_are_one_run():
+    pallas, xla, reference = (
+        Config(penalty=PenaltyConfig(implementation=name))
+        for name in ("pallas", "xla", "reference")
+    )
+    assert record.run_dir(pallas) == record.run_dir(xla) != record.run_dir(reference)
+    assert record.diff(pallas, xla) == record.diff(xla, pallas) == ([], [])
+    assert record.diff(xla, reference).refused == ["--penalty: xla -> reference"]

@@ -192,6 +192,8 @@ def test_a_gpu_that_is_asked_for_and_a_kernel_that_cannot_run(tmp_path, capsys):
     penalty = choose_penalty(configured("--penalty pallas"), "cpu")
     assert penalty.options is not None and penalty.options.implementation == "xla"
     assert "the Pallas kernel needs a GPU; xla is the same" in penalty.reason
+    taken = start.with_taken(configured("--penalty pallas"), penalty)
+    assert taken == configured("--penalty xla")  # what config.json records
 
 
 def test_a_replay_that_cannot_fit_suggests_nothing_impossible(monkeypatch):

@@ -43,6 +43,7 @@ def run(argv: Sequence[str]) -> int:
     start.check_device(config, platform)
     placement = Placement.of(config)
     penalty = start.choose_penalty(config, platform)
+    config = start.with_taken(config, penalty)
     cache = start.enable_compilation_cache()
     env = VectorEnv(start.make_env(config), config.num_envs)
     run_dir = run_directory(config)

@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from train.config import Config
-from train.config.fields import check_value, did_you_mean, flags
+from train.config.fields import Flag, check_value, did_you_mean, flags
+from train.config.presets import build, for_target, preset_values
 from train.errors import UserError
 
 # Settings that say how long, how often or where, and not what is trained.
@@ -35,6 +37,10 @@ MAY_CHANGE = frozenset(
         "--preset",  # a name for values that are compared themselves
     }
 )
+
+# Settings whose value says in a run's name what it is, and the longest name.
+_WITHOUT_NAME = frozenset({"--obs", "--size", "--penalty", "--precision", "--augment"})
+_LONGEST = 100
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -129,7 +135,7 @@ def diff(old: Config, new: Config) -> Difference:
     """
     found = Difference([], [])
     for flag in flags(Config):
-        before, after = _get(old, flag.path), _get(new, flag.path)
+        before, after = _comparable(old, flag), _comparable(new, flag)
         if before != after:
             may = flag.name in MAY_CHANGE or flag.name == "--replay-size"
             lines = found.allowed if may else found.refused
@@ -145,8 +151,9 @@ def diff(old: Config, new: Config) -> Difference:
 def run_dir(config: Config) -> pathlib.Path:
     """The run directory: `logdir`, or a name under `runs/` made from the settings.
 
-    The name ends in a digest of every setting that must not change on resume, so the
-    same command comes back to the same directory and another one does not.
+    The name has the task, the preset, the seed and every setting that differs from the
+    preset and must not change on resume: `walker-walk-laptop-s0-rho1`. So the same
+    command comes back to the same directory and another one does not.
 
     Raises:
         UserError: `logdir` begins with the home of a user who does not exist.
@@ -159,16 +166,48 @@ def run_dir(config: Config) -> pathlib.Path:
                 f"--logdir {config.logdir}: no such user; allowed: a path (./~name "
                 "for a folder of that name)"
             ) from None
-    fixed = [
-        f"{flag.name}={_get(config, flag.path)}"
-        for flag in flags(Config)
-        if flag.name not in MAY_CHANGE | {"--replay-size"}
-    ]
-    digest = hashlib.sha256(" ".join(fixed).encode()).hexdigest()[:6]
-    penalty = config.penalty.implementation
-    env = config.env.replace(":", "-")  # a colon is no file name everywhere
-    name = f"{env}-{config.preset}-{penalty}-seed{config.seed}-{digest}"
+    words = [config.env, config.preset, f"s{config.seed}", *_differences(config)]
+    # A colon, a slash or a space is no file name everywhere.
+    name = re.sub(r"[^\w.+-]+", "-", "-".join(words))
+    if len(name) > _LONGEST:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name[:_LONGEST]}-{digest}"
     return pathlib.Path("runs") / name
+
+
+def _differences(config: Config) -> list[str]:
+    """What a run's name says of the settings in which it differs from its preset."""
+    usual = Config()
+    if config.preset != "auto":  # which only a configuration made by hand still has
+        target = {"--penalty-target": config.penalty.target}
+        usual = build(for_target(preset_values(config.preset), target))
+    named = MAY_CHANGE | {"--replay-size", "--env", "--seed"}
+    words = []
+    for flag in flags(Config):
+        value = _comparable(config, flag)
+        if flag.name in named or value == _comparable(usual, flag):
+            continue
+        name = flag.name.removeprefix("--")
+        if value is False or value is None or value == "none":
+            words.append(f"no-{name}")
+        elif value is True:
+            words.append(name)
+        elif flag.name in _WITHOUT_NAME:
+            words.append(str(value))
+        else:
+            shown = f"{value:.12g}" if isinstance(value, float) else str(value)
+            apart = name[-1].isdigit() or not shown[0].isdigit()
+            words.append(f"{name}{'_' if apart else ''}{shown}")
+    return words
+
+
+def _comparable(config: Config, flag: Flag) -> Any:
+    """A setting as runs are compared by it.
+
+    pallas and xla are two programs for one computation: a run may go on with either.
+    """
+    value = _get(config, flag.path)
+    return "xla" if (flag.name, value) == ("--penalty", "pallas") else value
 
 
 def _get(config: Config, path: tuple[str, ...]) -> Any:

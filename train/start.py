@@ -1,5 +1,6 @@
 """What is decided and said before anything compiles."""
 
+import dataclasses
 import math
 import os
 import tempfile
@@ -93,6 +94,16 @@ def choose_penalty(config: Config, platform: str) -> Penalty:
     what = f"{taken} on the {asked.target}, rho {asked.rho:g}, {probes} "
     reason = f"{what}{asked.probe_kind} ({why}), {coefficients(asked)}"
     return Penalty(options, reason)
+
+
+def with_taken(config: Config, penalty: Penalty) -> Config:
+    """The configuration with the implementation of the penalty that will run."""
+    if penalty.options is None:
+        return config
+    taken = dataclasses.replace(
+        config.penalty, implementation=penalty.options.implementation
+    )
+    return dataclasses.replace(config, penalty=taken)
 
 
 def coefficients(penalty: PenaltyConfig) -> str:
