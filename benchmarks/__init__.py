@@ -19,7 +19,7 @@ BENCHMARKS = {
     "gpu": "on an NVIDIA GPU, by stage: kernel, update, environments, learning",
     "op": "the penalty op alone: seconds and memory of each implementation",
     "overhead": "the whole train step with the penalty and without it",
-    "readme": "the README's speed tables, written from the committed results",
+    "readme": "the generated tables of README and docs, from the committed results",
     "render": "the ray caster beside MuJoCo: frames a second, outlines, pictures",
     "soak": "a long run's memory, speed and checkpoints, with verdicts",
     "theory": "the papers' theoretical experiments, six studies",

@@ -9,10 +9,15 @@ from benchmarks.gpu.parts import STAGES
 from benchmarks.readme import __main__ as readme
 from benchmarks.readme import tables as readme_tables
 
-MARKS = "".join(
-    f"{name}\n<!-- generated: {name} -->\nold\n<!-- end: {name} -->\n"
-    for name in ("overhead", "throughput", "gpu")
-)
+MARKS = {
+    document: "".join(
+        f"{name}\n<!-- generated: {name} -->\nold\n<!-- end: {name} -->\n"
+        for name in names
+    )
+    for document, names in readme.DOCUMENTS.items()
+}
+BENCHMARKS = "docs/benchmarks.md"
+RESULTS = "benchmarks/results"
 PROVENANCE = {
     "date": "2026-01-02T03:04:05+00:00",
     "commit": "0123456789abcdef",
@@ -82,18 +87,18 @@ def throughput():
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes results and a README with marks, and rewrites it."""
-    (tmp_path / "README.md").write_text(MARKS)
+    """Writes results and documents with marks, and rewrites these."""
+    (tmp_path / "docs").mkdir()
+    for document, text in MARKS.items():
+        (tmp_path / document).write_text(text)
 
-    def write(status=0, flags=(), **results):
+    def write(status=0, flags=(), document=BENCHMARKS, **results):
         for name, data in results.items():
-            path = tmp_path / "results" / "machine" / f"{name}.json"
+            path = tmp_path / RESULTS / "machine" / f"{name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(data))
-        words = ["--readme", str(tmp_path / "README.md")]
-        words += ["--results", str(tmp_path / "results"), *flags]
-        assert readme.main(words) == status
-        return (tmp_path / "README.md").read_text()
+        assert readme.main(["--root", str(tmp_path), *flags]) == status
+        return (tmp_path / document).read_text()
 
     return write
 
@@ -115,7 +120,7 @@ def test_scopes_of_a_trace_are_shares(written):
     assert "profiled" not in written(throughput=data | {"traces": {}})
 
 
-def test_the_readme_agrees_with_the_committed_results(capsys):
+def test_the_documents_agree_with_the_committed_results(capsys):
     assert readme.main(["--check"]) == 0, capsys.readouterr().out
 
 
@@ -135,9 +140,22 @@ def test_a_ratio_stands_beside_its_milliseconds_and_the_papers(written):
     )
     assert "| – | **1.25** (1.15–1.35) 2500 ms | – | – |" in row
     assert "1.51" in paper and "1.13 | – | 1.55" in released
-    assert "commit 0123456: [data](results/machine/a.json)" in text
+    assert "commit 0123456: [data](../benchmarks/results/machine/a.json)" in text
     assert "uncommitted" not in text
     assert "with uncommitted changes" in written(a=overhead(modified=True))
+
+
+def test_the_headline_has_the_sizes_side_by_side(written):
+    exact = overhead(ratio=1.3)["rows"][0]
+    exact |= {"probe_kind": "exact", "probes": None, "rho": 1.0}
+    large = overhead()
+    large["rows"].append(exact)
+    text = written(a=large, b=overhead("1m", 1.05), document="README.md")
+    assert "| 1m | 12m |" in text
+    assert "ρ = 0.5 | **1.05** (0.95–1.15) | **1.25** (1.15–1.35) |" in text
+    assert "**exact** norm, ρ = 1 | – | **1.30** (1.20–1.40) |" in text
+    assert "ρ = 1 | 1.40 | 1.55 |" in text
+    assert "[data](benchmarks/results/machine/a.json)" in text
 
 
 def test_the_later_file_of_a_machine_and_size_counts(written):
@@ -154,9 +172,9 @@ def test_what_is_no_measurement_is_left_out(written):
 
 def test_throughput(written, tmp_path):
     assert "![" not in written(a=throughput())
-    (tmp_path / "results" / "machine" / "a.png").touch()
+    (tmp_path / RESULTS / "machine" / "a.png").touch()
     text = written()
-    assert "![throughput](results/machine/a.png)" in text
+    assert "![throughput](../benchmarks/results/machine/a.png)" in text
     for cell in (
         "| 345 ms (2.9 a second) |",
         "| of it: world model | 34.5 ms, 10 % |",
@@ -182,7 +200,7 @@ def test_a_stage_of_the_gpu_shows_its_figures(written):
 
 
 def test_check_changes_nothing_and_shows_the_difference(written, capsys):
-    assert written(status=1, flags=["--check"]) == MARKS
+    assert written(status=1, flags=["--check"]) == MARKS[BENCHMARKS]
     captured = capsys.readouterr()
     assert "-old" in captured.out and "python -m benchmarks.readme" in captured.err
     text = written()
@@ -193,23 +211,27 @@ def test_check_changes_nothing_and_shows_the_difference(written, capsys):
     ("text", "message"),
     [
         ("", "has the marks none"),
-        (MARKS + MARKS, "each once"),
-        (MARKS.replace("<!-- end: gpu -->", ""), "has no <!-- end: gpu -->"),
+        (2 * MARKS[BENCHMARKS], "each once"),
+        (
+            MARKS[BENCHMARKS].replace("<!-- end: gpu -->", ""),
+            "has no <!-- end: gpu -->",
+        ),
     ],
 )
 def test_broken_marks_get_one_line(text, message, tmp_path, capsys):
-    path = tmp_path / "README.md"
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(MARKS["README.md"])
+    path = tmp_path / BENCHMARKS
     path.write_text(text)
-    words = ["--readme", str(path), "--results", str(tmp_path / "none")]
-    assert readme.main(words) == 2
+    assert readme.main(["--root", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert path.read_text() == text
 
 
 def test_a_broken_result_is_named(tmp_path, written, capsys):
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "bad.json").write_text("{")
+    (tmp_path / RESULTS).mkdir(parents=True)
+    (tmp_path / RESULTS / "bad.json").write_text("{")
     written(status=2)
     assert "bad.json: not JSON" in capsys.readouterr().err
 

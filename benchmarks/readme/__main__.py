@@ -1,18 +1,19 @@
-"""Writes the README's speed tables from the committed results.
+"""Write the generated tables of the documentation from the committed results.
 
-    python -m benchmarks.readme            rewrite README.md
-    python -m benchmarks.readme --check    exit status 1 where it would change
+    python -m benchmarks.readme            rewrite README.md and docs/benchmarks.md
+    python -m benchmarks.readme --check    exit status 1 where they would change
 
-What stands between ``<!-- generated: NAME -->`` and ``<!-- end: NAME -->`` is replaced:
-NAME is overhead, throughput or gpu. All numbers come from the JSON files under
+What stands between ``<!-- generated: NAME -->`` and ``<!-- end: NAME -->`` is replaced;
+`DOCUMENTS` says which names each file has. All numbers come from the JSON files under
 ``benchmarks/results`` that their benchmark calls a measurement; where two files measure
-the same thing on the same machine, the later one counts. The rest of the README is
+the same thing on the same machine, the later one counts. The rest of these documents is
 written by hand.
 """
 
 import argparse
 import difflib
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -26,7 +27,14 @@ from train.config.sizes import SIZES
 from train.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = {
+    "README.md": ("headline",),
+    "docs/benchmarks.md": ("overhead", "throughput", "gpu"),
+}
+"""The generated parts of each file, by its path below the root."""
+
 COMMANDS = {
+    "headline": "python -m benchmarks.overhead --size 12m",
     "overhead": "python -m benchmarks.overhead --size 12m",
     "throughput": "python -m benchmarks.throughput",
 }
@@ -37,25 +45,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; exit status 1 if `--check` finds a difference."""
     options = _parser().parse_args(argv)
     try:
-        before = options.readme.read_text(encoding="utf-8")
-        after = rewrite(before, parts(options.results, options.readme.parent))
+        results = measurements(options.root / "benchmarks" / "results")
+        rewritten = {}
+        for name, wanted in DOCUMENTS.items():
+            path = options.root / name
+            before = path.read_text(encoding="utf-8")
+            content = parts(results, path.parent, wanted)
+            rewritten[path] = (before, rewrite(before, content, name))
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if before == after:
-        print(f"{options.readme.name} agrees with the results")
-        return 0
-    if options.check:
-        lines = before.splitlines(), after.splitlines()
-        print("\n".join(difflib.unified_diff(*lines, "README", "results", lineterm="")))
+    differ = False
+    for path, (before, after) in rewritten.items():
+        if before == after:
+            print(f"{path.name} agrees with the results")
+            continue
+        differ = True
+        if options.check:
+            lines = before.splitlines(), after.splitlines()
+            diff = difflib.unified_diff(*lines, path.name, "results", lineterm="")
+            print("\n".join(diff))
+        else:
+            path.write_text(after, encoding="utf-8")
+            print(f"wrote {path.name}")
+    if options.check and differ:
         print("error: run python -m benchmarks.readme", file=sys.stderr)
         return 1
-    options.readme.write_text(after, encoding="utf-8")
-    print(f"wrote {options.readme.name}")
     return 0
 
 
-def rewrite(text: str, content: dict[str, str]) -> str:
+def rewrite(text: str, content: dict[str, str], name: str) -> str:
     """The text with what is between each pair of marks replaced.
 
     Raises:
@@ -64,38 +83,40 @@ def rewrite(text: str, content: dict[str, str]) -> str:
     marks = re.findall(r"<!-- generated: (\S+) -->", text)
     if sorted(marks) != sorted(content):
         raise UserError(
-            f"README: has the marks {', '.join(marks) or 'none'}; wanted: "
+            f"{name}: has the marks {', '.join(marks) or 'none'}; wanted: "
             f"{', '.join(content)}, each once"
         )
-    for name, part in content.items():
-        begin, end = f"<!-- generated: {name} -->", f"<!-- end: {name} -->"
+    for mark, part in content.items():
+        begin, end = f"<!-- generated: {mark} -->", f"<!-- end: {mark} -->"
         pattern = rf"{re.escape(begin)}.*?{re.escape(end)}"
         new = f"{begin}\n{part}\n{end}"
         text, count = re.subn(pattern, lambda _, new=new: new, text, flags=re.DOTALL)
         if count != 1:
-            raise UserError(f"README: {begin} has no {end} after it")
+            raise UserError(f"{name}: {begin} has no {end} after it")
     return text
 
 
-def parts(folder: Path, base: Path) -> dict[str, str]:
-    """What belongs between the marks.
+def parts(results: Sequence[Path], base: Path, wanted: Sequence[str]) -> dict[str, str]:
+    """What belongs between the marks of one document.
 
     Args:
-        folder: where the results are.
-        base: the README's folder, from which its links lead.
+        results: files of measurements.
+        base: the document's folder, from which its links lead.
+        wanted: the names of its parts.
     """
-    found = measurements(folder, base)
-    content = {
-        name: getattr(tables, name)(_latest(found, name), command)
-        for name, command in COMMANDS.items()
-    }
-    content["gpu"] = tables.gpu(
-        {stage: _latest(found, f"gpu {stage}") for stage in STAGES}
-    )
+    found = [read(path, base) for path in results]
+    content = {}
+    for name in wanted:
+        if name == "gpu":
+            stages = {stage: _latest(found, f"gpu {stage}") for stage in STAGES}
+            content[name] = tables.gpu(stages)
+        else:
+            of = "overhead" if name == "headline" else name
+            content[name] = getattr(tables, name)(_latest(found, of), COMMANDS[name])
     return content
 
 
-def measurements(folder: Path, base: Path) -> list[Result]:
+def measurements(folder: Path) -> list[Path]:
     """All results below a folder that their benchmark calls a measurement.
 
     Raises:
@@ -108,11 +129,17 @@ def measurements(folder: Path, base: Path) -> list[Result]:
         except ValueError as error:
             raise UserError(f"{path}: not JSON ({error})") from None
         if isinstance(data, dict) and data.get("what") == "a measurement":
-            link = path.resolve().relative_to(base.resolve())
-            picture = link.with_suffix(".png")
-            seen = picture.as_posix() if (base / picture).is_file() else None
-            found.append(Result(link.as_posix(), data, seen))
+            found.append(path)
     return found
+
+
+def read(path: Path, base: Path) -> Result:
+    """A result file, as a document in the folder `base` links to it."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    link = Path(os.path.relpath(path.resolve(), base.resolve()))
+    picture = path.with_suffix(".png").is_file()
+    seen = link.with_suffix(".png").as_posix() if picture else None
+    return Result(link.as_posix(), data, seen)
 
 
 def kind(data: Any) -> str | None:
@@ -143,14 +170,13 @@ def _latest(found: Sequence[Result], name: str) -> list[Result]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.readme",
-        description="Write the README's speed tables from the committed results.",
+        description="Write the documentation's tables from the committed results.",
     )
     parser.add_argument(
         "--check", action="store_true", help="change nothing; exit 1 if it would"
     )
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument(
-        "--results", type=Path, default=ROOT / "benchmarks" / "results", metavar="DIR"
+        "--root", type=Path, default=ROOT, metavar="DIR", help="the checkout"
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""The tables of the README's speed sections, from result files. See `readme`."""
+"""The generated tables of the documentation, from result files."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,12 +11,12 @@ from benchmarks.throughput.report import PAPER_SHAPE, RELEASED
 
 DASH = "–"
 LONG = ("kernel", "env")
-"""Stages whose figures are too many for the README; their files have them."""
+"""Stages whose figures are too many for a page; their files have them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A result file: where it is, as the README links to it, and what it holds.
+    """A result file: where it is, as a document links to it, and what it holds.
 
     `picture` is the one beside it, if there is one.
     """
@@ -42,6 +42,47 @@ class Result:
         return f"{where}, jax {jax}, {day}, {code}: [data]({self.link})"
 
 
+_HEADLINE = {
+    "posterior, one random probe (the paper's method), ρ = 0.5": ("rademacher", 0.5),
+    "posterior, one random probe, ρ = 1": ("rademacher", 1.0),
+    "posterior, **exact** norm, ρ = 1": ("exact", 1.0),
+}
+
+
+def headline(results: Sequence[Result], command: str) -> str:
+    """Ratio of the train step with the penalty to the step without, by model size."""
+    if not results:
+        return not_measured(command)
+    found = {result.data["shape"]["size"]: result.data for result in results}
+    rows = []
+    for label, (probe_kind, rho) in _HEADLINE.items():
+        cells = []
+        for data in found.values():
+            row = next(
+                (
+                    row
+                    for row in data["rows"]
+                    if (row["implementation"], row["target"]) == ("xla", "posterior")
+                    and (row["probe_kind"], row["rho"]) == (probe_kind, rho)
+                ),
+                None,
+            )
+            cells.append(DASH if row is None else _ratio(row))
+        rows.append([label, *cells])
+    for rho in (0.5, 1.0):
+        theirs = [RELEASED_RATIOS.get(size, {}).get(rho) for size in found]
+        cells = [DASH if ratio is None else f"{ratio:.2f}" for ratio in theirs]
+        rows.append([f"the authors' code, 2 quiet CPU cores, ρ = {rho:g}", *cells])
+    header = ["train step with the penalty, as a ratio to the step without", *found]
+    sources = "; ".join(_source(result) for result in results)
+    return "\n".join([*_table(header, rows), "", sources])
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    low, high = row["step_ratio_quartiles"]
+    return f"**{row['step_ratio']:.2f}** ({low:.2f}–{high:.2f})"
+
+
 def overhead(results: Sequence[Result], command: str) -> str:
     """What the penalty costs: one table a file, the smallest model first."""
     if not results:
@@ -55,11 +96,8 @@ def _overhead(result: Result) -> str:
     base = data["baseline_seconds"]
     rows: dict[str, dict[float, str]] = {}
     for row in data["rows"]:
-        low, high = row["step_ratio_quartiles"]
-        rows.setdefault(_variant(row), {})[row["rho"]] = (
-            f"**{row['step_ratio']:.2f}** ({low:.2f}–{high:.2f}) "
-            f"{milliseconds(row['step_seconds'])}"
-        )
+        cell = f"{_ratio(row)} {milliseconds(row['step_seconds'])}"
+        rows.setdefault(_variant(row), {})[row["rho"]] = cell
     rows["the GPLD paper, on its GPU"] = {
         float(rho): f"{ratio:.2f}" for rho, ratio in data["paper"].items()
     }
