@@ -168,3 +168,16 @@ def test_settings_of_jax_are_recorded_and_compared(tmp_path, monkeypatch):
         ["LIBTPU_INIT_ARGS: --xla_dump_to=dump --xla_x=1 -> None"],
         ["JAX_ENABLE_X64: True -> False"],
     )
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.13"])
+def test_another_version_of_python_is_told_which_one_works(version):
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'requires-python = ">=3.12,<3.13"' in text
+    major, minor = version.split(".")
+    other = f"import sys; sys.version_info = ({major}, {minor}, 0); "
+    done = ran(f'python -c "{other} import train"')
+    line = f"smooth-dreamer needs Python 3.12, and this is {version}: try `uv run`"
+    assert done.stderr.splitlines()[-1] == f"ImportError: {line}"
+    done = ran(f"python -c \"{other} sys.argv[0] = '-m'; import train\"")
+    assert (done.returncode, done.stderr) == (2, f"error: {line}\n")
