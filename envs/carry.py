@@ -45,7 +45,7 @@ def types_of(
     """
     if first is None:
         raise ValueError(f"{names[0]} returns None, but must return a state")
-    wanted = jax.tree.map(_type, first)
+    wanted = kept(first)
     while True:
         after = step(wanted)
         if jax.tree.structure(after) == jax.tree.structure(wanted):
@@ -56,6 +56,11 @@ def types_of(
                 continue
         check_structure(wanted, after, names=names)
         return wanted
+
+
+def kept(state: PyTree) -> PyTree:
+    """The types of a state, as `jax.ShapeDtypeStruct`s without weak types."""
+    return jax.tree.map(_type, state)
 
 
 def brought_to(wanted: PyTree, state: PyTree, *, names: tuple[str, str]) -> PyTree:

@@ -191,7 +191,7 @@ def types(tree: PyTree) -> str:
     if tree is None:
         return "None"
     words = jax.tree.map(lambda x: _Word(f"{x.dtype}{list(x.shape)}"), tree)
-    said = repr(words)
+    said = " ".join(repr(words).split())  # modules are shown on several lines
     return said if len(said) <= 200 else f"{said[:200]} …"
 
 

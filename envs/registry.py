@@ -6,9 +6,10 @@ To add a domain, write its file in `envs/dmc/` and add its line to `DOMAINS`.
 import difflib
 import importlib
 
-from envs import factories, forked, toy
+from envs import factories, forked, rows, toy
 from envs.base import Env
 from envs.factories import plain
+from envs.functional import FunctionEnv
 from envs.lqg import LQGEnv
 from envs.mjx_env import MjxEnv
 from envs.render.pixels import PixelEnv
@@ -100,7 +101,11 @@ def make(name: str, *, obs: str = "state", action_repeat: int = 2) -> Env:
 
 def _make(canonical: str, action_repeat: int) -> Env:
     if factories.is_path(canonical) or canonical in factories.registered():
-        return factories.make_registered(canonical, action_repeat=action_repeat)
+        env = factories.make_registered(canonical, action_repeat=action_repeat)
+        # Those were checked when they were made, and to trace them takes seconds.
+        if not isinstance(env, MjxEnv | PixelEnv | FunctionEnv):
+            rows.check(f"env={canonical!r}", env)
+        return env
     if canonical in TOYS:
         return toy.TOYS[canonical](name=canonical, action_repeat=action_repeat)
     if canonical in SYNTHETIC:

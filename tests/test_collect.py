@@ -7,8 +7,10 @@ import pytest
 from toy_run import assert_finite, configured
 
 import envs
+from core.agent import Agent
 from train import replay, start
 from train.collect import collect
+from train.rollout.player import make_player
 from train.state import init_run
 
 
@@ -74,3 +76,12 @@ def test_windows_with_corrupt_first_rows_are_never_drawn(collected):
     assert np.sum(window.usable) > 100 and not np.any(rows.is_corrupt)
     assert np.all(np.isfinite(rows.reward)) and np.all(np.isfinite(rows.obs))
     assert np.any(rows.is_first[1:])  # episodes that begin soundly are drawn
+
+
+def test_an_evaluated_episode_that_begins_with_nan_is_over():
+    env = make(name="nan", action_repeat=2)
+    agent = Agent(1, 1, key=jax.random.key(0), units=8, deter=16, hidden=8, rows=4)
+    played = make_player(env, 64, acting="random")(agent, jax.random.key(0))
+    bad = played.decisions[0] == 0
+    assert 20 < np.sum(bad) < 60 and not np.any(played.cut_off)
+    np.testing.assert_array_equal(played.returns[0], np.where(bad, 0.0, 6.0))

@@ -219,6 +219,47 @@ def test_a_path_that_leads_nowhere_is_named(module, path, message):
     assert f"env='{path}'" in str(caught.value) and "\n" not in str(caught.value)
 
 
+class Wrong(Target):
+    """Rows and states that do not fit, one at a time."""
+
+    def __init__(self, *, name, action_repeat, change):
+        super().__init__(name=name, action_repeat=action_repeat)
+        self.change = change
+
+    def advance(self, state, action):
+        return self.change(*super().advance(state, action))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s, r: r, "advance must return a state and an envs.Timestep"),
+        (lambda s, r: (s, s), "advance returns InnerState where an envs.Timestep"),
+        (
+            lambda s, r: (s, eqx.tree_at(lambda x: x.reward, r, r.reward[None])),
+            r"advance returns a row whose reward is float32\[1\], .*float32\[\]",
+        ),
+        (
+            lambda s, r: (s, dataclasses.replace(r, obs=r.obs.astype(int))),
+            r"advance returns a row whose obs is int32\[1\], .*float32\[1\]",
+        ),
+        (
+            lambda s, r: (dataclasses.replace(s, inner=s.inner[None]), r),
+            r"advance returns .*\.inner is float32\[1\], not float32\[\]",
+        ),
+        (
+            lambda s, r: (dataclasses.replace(s, inner=s.inner > 0), r),
+            "advance returns a state of .* keep each dtype",
+        ),
+    ],
+)
+def test_rows_of_a_class_of_ones_own_are_checked(change, message):
+    envs.register("wrong", functools.partial(Wrong, change=change))
+    with pytest.raises(ValueError, match=f"env='wrong': {message}") as caught:
+        envs.make("wrong")
+    assert "\n" not in str(caught.value)
+
+
 def test_the_command_line_names_a_wrong_path():
     with pytest.raises(UserError, match=r"--env no_robot:make: .*no module 'no_robot'"):
         cli.parse(["--env", "no_robot:make"], platform="cpu")

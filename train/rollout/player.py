@@ -137,7 +137,8 @@ def make_player(
             jnp.int32(0),
             zero,
             zero.astype(jnp.int32),
-            zero.astype(bool),
+            # An episode whose first row is not finite has ended, with nothing earned.
+            timestep.is_last,
             film,
         )
 
