@@ -20,12 +20,11 @@ from train.rollout import scores
 from train.rollout.report import Report
 from train.rollout.scores import (
     Episodes,
-    SavedLearner,
-    SavedRun,
     Score,
     load_agents,
     make_scorer,
 )
+from train.saved_agents import AgentSaver, SavedLearner, SavedRun
 from train.start import make_env
 
 
@@ -175,6 +174,53 @@ def test_nothing_but_the_agent_is_needed(single, tmp_path):
     bare = save_run(tmp_path / "bare", config, SavedRun(SavedLearner(agent)))
     _, (again,) = load_agents(bare, config, env)
     jax.tree.map(np.testing.assert_array_equal, again, agent)
+
+
+def test_an_agent_alone_is_enough(single, tmp_path, capsys):
+    """`config.json` and `agents/`, copied elsewhere; no step more than the newest."""
+    config = record.read(single / "config.json")
+    state = random_state(config)
+    run_dir = save_run(tmp_path / "run", config, None, ())
+    saver = AgentSaver(run_dir)
+    for step, forever in ((100, True), (200, False), (300, True), (400, False)):
+        learner = jax.tree.map(lambda x, step=step: x + step, state.learner)
+        saver.save(step, state._replace(learner=learner), forever=forever)
+    kept = sorted(int(path.name) for path in (run_dir / "agents").iterdir())
+    assert kept == [100, 300, 400]
+    size = sum(p.stat().st_size for p in (run_dir / "agents").rglob("*"))
+    parameters = sum(x.size for x in jax.tree.leaves(state.learner.agent))
+    assert size < 3 * 1.2 * 4 * parameters
+    env = make_env(config)
+    for at, step in ((None, 400), (100, 100), (300, 300)):
+        found, (agent,) = load_agents(run_dir, config, env, at)
+        assert found == step
+        expected = jax.tree.map(lambda x, step=step: x + step, state.learner.agent)
+        jax.tree.map(np.testing.assert_array_equal, agent, expected)
+    words = ["--run", str(run_dir), "--episodes", "1"]
+    assert main([*words, "--at", "300"]) == 0
+    assert "environment step 300\n" in capsys.readouterr().out
+    message = refusal(capsys, [*words, "--at", "290"])
+    assert "--at 290" in message and "nearest valid: 300" in message
+    assert "allowed: 100, 300, 400" in message
+
+
+def test_a_step_is_read_from_a_checkpoint_where_there_is_no_agent_alone(single, capsys):
+    words = ["--run", str(single), "--episodes", "1"]
+    assert main([*words, "--at", "200"]) == 0
+    assert "environment step 200\n" in capsys.readouterr().out
+    assert "allowed: 200, 400; nearest" in refusal(capsys, [*words, "--at", "0"])
+
+
+def test_a_damaged_agent_gives_way_to_the_checkpoint_of_its_step(
+    single, tmp_path, capfd
+):
+    config = record.read(single / "config.json")
+    run_dir = shutil.copytree(single, tmp_path / "run")
+    AgentSaver(run_dir).save(400, random_state(config), forever=False)
+    (run_dir / "agents" / "000000000400" / "metadata.json").write_text("{}")
+    assert main(["--run", str(run_dir), "--episodes", "1"]) == 0
+    out, err = capfd.readouterr()
+    assert "environment step 400\n" in out and "agent 400 is unusable" in err
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(single, tmp_path, capfd):

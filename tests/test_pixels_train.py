@@ -296,7 +296,7 @@ def test_smoke_run_on_images(short, tmp_path, capsys):
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     said = capsys.readouterr().out
     assert "images of 64x64x3, 12 KiB each" in said
-    assert "MiB each, replay included; the newest 3 are kept" in said
+    assert "are latent states in the replay buffer; the newest 3 are kept" in said
     assert np.isfinite(last["train/loss/rec"]) and last["train/skipped_updates"] == 0
     assert 0 < last["eval/openloop_error"] < 1 and "eval/return_mean" in last
     (path,) = (tmp_path / "openloop").iterdir()

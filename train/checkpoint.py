@@ -12,7 +12,6 @@ power cut the manifest finds what is torn, and the step before is taken.
 
 import contextlib
 import ctypes
-import errno
 import json
 import os
 import pathlib
@@ -27,6 +26,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from train import cluster, manifest
+from train.disk import reserve
 from train.errors import UserError, one_line, tell
 from train.leaves import (
     array_leaves,
@@ -36,11 +36,8 @@ from train.leaves import (
     spec_of,
     storable,
     target_of,
-    tree_bytes,
 )
 from train.lock import RunLock as RunLock
-
-LARGE = 2**29  # bytes
 
 _SCRATCH = ".unfinished-"
 _ARRAYS = "arrays"
@@ -65,7 +62,9 @@ class Checkpointer:
 
     Args:
         run_dir: run directory.
-        keep: number of latest steps to keep.
+        keep: number of latest steps to keep, beside those saved with a true `forever`
+            in their metadata.
+        folder: the folder in the run directory that holds the steps.
         warn: takes a line for the user; by default it goes to stderr.
     """
 
@@ -74,11 +73,14 @@ class Checkpointer:
         run_dir: str | os.PathLike[str],
         keep: int = 3,
         *,
+        folder: str = "checkpoints",
         warn: Callable[[str], None] | None = None,
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep={keep}: keep at least 1 step")
-        self._directory = pathlib.Path(run_dir).absolute() / "checkpoints"
+        self._directory = pathlib.Path(run_dir).absolute() / folder
+        self.folder = folder
+        self._noun = folder.removesuffix("s")
         self._keep = keep
         self._warn = warn or _to_stderr
         self._orbax = ocp.Checkpointer(
@@ -129,7 +131,7 @@ class Checkpointer:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._remove_scratch()
             scratch.mkdir()
-            _reserve(scratch, sum(a.nbytes for a in arrays.values()) + len(text))
+            reserve(scratch, sum(a.nbytes for a in arrays.values()) + len(text))
             (scratch / _METADATA).write_text(text)
 
         def end() -> None:
@@ -157,7 +159,7 @@ class Checkpointer:
             return True
         if cluster.leads():
             self._remove_scratch()
-        self._warn(f"warning: checkpoint {step} was not saved ({reason})")
+        self._warn(f"warning: {self._noun} {step} was not saved ({reason})")
         return False
 
     def restore(self, template: PyTree, *, partial: bool = False) -> Restored | None:
@@ -185,18 +187,30 @@ class Checkpointer:
             )
         return self._load(self._directory / f"{step:012d}", template, partial=partial)
 
+    def restore_step(
+        self, step: int, template: PyTree, *, partial: bool = False
+    ) -> Restored | None:
+        """A saved step; None, and a warning, where it is damaged. See `restore`."""
+        if not self._whole(step):
+            return None
+        return self._load(self._directory / f"{step:012d}", template, partial=partial)
+
+    def _whole(self, step: int, earlier: str = "") -> bool:
+        """Whether a step is undamaged; warns where it is not."""
+        try:
+            manifest.verify(self._directory / f"{step:012d}")
+        except manifest.Damaged as damage:
+            self._warn(f"warning: {self._noun} {step} is unusable: {damage}{earlier}")
+            return False
+        return True
+
     def _newest_whole(self) -> int:
         """The latest undamaged step, `_NONE` or `_UNREADABLE`; warns of the damaged."""
         steps = self.steps()
         for position in range(len(steps) - 1, -1, -1):
-            step = steps[position]
-            try:
-                manifest.verify(self._directory / f"{step:012d}")
-            except manifest.Damaged as damage:
-                earlier = f"; trying {steps[position - 1]}" if position else ""
-                self._warn(f"warning: checkpoint {step} is unusable: {damage}{earlier}")
-                continue
-            return step
+            earlier = f"; trying {steps[position - 1]}" if position else ""
+            if self._whole(steps[position], earlier):
+                return steps[position]
         return _UNREADABLE if steps else _NONE
 
     def _load(
@@ -234,10 +248,18 @@ class Checkpointer:
 
     def _prune(self, *, latest: int) -> None:
         steps = self.steps()
-        old = [step for step in steps if step <= latest][: -self._keep]
+        passing = [s for s in steps if s <= latest and not self._forever(s)]
+        old = [s for s in passing[: -self._keep] if s != latest]
         for step in old + [step for step in steps if step > latest]:
             shutil.rmtree(self._directory / f"{step:012d}", ignore_errors=True)
         self._remove_scratch()
+
+    def _forever(self, step: int) -> bool:
+        """Whether a step was saved to be kept; one that cannot be read is not."""
+        path = self._directory / f"{step:012d}" / _METADATA
+        with contextlib.suppress(UserError):
+            return bool(_read_metadata(path)["metadata"].get("forever"))
+        return False
 
     def _remove_scratch(self) -> None:
         """Remove what this or a killed process left; only the lock's holder saves."""
@@ -271,49 +293,3 @@ def _read_metadata(path: pathlib.Path) -> dict[str, Any]:
         f"{path}: not the metadata of a checkpoint, though the manifest beside it says "
         "it is whole; remove that step, or train anew with another --logdir"
     )
-
-
-def kept(tree: PyTree) -> int:
-    """How many checkpoints a run keeps: 3, or 2 of those that take much of a disk, as
-    a replay of images does."""
-    return 3 if tree_bytes(tree) < LARGE else 2
-
-
-def check_disk(run_dir: str | os.PathLike[str], tree: PyTree, keep: int = 3) -> None:
-    """Refuse to start a run whose checkpoints do not fit on the disk.
-
-    Raises:
-        UserError: less is free than `keep` checkpoints and the one being written take,
-            those already there counted in.
-    """
-    run = pathlib.Path(run_dir)
-    held = sum(p.stat().st_size for p in run.glob("checkpoints/**/*") if p.is_file())
-    existing = next(p for p in (run, *run.absolute().parents) if p.exists())
-    free = shutil.disk_usage(existing).free
-    needed = (keep + 1) * tree_bytes(tree) - held
-    if needed > free:
-        raise UserError(
-            f"--logdir {run_dir}: {keep + 1} checkpoints take {needed / 1e9:.1f} GB, "
-            f"{free / 1e9:.1f} GB are free; allowed: a disk with more room, or a "
-            "smaller --replay-size"
-        )
-
-
-def _reserve(directory: pathlib.Path, size: int) -> None:
-    """Find out before writing whether `size` bytes and some more fit.
-
-    Taking the space and giving it back also meets quotas and limits, which the free
-    space of the file system does not tell.
-
-    Raises:
-        OSError: they do not.
-    """
-    size += size // 50 + 2**16
-    if not hasattr(os, "posix_fallocate"):  # macOS
-        if shutil.disk_usage(directory).free < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
-        return
-    path = directory / "reserve"
-    with path.open("wb") as file, contextlib.ExitStack() as stack:
-        stack.callback(path.unlink)
-        os.posix_fallocate(file.fileno(), 0, size)

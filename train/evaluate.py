@@ -21,7 +21,7 @@ from train.rollout.report import say as say
 PROGRAM = "python -m train.evaluate"
 # Flags that take several values.
 LISTS = ("--perturb", "--gravity")
-DESCRIPTION = f"""Play episodes with the newest checkpoint of a run.
+DESCRIPTION = f"""Play episodes with the agent of a run.
 
   {PROGRAM} --run runs/my-run --episodes 20 --random
   {PROGRAM} --run runs/my-run --video out.gif
@@ -44,6 +44,9 @@ class Options:
     """Episodes to play, each from its own start."""
     seed: Annotated[int, Range(0, MAX_COUNT)] = 0
     """Seed of the episodes; has nothing to do with the seed of the training."""
+    at: Annotated[int, Range(0, MAX_COUNT)] | None = None
+    """Environment step of the agent; none is the newest. train.main --keep-every keeps
+    more of them."""
     agent: Annotated[int, Range(0, MAX_COUNT)] | None = None
     """Which agent of a run with --seeds, counted from 0; none is all of them."""
     eval_policy: Literal["sample", "mode"] | None = None
@@ -100,7 +103,7 @@ def run(argv: Sequence[str]) -> int:
     env = start.make_env(config)
     conditions = read_conditions(env, options.perturb, options.gravity)
     film = Film(env, options.video_size) if options.video else None
-    step, agents = load_agents(run_dir, config, env)
+    step, agents = load_agents(run_dir, config, env, options.at)
     policy = options.eval_policy or config.eval_policy
     cap = options.eval_max_decisions or config.eval_max_decisions
     episodes = Episodes(options.episodes, options.seed, policy, cap)

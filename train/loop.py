@@ -13,18 +13,19 @@ import numpy as np
 
 from envs import VectorEnv
 from train import cluster, record
-from train.checkpoint import Checkpointer, Restored, check_disk, kept
+from train.checkpoint import Checkpointer, Restored
 from train.chunk import ChunkOutput
 from train.config import Config
+from train.disk import agent_bytes, check_disk, describe_checkpoints, kept, kept_agents
 from train.divergence import Diverged as Diverged
 from train.divergence import Watch
 from train.errors import logdir_errors
-from train.leaves import tree_bytes
 from train.log import Logger, Silent
 from train.placement import Placement
 from train.programs import Programs
 from train.provenance import provenance
 from train.rollout.openloop import encode
+from train.saved_agents import AgentSaver
 from train.start import Penalty
 from train.state import RunState
 from train.stop import StopRequest
@@ -61,23 +62,26 @@ def train(
     began = time.monotonic() if began is None else began
     programs = Programs(config, env, penalty, placement)
     template = programs.template
-    keep = kept(template)
+    keep = kept(config, template)
     with cluster.leader_first():
-        check_disk(run_dir, template, keep)
+        # One agent more than is kept is there while it is written.
+        agents = (kept_agents(config) + 1) * agent_bytes(template)
+        check_disk(run_dir, template, keep, agents)
     warn = None if cluster.leads() else lambda _: None
     checkpoints = Checkpointer(run_dir, keep, warn=warn)
+    agents = AgentSaver(run_dir, warn=warn)
     restored = checkpoints.restore(template) if config.resume != "never" else None
     with cluster.leader_first():
         open_logger = _open_log(config, run_dir, _logged_until(restored))
     with StopRequest() as stop, open_logger as logger:
         stop.say = logger.say
         stop.left = lambda: _newest(checkpoints)
-        logger.say(
-            f"checkpoints  {tree_bytes(template) / 2**20:,.0f} MiB each, replay "
-            f"included; the newest {keep} are kept"
-        )
+        if restored is None and cluster.leads() and (line := agents.set_aside()):
+            logger.say(line)
+        for line in describe_checkpoints(config, template):
+            logger.say(line)
         watch = Watch(config, run_dir, logger.say, limit=MAX_SKIPPED_IN_ROW)
-        session = _Session(config, programs, checkpoints, logger, stop)
+        session = _Session(config, programs, checkpoints, agents, logger, stop)
         run = session.begin(restored)
         if session.goes_on(run):
             session.warm_up(run)
@@ -133,11 +137,13 @@ class _Session:
         config: Config,
         programs: Programs,
         checkpoints: Checkpointer,
+        agents: AgentSaver,
         logger: Logger,
         stop: StopRequest,
     ) -> None:
         self._config, self._programs = config, programs
-        self._checkpoints, self._logger, self._stop = checkpoints, logger, stop
+        self._checkpoints, self._agents = checkpoints, agents
+        self._logger, self._stop = logger, stop
         self.unsaved = False
 
     @contextlib.contextmanager
@@ -206,6 +212,7 @@ class _Session:
     def learn(self, run: RunState, watch: Watch, began: float) -> RunState:
         """Chunks until the end or a stop, and the checkpoint after the last."""
         config, logger = self._config, self._logger
+        every = config.keep_every or 0
         step, updates = env_steps(config, run), count(run.learner.updates)
         goes_on, first = self.goes_on(run), True
         if goes_on:
@@ -230,7 +237,12 @@ class _Session:
             logger.progress(step, updates)
             # Asked for once, so that no signal ends the loop without a checkpoint.
             goes_on = self.goes_on(run)
-            if goes_on and crossed(before, step, config.save_every):
+            due = crossed(before, step, config.save_every)
+            forever = bool(every) and crossed(before, step, every)
+            if due or forever or not goes_on:
+                # Before the checkpoint: what resumes from it has the agents up to it.
+                self._agents.save(step, run, forever=forever)
+            if goes_on and due:
                 self._save(run, step, updates)
                 if self.unsaved:
                     logger.say("training goes on, and the next save will try again")

@@ -162,6 +162,7 @@ def load_policy(
     run_dir: str | Path,
     *,
     agent: int = 0,
+    at: int | None = None,
     batch: int | None = None,
     explore: bool = False,
     seed: int = 0,
@@ -171,6 +172,7 @@ def load_policy(
     Args:
         run_dir: directory of the run.
         agent: which one of a run with several `--seeds`.
+        at: environment step of the agent; the newest by default.
         batch, explore, seed: see `Policy`.
 
     Raises:
@@ -182,7 +184,7 @@ def load_policy(
         raise UserError(f"agent={agent}: allowed: an integer from 0")
     choose_agents(agent, config.seeds)
     env = start.make_env(config)
-    _, agents = load_agents(path, config, env)
+    _, agents = load_agents(path, config, env, at)
     return Policy(
         agents[agent], env.spec.obs_shape, batch=batch, explore=explore, seed=seed
     )

@@ -25,6 +25,8 @@ MAY_CHANGE = frozenset(
         "--eval-max-decisions",
         "--log-every",
         "--save-every",
+        "--keep",
+        "--keep-every",
         "--logdir",
         "--resume",
         "--allow-changes",

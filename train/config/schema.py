@@ -269,6 +269,11 @@ class Config:
     """Environment steps between two lines of the log."""
     save_every: Count = 20_000
     """Environment steps between checkpoints."""
+    keep: Count | None = None
+    """Newest checkpoints that are kept; none is 3, or 2 of more than 512 MiB."""
+    keep_every: Count | None = None
+    """Environment steps between agents that are kept for ever, without what training
+    needs to go on (some MB each); none keeps only the newest."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks; auto is float32 on a CPU, bfloat16 elsewhere."""
     logdir: str = ""

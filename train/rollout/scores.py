@@ -11,47 +11,41 @@ from jaxtyping import Bool, Float, Int
 
 from core.agent import Agent
 from envs import Env, VectorEnv
-from train.checkpoint import Checkpointer
 from train.config import Config
 from train.config.schema import MAX_EVAL_DECISIONS
 from train.errors import UserError
 from train.rollout.conditions import PLAIN, Conditions
 from train.rollout.player import Acting, Poses, make_player
+from train.saved_agents import SavedLearner, SavedRun, restore_agent
 from train.state import init_agent
 
 # Episodes played at once: more would not be faster on a CPU, and take memory.
 BATCH = 64
 
 
-class SavedLearner(NamedTuple):
-    """The part of `train.state.Learner` that is read back, under the same name."""
+def load_agents(
+    run_dir: Path, config: Config, env: Env, at: int | None = None
+) -> tuple[int, list[Agent]]:
+    """The trained agents of the newest step that can be read, or of a given one.
 
-    agent: Agent
+    They are read from `agents/`, or from a whole checkpoint, of which nothing else is
+    read: not the replay buffer, nor the optimizer.
 
-
-class SavedRun(NamedTuple):
-    """The part of `train.state.RunState` that is read back, under the same name."""
-
-    learner: SavedLearner
-
-
-def load_agents(run_dir: Path, config: Config, env: Env) -> tuple[int, list[Agent]]:
-    """The trained agents of the newest checkpoint that can be read.
-
-    Nothing else of the checkpoint is read: not the replay, nor the optimizer.
+    Args:
+        at: environment step.
 
     Returns:
-        The checkpoint's environment step, and one agent for each seed of the run.
+        The agents' environment step, and one agent for each seed of the run.
 
     Raises:
-        UserError: there is no checkpoint, or it is not one of this configuration.
+        UserError: there is no agent, or it is not one of this configuration.
     """
     init = lambda key: init_agent(config, VectorEnv(env, 1), key)  # noqa: E731
     key = jax.random.key(0)
     if config.seeds > 1:
         init, key = jax.vmap(init), jax.random.split(key, config.seeds)
     template = SavedRun(SavedLearner(jax.eval_shape(init, key)))
-    restored = Checkpointer(run_dir).restore(template, partial=True)
+    restored = restore_agent(run_dir, template, at)
     if restored is None:
         raise UserError(
             f"--run {run_dir}: holds no checkpoint; allowed: a run that has saved one "
