@@ -13,7 +13,7 @@ if sys.argv[:1] == ["-m"]:
     guard_process()
 
 BENCHMARKS = {
-    "curves": "learning curves of finished or running runs, as a picture and as JSON",
+    "curves": "learning curves of finished or running runs: table, picture, JSON",
     "env_parity": "one control step of every task against dm_control's",
     "env_throughput": "control steps a second by task and batch, beside MuJoCo C",
     "gpu": "on an NVIDIA GPU, by stage: kernel, update, environments, learning",

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from toy_run import shared
 
 from benchmarks import curves
+from benchmarks.curves.__main__ import main
 from train.errors import UserError
 from train.provenance import command_line, provenance, write_result
 
@@ -65,7 +67,7 @@ def test_a_name_is_no_formula(tmp_path):
     """Matplotlib would take what stands between two $ for one, and fail to read it."""
     runs = [make_run(tmp_path / name, RECORDS) for name in (r"$\frac$", "b")]
     found = curves.read_curves(runs)
-    assert found[0].label == r"walker-walk, seed 3 (\$\frac\$)"
+    assert found[0].label == r"walker-walk, seed 3 ($\frac$)"
     curves.draw(found, quick=True).savefig(tmp_path / "x.png")
 
 
@@ -104,8 +106,8 @@ def test_picture_and_data(tmp_path, capsys):
         make_run(tmp_path / "b", RECORDS[:1], seed=1),
     ]
     png, data = tmp_path / "out" / "curves.png", tmp_path / "out" / "curves.json"
-    arguments = [*map(str, runs), "--png", str(png), "--json", str(data)]
-    assert curves.main([*arguments, "--random", "12.5", "--quick"]) == 0
+    arguments = [*map(str, runs), "--each", "--png", str(png), "--json", str(data)]
+    assert main([*arguments, "--random", "12.5", "--quick"]) == 0
     assert imread(png).shape[:2] == (270, 660)
     written = json.loads(data.read_text())
     assert written["random_return"] == 12.5
@@ -145,10 +147,119 @@ def test_lines_that_are_drawn():
 
 def test_errors_end_in_one_line_and_status_2(tmp_path, capsys):
     run = make_run(tmp_path / "run", RECORDS)
-    assert curves.main([str(run)]) == 2
-    assert "--png, --json" in capsys.readouterr().err
-    assert curves.main([str(tmp_path / "absent"), "--json", "x.json"]) == 2
+    assert main([str(run), "--png", str(tmp_path / "x.none")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --png {tmp_path}/x.none: cannot")
+    assert main([str(tmp_path / "absent"), "--json", "x.json"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def configure(run: Path, **changes: object) -> Path:
+    path = run / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return run
+
+
+def make_seeds(path: Path, *records: list[dict]) -> Path:
+    """A run with several agents, as `--seeds` leaves it."""
+    make_run(path, records[0])
+    (path / "metrics.jsonl").unlink()
+    for index, rows in enumerate(records):
+        (path / f"seed_{index}").mkdir()
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (path / f"seed_{index}" / "metrics.jsonl").write_text(lines)
+    return path
+
+
+def shifted(value: float) -> list[dict]:
+    key = "eval/return_mean"
+    return [row | ({key: row[key] + value} if key in row else {}) for row in RECORDS]
+
+
+def test_agents_of_one_run_are_a_mean_and_its_spread(tmp_path):
+    run = make_seeds(tmp_path / "run", RECORDS, shifted(6.0), shifted(6.0))
+    (curve,) = curves.read_curves([run])
+    assert curve.label == "walker-walk, 3 seeds" and curve.seeds == [3, 4, 5]
+    found = curve.evaluation
+    assert (found.steps, found.minutes) == ([2000, 4000], [1.0, 2.0])
+    assert found.values == [29.0, 54.0] and found.agents == [3, 3]
+    assert found.spread == pytest.approx([math.sqrt(12)] * 2)
+    assert [c.label for c in curves.read_curves([run], each=True)] == [
+        f"walker-walk, seed {seed}" for seed in (3, 4, 5)
+    ]
+    left, _ = curves.draw([curve], quick=True).axes
+    (band,) = left.collections
+    heights = np.asarray(band.get_paths()[0].vertices)[:, 1]
+    assert heights.min() == pytest.approx(29 - math.sqrt(12))
+    assert heights.max() == pytest.approx(54 + math.sqrt(12))
+
+
+def test_agents_that_are_not_as_far_count_as_far_as_they_got(tmp_path):
+    late = [{"step": 3000, "time": 45.0, "eval/return_mean": 47.5}]
+    runs = [make_run(tmp_path / "a", RECORDS, seed=0)]
+    runs.append(make_run(tmp_path / "b", RECORDS[:2] + late, seed=1))
+    (curve,) = curves.read_curves(runs)
+    found = curve.evaluation
+    assert found.steps == [2000, 3000, 4000] and found.agents == [2, 2, 1]
+    assert found.values == [25.0, (37.5 + 47.5) / 2, 50.0]
+    assert found.spread[0] == found.spread[2] == 0.0
+
+
+def test_runs_are_grouped_into_arms_named_by_what_differs(tmp_path):
+    plain, penalized = {"implementation": "none"}, {"implementation": "xla", "rho": 0.5}
+    runs = []
+    for seed in (0, 1):
+        for name, penalty in (("plain", plain), ("penalized", penalized)):
+            run = make_run(tmp_path / f"{name}-{seed}", RECORDS, seed=seed)
+            runs.append(configure(run, penalty=penalty, logdir=str(run), steps=seed))
+    found = curves.read_curves(runs)
+    assert [curve.seeds for curve in found] == [[0, 1], [0, 1]]
+    first, second = (curve.label for curve in found)
+    assert first == "walker-walk, --penalty none, --rho none, 2 seeds"
+    assert second == "walker-walk, --penalty xla, --rho 0.5, 2 seeds"
+
+
+def test_another_metric_and_a_hint_for_one_that_is_not_there(tmp_path, capsys):
+    rows = [{"step": 1, "train/penalty/posterior": 0.5, "train/lambda/posterior": 1}]
+    run = make_run(tmp_path / "run", rows)
+    (curve,) = curves.read_curves([run], metric="train/penalty/posterior")
+    assert curve.evaluation.values == [0.5] and curve.episodes.steps == []
+    for given, hint in [
+        ("train/penlaty/posterior", "; nearest valid: train/penalty/posterior"),
+        ("penalty", "; allowed: train/penalty/posterior"),
+    ]:
+        assert main([str(run), "--metric", given]) == 2
+        err = capsys.readouterr().err
+        assert err == f"error: --metric {given}: {run} has no such metric{hint}\n"
+
+
+def test_a_folder_of_runs_is_no_run(tmp_path, capsys):
+    make_run(tmp_path / "runs" / "one", RECORDS)
+    assert main([str(tmp_path / "runs")]) == 2
+    assert f"it holds 1; allowed: {tmp_path}/runs/*" in capsys.readouterr().err
+
+
+def test_a_real_run_is_a_table_without_any_output(tmp_path, capsys):
+    """And a curve begins with the untrained agent."""
+    run = tmp_path / "run"
+    shared().train(run)
+    capsys.readouterr()
+    assert main([str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "toy-target, seed 0" in out and out.splitlines()[0].startswith("return")
+    (curve,) = curves.read_curves([run])
+    assert curve.evaluation.steps[0] < 100 and len(curve.evaluation.steps) == 3
+    assert f"{curve.evaluation.values[-1]:.4g}" in out
+    # The same run as two agents: the same mean, without spread.
+    for seed in ("seed_0", "seed_1"):
+        (run / seed).mkdir()
+        (run / seed / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())
+    (run / "metrics.jsonl").unlink()
+    png = tmp_path / "curves.png"
+    assert main([str(run), "--metric", "train/loss/dyn", "--png", str(png)]) == 0
+    assert "toy-target, 2 seeds" in capsys.readouterr().out and png.stat().st_size > 1e4
+    (both,) = curves.read_curves([run])
+    assert both.evaluation.values == curve.evaluation.values
+    assert both.evaluation.spread == [0.0] * 3
 
 
 def test_provenance_says_where_a_number_came_from():

@@ -1,0 +1,96 @@
+"""Learning curves of one or more runs: return against steps and against time.
+
+    python -m benchmarks.curves RUN_DIR [RUN_DIR ...] [--metric NAME] [--png OUT]
+
+The curves are read from each run's `metrics.jsonl` and `timing.jsonl`, which may still
+be growing. A table on the terminal has the ends of the curves. In the picture the thick
+line is the mean return of the evaluation episodes, the faint one the return of the
+training episodes. Runs that differ only in their seed, and the agents of a run with
+`--seeds`, are one curve: their mean, with a band of one standard deviation.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.cli import save_figure
+from benchmarks.curves.arms import read_curves
+from benchmarks.curves.draw import QUICK_POINTS, draw, table
+from train.errors import UserError, guarded
+from train.provenance import write_result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is 2 for an error of the user's."""
+    return guarded(lambda: _run(_parser().parse_args(argv)))
+
+
+def _run(options: argparse.Namespace) -> int:
+    metric = options.metric or "return"
+    curves = read_curves(options.run_dirs, metric=options.metric, each=options.each)
+    if options.json is not None:
+        result = {
+            "metric": metric,
+            "random_return": options.random,
+            "curves": [asdict(curve) for curve in curves],
+        }
+        try:
+            write_result(options.json, result, with_device=False)
+        except OSError as error:
+            raise UserError(
+                f"--json {options.json}: cannot be written ({error})"
+            ) from None
+    print(table(curves, metric=metric))
+    if options.json is not None:
+        print(f"wrote {options.json}")
+    if options.png is not None:
+        figure = draw(
+            curves, metric=metric, random_return=options.random, quick=options.quick
+        )
+        save_figure("--png", options.png, figure)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.curves",
+        description="Show the learning curves of one or more runs: a table, and with "
+        "--png a picture. Runs that differ only in their seed are one curve, their "
+        "mean and standard deviation.",
+    )
+    parser.add_argument(
+        "run_dirs",
+        nargs="+",
+        type=Path,
+        metavar="RUN_DIR",
+        help="the directory of a run; of one with --seeds, or of one of its agents",
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="another name in metrics.jsonl, as train/penalty/posterior; by default "
+        "the return",
+    )
+    parser.add_argument(
+        "--each", action="store_true", help="a curve for every agent, none averaged"
+    )
+    parser.add_argument("--png", type=Path, metavar="OUT", help="the picture to write")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="the data to write")
+    parser.add_argument(
+        "--random",
+        type=float,
+        metavar="VALUE",
+        help="draw a line at the random policy's return",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"a coarse picture: at most {QUICK_POINTS} points a line, low resolution",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""Runs that differ only in their seed, as one curve; and what tells curves apart."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.curves.read import Curve, Series, agents, read_config, read_curve
+from train.config import Config
+from train.config.fields import flags
+from train.errors import printable
+from train.record import MAY_CHANGE
+
+Settings = dict[str, Any]
+
+
+def read_curves(
+    run_dirs: Sequence[Path], *, metric: str | None = None, each: bool = False
+) -> list[Curve]:
+    """The curves of several runs: one for each set of settings, its agents averaged.
+
+    Agents form one curve, an arm, if all that differs between them is the seed, and no
+    two have the same. Labels name the settings in which the curves differ; where no
+    setting does, seeds and then folders.
+
+    Args:
+        run_dirs: of runs; one with `--seeds` has several agents.
+        metric: a name in the record in place of the returns.
+        each: a curve for every agent.
+
+    Raises:
+        UserError: a directory is no run, a file is broken, or there is no such metric.
+    """
+    folders = [folder for run_dir in run_dirs for folder in agents(run_dir)]
+    read = [(folder, read_curve(folder, metric)) for folder in folders]
+    arms: dict[tuple[Any, ...], list[tuple[Path, Curve]]] = {}
+    for folder, curve in read:
+        key = tuple(sorted(_settings(folder).items(), key=str))
+        arms.setdefault(tuple(map(str, key)), []).append((folder, curve))
+    groups: list[list[tuple[Path, Curve]]] = []
+    for members in arms.values():
+        seeds = [curve.seeds[0] for _, curve in members]
+        one = not each and len(set(seeds)) == len(seeds)
+        groups += [members] if one else [[member] for member in members]
+    labels = _labels([[folder for folder, _ in members] for members in groups])
+    return [
+        replace(average([curve for _, curve in members]), label=label)
+        for members, label in zip(groups, labels, strict=True)
+    ]
+
+
+def average(curves: Sequence[Curve]) -> Curve:
+    """The mean over agents; of one agent, its own curve."""
+    if len(curves) == 1:
+        return curves[0]
+    return Curve(
+        curves[0].label,
+        _mean([curve.evaluation for curve in curves]),
+        _mean([curve.episodes for curve in curves]),
+        sorted(seed for curve in curves for seed in curve.seeds),
+    )
+
+
+def _mean(series: Sequence[Series]) -> Series:
+    """The mean at every step that any agent has, over the agents that got there.
+
+    Between its own points an agent's value and time are interpolated linearly.
+    """
+    series = [one for one in series if one.steps]
+    steps = sorted({step for one in series for step in one.steps})
+    values = np.full((len(series), len(steps)), np.nan)
+    minutes = np.full((len(series), len(steps)), np.nan)
+    for row, one in enumerate(series):
+        inside = (np.array(steps) >= one.steps[0]) & (np.array(steps) <= one.steps[-1])
+        at = np.array(steps)[inside]
+        values[row, inside] = np.interp(at, one.steps, one.values)
+        minutes[row, inside] = np.interp(at, one.steps, one.minutes)
+    # A step between two agents of which one ended before the other began has no value.
+    there = np.isfinite(values)
+    count = there.sum(0)
+    kept = count > 0
+    values, minutes, count = values[:, kept], minutes[:, kept], count[kept]
+    mean = np.nansum(values, 0) / count if len(series) else np.zeros(0)
+    squares = np.nansum((values - mean) ** 2, 0)
+    spread = np.sqrt(squares / np.maximum(count - 1, 1))
+    clock = np.nansum(minutes, 0) / count if len(series) else np.zeros(0)
+    return Series(
+        [step for step, keep in zip(steps, kept, strict=True) if keep],
+        clock.tolist(),
+        mean.tolist(),
+        spread.tolist(),
+        count.tolist(),
+    )
+
+
+def _settings(run_dir: Path) -> Settings:
+    """What of a run's configuration says what is trained, by flag; not the seed."""
+    config = read_config(run_dir)
+    left_out = MAY_CHANGE | {"--seed", "--seeds"}
+    return {
+        flag.name: value
+        for flag in flags(Config)
+        if flag.name not in left_out
+        and (value := _value(config, flag.path)) is not None
+    }
+
+
+def _value(config: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        config = config.get(name) if isinstance(config, dict) else None
+    return config
+
+
+def _labels(groups: Sequence[Sequence[Path]]) -> list[str]:
+    """A name for every curve: task, settings that differ between curves, seeds."""
+    found = [_settings(members[0]) for members in groups]
+    names = {name: None for settings in found for name in settings if name != "--env"}
+    differing = [
+        name
+        for name in names
+        if len({str(settings.get(name)) for settings in found}) > 1
+    ]
+    labels = []
+    for members, settings in zip(groups, found, strict=True):
+        parts = [settings["--env"]]
+        parts += [f"{name} {settings.get(name, 'none')}" for name in differing]
+        seed = read_config(members[0])["seed"]
+        count = len(members)
+        parts.append(f"seed {seed}" if count == 1 else f"{count} seeds")
+        labels.append(", ".join(parts))
+    return [
+        plain(f"{label} ({members[0].resolve().name})")
+        if labels.count(label) > 1
+        else plain(label)
+        for label, members in zip(labels, groups, strict=True)
+    ]
+
+
+def plain(text: str) -> str:
+    """The text on one line, with control characters as escapes."""
+    return printable(text)

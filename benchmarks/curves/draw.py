@@ -1,0 +1,112 @@
+"""Curves as a picture, against steps and against time; and as a table."""
+
+import io
+from collections.abc import Sequence
+
+import rich.box
+import rich.console
+import rich.table
+import rich.text
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.curves.read import Curve, Series
+
+QUICK_POINTS = 200
+
+
+def draw(
+    curves: Sequence[Curve],
+    *,
+    metric: str = "return",
+    random_return: float | None = None,
+    quick: bool = False,
+) -> Figure:
+    """Draw the curves twice, against environment steps and against minutes.
+
+    Args:
+        curves: one line each, in one colour in both panels; of several agents with a
+            band of one standard deviation.
+        metric: name of the vertical axis.
+        random_return: where to draw the random policy's return, if anywhere.
+        quick: thin out long curves and draw at low resolution.
+    """
+    figure = Figure(figsize=(11, 4.5), dpi=60 if quick else 150, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for index, curve in enumerate(curves):
+        colour = f"C{index % 10}"
+        _draw_curve(left, curve, colour, against_steps=True, quick=quick)
+        _draw_curve(right, curve, colour, against_steps=False, quick=quick)
+    for axes, name in ((left, "environment steps"), (right, "wall-clock minutes")):
+        if random_return is not None:
+            axes.axhline(
+                random_return, color="0.4", linestyle="--", label="random policy"
+            )
+        axes.set_xlabel(name)
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+    left.set_ylabel(metric)
+    left.legend(loc="best", fontsize="small")
+    return figure
+
+
+def _draw_curve(
+    axes: Axes, curve: Curve, colour: str, *, against_steps: bool, quick: bool
+) -> None:
+    def points(series: Series, values: list[float]) -> tuple[list[float], list[float]]:
+        x = list(series.steps if against_steps else series.minutes)
+        stride = -(-len(x) // QUICK_POINTS) if quick and x else 1
+        return x[::stride], values[::stride]
+
+    # Matplotlib takes what is between two $ for a formula.
+    label = curve.label.replace("$", r"\$")
+    main, faint = curve.evaluation, curve.episodes
+    if faint.steps or not main.steps:
+        axes.plot(
+            *points(faint, faint.values),
+            color=colour,
+            alpha=0.35,
+            linewidth=0.8,
+            label=None if main.steps else f"{label} (training episodes)",
+        )
+    if main.steps:
+        axes.plot(*points(main, main.values), color=colour, marker=".", label=label)
+    banded = main if main.steps else faint
+    if banded.spread:
+        pairs = list(zip(banded.values, banded.spread, strict=True))
+        x, low = points(banded, [mean - spread for mean, spread in pairs])
+        _, high = points(banded, [mean + spread for mean, spread in pairs])
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def table(curves: Sequence[Curve], *, metric: str = "return") -> str:
+    """What a curve comes to, one line each: where it ends, and its best point."""
+    grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column(metric)
+    for name in ("agents", "steps", "minutes", "first", "last", "best", "at step"):
+        grid.add_column(name, justify="right")
+    for curve in curves:
+        series, note = curve.evaluation, ""
+        if not series.steps:
+            series, note = curve.episodes, " (training episodes)"
+        best = max(range(len(series.values)), key=series.values.__getitem__)
+        grid.add_row(
+            rich.text.Text(curve.label + note),
+            str(len(curve.seeds) or 1),
+            f"{series.steps[-1]:,}",
+            f"{series.minutes[-1]:.1f}",
+            _shown(series, 0),
+            _shown(series, -1),
+            _shown(series, best),
+            f"{series.steps[best]:,}",
+        )
+    text = io.StringIO()
+    # As wide as it needs to be: a terminal wraps what it must, a file keeps lines.
+    rich.console.Console(file=text, width=500, highlight=False).print(grid)
+    lines = [line.rstrip()[1:] for line in text.getvalue().splitlines()]
+    return "\n".join(line for line in lines if line)
+
+
+def _shown(series: Series, index: int) -> str:
+    value = f"{series.values[index]:.4g}"
+    return f"{value} ± {series.spread[index]:.2g}" if series.spread else value

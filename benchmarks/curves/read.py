@@ -1,0 +1,205 @@
+"""Curves of one agent, from the record that its run writes.
+
+Steps are environment steps (control steps of the simulator), times are minutes since
+the run began. A run that is being written now can be read.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.config.fields import did_you_mean
+from train.errors import UserError
+
+EVALUATION_KEY = "eval/return_mean"
+EPISODE_KEY = "episode/return"
+TIME_KEY = "time/seconds"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One quantity: `values[i]` was seen at `steps[i]` and `minutes[i]`.
+
+    Of several agents it is their mean, with the standard deviation `spread[i]` over the
+    `agents[i]` that got as far; both are empty for one agent.
+    """
+
+    steps: list[int]
+    minutes: list[float]
+    values: list[float]
+    spread: list[float] = field(default_factory=list)
+    agents: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one agent learned, or several, under the name the plot gives it.
+
+    `evaluation` is the return of evaluation episodes, or the metric that was asked for
+    in its place; `episodes` is the return of training episodes, empty beside another
+    metric. `seeds` are those of the agents.
+    """
+
+    label: str
+    evaluation: Series
+    episodes: Series
+    seeds: list[int] = field(default_factory=list)
+
+
+def read_curve(run_dir: Path, metric: str | None = None) -> Curve:
+    """Read one agent's folder: `metrics.jsonl`, and `config.json` for the label.
+
+    Args:
+        run_dir: a run directory; of a run with several seeds `RUN_DIR/seed_0`.
+        metric: a name in the record in place of the returns.
+
+    Raises:
+        UserError: a file is missing or broken, or there is no such metric or return.
+    """
+    if not run_dir.is_dir():
+        raise UserError(f"RUN_DIR {run_dir}: no such directory; give that of a run")
+    records = _read_records(run_dir / "metrics.jsonl")
+    timing = _read_records(_beside(run_dir, "timing.jsonl"))
+    config = read_config(run_dir)
+    empty = Series([], [], [])
+    curve = Curve(
+        label=f"{config['env']}, seed {config['seed']}",
+        evaluation=_series(records, metric or EVALUATION_KEY, timing),
+        episodes=empty if metric else _series(records, EPISODE_KEY, timing),
+        seeds=[config["seed"]],
+    )
+    if curve.evaluation.steps or curve.episodes.steps:
+        return curve
+    if metric:
+        raise UserError(_unknown(metric, run_dir, records))
+    raise UserError(
+        f"RUN_DIR {run_dir}: metrics.jsonl holds neither {EVALUATION_KEY!r} nor "
+        f"{EPISODE_KEY!r}; wait for the first episode to end"
+    )
+
+
+def _unknown(metric: str, run_dir: Path, records: Sequence[dict[str, Any]]) -> str:
+    """What to say of a metric that no record has."""
+    names = sorted({name for record in records for name in record} - {"step"})
+    within = [name for name in names if metric.strip("/") in name]
+    if not names:
+        hint = "; metrics.jsonl is empty as yet"
+    elif within:
+        hint = f"; allowed: {', '.join(within)}"
+    else:
+        hint = did_you_mean(metric, names)
+    return f"--metric {metric}: {run_dir} has no such metric{hint}"
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """The configuration of one agent's run, with the agent's own seed.
+
+    Raises:
+        UserError: there is none, or it names no environment and seed.
+    """
+    path = _beside(run_dir, "config.json")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; is this the directory of a run?")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        seed = int(config["seed"])
+        if path.parent != run_dir and run_dir.name.startswith("seed_"):
+            seed += int(run_dir.name.removeprefix("seed_"))
+        return config | {"env": str(config["env"]), "seed": seed}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: no 'env' and 'seed' to be read there") from error
+
+
+def agents(run_dir: Path) -> list[Path]:
+    """The folders of a run's agents: itself, or those of its seeds.
+
+    Raises:
+        UserError: there is no such directory, or it holds runs instead of being one.
+    """
+    if not run_dir.is_dir():
+        raise UserError(f"RUN_DIR {run_dir}: no such directory; give that of a run")
+    if (run_dir / "metrics.jsonl").is_file():
+        return [run_dir]
+    numbered = {
+        int(path.parent.name.removeprefix("seed_")): path.parent
+        for path in run_dir.glob("seed_*/metrics.jsonl")
+        if path.parent.name.removeprefix("seed_").isdecimal()
+    }
+    if numbered:
+        return [numbered[number] for number in sorted(numbered)]
+    runs = sorted(path.parent for path in run_dir.glob("*/config.json"))
+    if runs:
+        raise UserError(
+            f"RUN_DIR {run_dir}: not a run, but it holds {len(runs)}; allowed: "
+            f"{run_dir}/* for all of them, or one, as {runs[0]}"
+        )
+    return [run_dir]  # which reading answers
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; is this the directory of a run?")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break  # a run that is being written now, or was killed while writing
+            raise UserError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(record, dict):
+            raise UserError(f"{path}, line {number}: got {line!r}, expected an object")
+        wrong = [k for k, value in record.items() if not _is_number(value, key=k)]
+        if wrong:
+            raise UserError(
+                f"{path}, line {number}: {wrong[0]} is {record[wrong[0]]!r}, "
+                "expected a number"
+            )
+        records.append(record)
+    return _without_replaced(records)
+
+
+def _is_number(value: object, *, key: str) -> bool:
+    """Or null, which the log has for infinity and NaN, but not as a step."""
+    return isinstance(value, int | float) or (value is None and key != "step")
+
+
+def _without_replaced(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    # A run resumed from a checkpoint writes the steps after it a second time. They are
+    # the history of the agent that exists; those they replace are not.
+    kept: list[dict[str, Any]] = []
+    for record in records:
+        while "step" in record and kept and kept[-1].get("step", 0) > record["step"]:
+            kept.pop()
+        kept.append(record)
+    return kept
+
+
+def _series(
+    records: Iterable[dict[str, Any]], key: str, timing: Sequence[dict[str, Any]]
+) -> Series:
+    rows = [record for record in records if record.get(key) is not None]
+    if any("step" not in row for row in rows):
+        raise UserError(f"metrics.jsonl: a record has {key!r} but no 'step'")
+    ticks = [row for row in timing if TIME_KEY in row]
+    at = [row["step"] for row in ticks]
+    clock = [row[TIME_KEY] / 60 for row in ticks]
+    steps = [int(row["step"]) for row in rows]
+    # The log's first line comes before the clock's: it takes the clock's first time.
+    minutes = np.interp(steps, at, clock) if ticks and steps else steps
+    return Series(
+        steps=steps,
+        minutes=[float(minute) for minute in minutes],
+        values=[float(row[key]) for row in rows],
+    )
+
+
+def _beside(run_dir: Path, name: str) -> Path:
+    """A file of the run: here, or one above the folder of one of several agents."""
+    here = run_dir / name
+    return here if here.is_file() else run_dir.resolve().parent / name
