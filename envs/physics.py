@@ -1,6 +1,8 @@
 """Physics parameters of which every state of a batch can have its own values."""
 
+import copy
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -55,30 +57,31 @@ class Parametrization:
 
     MuJoCo keeps inverse inertias of the reference pose (`body_invweight0` and its
     like), from which it scales constraints. With mass factor s the joint-space inertia
-    there is M(s) = M(1) + (s - 1) A, where A is its part without armature. In the basis
-    W that makes W' M(1) W = 1 and W' A W = diag(a),
+    there is M(s) = M(1) + (s - 1) A, where A is its part without armature of joints and
+    tendons. In the basis W that makes W' M(1) W = 1 and W' A W = diag(a),
 
         M(s)⁻¹ = W diag(1 / (1 + (s - 1) a)) W',
 
     so each of those numbers is linear in 1 / (1 + (s - 1) a). The tables hold the
-    coefficients.
+    coefficients. A last mode has a = 1: of bodies that only slide along the world's
+    axes MuJoCo takes the mass alone, whatever their armature.
 
     Attributes:
         gravity: magnitude of the model's own gravity.
         direction: unit vector of gravity, downward where the model has none.
-        share: a, the part of each mode's inertia that is not armature, `(nv,)`.
-        body: coefficients of `body_invweight0`, `(nbody, 2, nv)`.
-        dof: coefficients of `dof_invweight0`, `(nv, nv)`.
-        tendon: coefficients of `tendon_invweight0`, `(ntendon, nv)`.
+        share: a, the part of each mode's inertia that is not armature, `(modes,)`.
+        body: coefficients of `body_invweight0`, `(nbody, 2, modes)`.
+        dof: coefficients of `dof_invweight0`, `(nv, modes)`.
+        tendon: coefficients of `tendon_invweight0`, `(ntendon, modes)`.
         fixed: parameters that this model cannot have changed, with the reason.
     """
 
     gravity: float
     direction: Float[np.ndarray, "3"]
-    share: Float[np.ndarray, " nv"]
-    body: Float[np.ndarray, "nbody 2 nv"]
-    dof: Float[np.ndarray, "nv nv"]
-    tendon: Float[np.ndarray, "ntendon nv"]
+    share: Float[np.ndarray, " modes"]
+    body: Float[np.ndarray, "nbody 2 modes"]
+    dof: Float[np.ndarray, "nv modes"]
+    tendon: Float[np.ndarray, "ntendon modes"]
     fixed: dict[str, str]
 
     @classmethod
@@ -86,9 +89,7 @@ class Parametrization:
         """Works out the tables from a host-side model."""
         gravity = float(np.linalg.norm(model.opt.gravity))
         down = np.array([0.0, 0.0, -1.0])
-        data = mujoco.MjData(model)
-        data.qpos[:] = model.qpos0
-        mujoco.mj_forward(model, data)
+        data = _reference(model)
         share, modes = _modes(model, data)
         return cls(
             gravity=gravity,
@@ -155,22 +156,49 @@ def _check_range(name: str, value: Array) -> None:
         raise ValueError(f"{name}={numbers} must be {kind}")
 
 
-def _modes(model: MjModel, data) -> tuple[np.ndarray, np.ndarray]:
-    """The share a, `(nv,)`, and the basis W, `(nv, nv)`, of the reference pose."""
+SLIDES = 2  # the `body_simple` of bodies that only slide along the world's axes
+
+
+def _reference(model: MjModel) -> Any:
+    data = mujoco.MjData(model)
+    data.qpos[:] = model.qpos0
+    mujoco.mj_forward(model, data)
+    return data
+
+
+def _inertia(model: MjModel, data: Any) -> np.ndarray:
     inertia = np.zeros((model.nv, model.nv))
     mujoco.mj_fullM(model, data, inertia)
+    return inertia
+
+
+def _modes(model: MjModel, data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The share a, `(modes,)`, and the basis W, `(nv, modes)`, at the reference pose.
+
+    The last mode moves nothing; see `Parametrization`.
+    """
+    inertia = _inertia(model, data)
     inverse = np.linalg.inv(np.linalg.cholesky(inertia))
-    movable = inertia - np.diag(model.dof_armature)
+    # With twice the masses there is once more of what is not armature.
+    double = copy.copy(model)
+    double.body_mass[:] *= 2
+    double.body_inertia[:] *= 2
+    mujoco.mj_setConst(double, mujoco.MjData(double))
+    movable = _inertia(double, _reference(double)) - inertia
     share, turned = np.linalg.eigh(inverse @ movable @ inverse.T)
-    return share, inverse.T @ turned
+    modes = np.concatenate([inverse.T @ turned, np.zeros((model.nv, 1))], axis=1)
+    return np.append(share, 1.0), modes
 
 
-def _body_table(model: MjModel, data, modes: np.ndarray) -> np.ndarray:
-    table = np.zeros((model.nbody, 2, model.nv))
+def _body_table(model: MjModel, data: Any, modes: np.ndarray) -> np.ndarray:
+    table = np.zeros((model.nbody, 2, modes.shape[1]))
     for body in range(1, model.nbody):
         jacobian = np.zeros((2, 3, model.nv))
         mujoco.mj_jacBodyCom(model, data, jacobian[0], jacobian[1], body)
         table[body] = np.mean((jacobian @ modes) ** 2, axis=1)
+    slides = model.body_simple == SLIDES
+    table[slides] = 0
+    table[slides, 0, -1] = 1
     return table
 
 
@@ -184,10 +212,13 @@ def _dof_table(model: MjModel, modes: np.ndarray) -> np.ndarray:
         for _ in range(groups.get(mujoco.mjtJoint(kind), 0)):
             table[start : start + 3] = np.mean(table[start : start + 3], axis=0)
             start += 3
+    slides = model.body_simple[model.dof_bodyid] == SLIDES
+    table[slides] = 0
+    table[slides, -1] = 1
     return table
 
 
-def _tendon_table(model: MjModel, data, modes: np.ndarray) -> np.ndarray:
+def _tendon_table(model: MjModel, data: Any, modes: np.ndarray) -> np.ndarray:
     jacobian = np.zeros((model.ntendon, model.nv))
     if model.ntendon:
         mujoco.mju_sparse2dense(
