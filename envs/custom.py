@@ -12,10 +12,13 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from envs import checks
-from envs._mjx import MjModel, mjx, mujoco
+from envs._mjx import MjModel, MjSpec, mjx, mujoco
 from envs.mjx_env import MjxEnv
 from envs.simulator import Simulator
 from envs.task import EPISODE_STEPS, Task
+
+Source = MjModel | MjSpec | str | os.PathLike[str]
+"""A model, its specification, XML text, or the path of an XML or MJB file."""
 
 Measure = Callable[[MjModel, mjx.Data], Any]
 """A function of the host-side model (names, ids, ranges) and the data of a state."""
@@ -60,7 +63,7 @@ class FunctionTask(Task):
 
 
 def from_mjx(
-    model: MjModel | str | os.PathLike[str],
+    model: Source,
     *,
     observe: Measure,
     reward: Measure,
@@ -78,10 +81,14 @@ def from_mjx(
     Actions are in [-1, 1], which is stretched to each actuator's `ctrlrange`.
 
     Args:
-        model: a model, or the path of its XML or MJB file. It is copied.
+        model: a model (which is copied), its `MjSpec`, XML text, or the path of an XML
+            or MJB file.
         observe: `(model, data) -> (obs,)`, the observation of a state. `model` is the
-            host-side MuJoCo model, for names, ids and ranges; `data` has the
-            positions, velocities, kinematics and sensors of the state.
+            host-side MuJoCo model, for names, ids and ranges; `data` is the state's
+            `mjx.Data`, as after MuJoCo's `mj_forward`: coordinates, kinematics,
+            sensors, contacts, forces. What the function reads is computed, and no
+            more: reading forces, accelerations or their sensors costs one more
+            solution of the dynamics per control step.
         reward: `(model, data) -> ()`, the reward of a control step that ended there.
         initial: `(model, key) -> ((nq,), (nv,))`, draws the positions and velocities an
             episode starts with; None means the model's reference pose, at rest.
@@ -96,12 +103,14 @@ def from_mjx(
             the model's own. (16, 10) is as exact for the control suite as 100 and 50,
             and faster.
         camera: number or name of the model's camera that images and videos are seen
-            through; `envs.PixelEnv` checks that there is one.
+            through; `envs.pixels.PixelEnv` checks that there is one.
 
     Raises:
         FileNotFoundError: `model` is a path where there is no file.
+        TypeError: `model` is none of these.
         ValueError: an argument does not fit, a function returns another shape than
-            above, or MJX cannot simulate the model.
+            above or reads a field that MJX does not compute, MuJoCo cannot load the
+            model, or MJX cannot simulate it or ignores a feature of it.
     """
     source, label = _load(model)
     if not source.nu:
@@ -123,26 +132,48 @@ def from_mjx(
         terminal=terminal,
         camera=camera,
     )
-    try:
-        env = MjxEnv(task, name=name, action_repeat=action_repeat)
-    except NotImplementedError as error:
-        raise ValueError(f"{label}: MJX cannot simulate this model: {error}") from error
+    env = MjxEnv(task, name=name, action_repeat=action_repeat)
+    env.check_simulation()
     if initial is not None:
         _check_initial(env.model, initial)
     return env
 
 
-def _load(model: MjModel | str | os.PathLike[str]) -> tuple[MjModel, str]:
+def _load(model: Any) -> tuple[MjModel, str]:
     """A copy of the model, which may be changed, and what to call it."""
-    if not isinstance(model, str | os.PathLike):
+    if isinstance(model, mujoco.MjModel):
         label = model.names.split(b"\0", 1)[0].decode() or "model"
         return copy_model(model), label
+    if isinstance(model, mujoco.MjSpec):
+        return _compiled(model.compile, model.modelname)
+    if isinstance(model, str) and model.lstrip().startswith("<"):
+        compiled, _ = _compiled(lambda: mujoco.MjModel.from_xml_string(model), "")
+        return compiled, compiled.names.split(b"\0", 1)[0].decode() or "model"
+    if not isinstance(model, str | os.PathLike):
+        raise TypeError(
+            f"model is of type {type(model).__name__}: pass a mujoco.MjModel or "
+            "MjSpec, XML text, or the path of an XML or MJB file"
+        )
     path = pathlib.Path(model)
-    if not path.is_file():
-        raise FileNotFoundError(f"model={str(model)!r}: there is no such file")
+    try:
+        found = path.is_file()
+    except (OSError, ValueError):  # too long for a path, or with a null character
+        found = False
+    if not found:
+        shown = str(model) if len(str(model)) < 80 else f"{str(model)[:77]}..."
+        raise FileNotFoundError(f"model={shown!r}: there is no such file")
     binary = path.suffix.lower() == ".mjb"
     load = mujoco.MjModel.from_binary_path if binary else mujoco.MjModel.from_xml_path
-    return load(str(path)), path.name
+    return _compiled(lambda: load(str(path)), path.name)
+
+
+def _compiled(load: Callable[[], MjModel], label: str) -> tuple[MjModel, str]:
+    label = label or "model"
+    try:
+        return load(), label
+    except Exception as error:  # MuJoCo's own
+        said = " ".join(str(error).split())
+        raise ValueError(f"{label}: MuJoCo cannot load it: {said[:300]}") from error
 
 
 def copy_model(model: MjModel) -> MjModel:

@@ -1,18 +1,36 @@
 """Control-suite tasks on MuJoCo MJX."""
 
+import contextlib
 import dataclasses
+import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, Num
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
 from envs import checks, forked
-from envs._mjx import mjx, mujoco
+from envs._mjx import MjModel, mjx, mujoco
 from envs.base import Env, EnvSpec, State, Timestep, finite, select
+from envs.features import check_features
 from envs.physics import Parametrization, PhysicsParameters
 from envs.simulator import Physics, Simulator, is_sound
 from envs.task import Task, check_controls, check_task
+
+
+@contextlib.contextmanager
+def _mjx_errors(label: str) -> Iterator[None]:
+    """Makes one ValueError of whatever MJX raises about a model."""
+    try:
+        yield
+    except Exception as error:  # MJX has TypeError, IndexError and others
+        said = " ".join(str(error).split())
+        if not isinstance(error, NotImplementedError | ValueError):
+            said = f"{type(error).__name__}: {said}"
+        raise ValueError(
+            f"{label}: MJX cannot simulate this model: {said[:300]}"
+        ) from error
 
 
 class MjxState(State):
@@ -61,8 +79,9 @@ class MjxEnv(Env[MjxState]):
 
         Raises:
             ValueError: `action_repeat` does not divide the control steps of an
-                episode, a control of the model is unbounded, or a method of the task
-                returns something else than it should.
+                episode, a control of the model is unbounded, a method of the task
+                returns something else than it should or reads what cannot be computed,
+                or MJX cannot simulate the model.
         """
         forked.check()
         action_repeat, episode_steps = checks.episode(action_repeat, task.episode_steps)
@@ -77,8 +96,10 @@ class MjxEnv(Env[MjxState]):
         self.task = task
         self.model = model
         self.n_substeps = round(control_timestep / model.opt.timestep)
-        self._simulator = Simulator.of(model)
-        self._parametrization = Parametrization.of(model)
+        check_features(model, task.xml)
+        with _mjx_errors(task.xml):
+            self._simulator = Simulator.of(model, lagging=task.lagging_forces)
+            self._parametrization = Parametrization.of(model)
         self._rest = self._simulator.at_rest()
         # Compiled once: `from_physics` is also called outside of `jax.jit`.
         self._sense_forces = jax.jit(
@@ -86,10 +107,19 @@ class MjxEnv(Env[MjxState]):
                 parameters, scene
             ).sense_forces(physics)
         )
-        obs_shape, obs_dtype = check_task(
-            task,
-            model,
-            lambda: self.data(self.from_physics(self._rest.qpos, self._rest.qvel)),
+        self._everything = jax.jit(
+            lambda state: self._simulator_of(state).data(
+                state.physics, time=self._time(state.step_count)
+            )
+        )
+        template = self._simulator.template
+        obs_shape, obs_dtype = check_task(task, model, lambda: template)
+        self._simulator.check_reads(
+            {
+                what: functools.partial(function, model)
+                for what in ("observe", "reward", "terminal")
+                if (function := getattr(task, what)) is not None
+            }
         )
         self.spec = EnvSpec(
             name=name,
@@ -120,13 +150,14 @@ class MjxEnv(Env[MjxState]):
     ) -> tuple[MjxState, Timestep]:
         simulator = self._simulator_of(state)
 
-        def control_step(physics: Physics, _):
+        def control_step(physics: Physics, count: Int[Array, ""]):
             physics = simulator.step(physics, steps=self.n_substeps)
-            data = simulator.refresh(physics)
-            return physics, jnp.asarray(self.task.reward(self.model, data), float)
+            time = self._time(count)
+            return physics, simulator.measure(self._reward, physics, time=time)
 
         start = dataclasses.replace(state.physics, ctrl=self._control(action))
-        end, rewards = jax.lax.scan(control_step, start, length=self.spec.action_repeat)
+        counts = state.step_count + 1 + jnp.arange(self.spec.action_repeat)
+        end, rewards = jax.lax.scan(control_step, start, counts)
         reward = jnp.sum(rewards)
 
         # Coordinates that were bad once stay bad, so the end shows the whole decision.
@@ -137,7 +168,10 @@ class MjxEnv(Env[MjxState]):
         state = dataclasses.replace(state, physics=select(corrupt, fallback, end))
         terminal = None
         if self.task.terminal is not None:
-            terminal = jnp.asarray(self.task.terminal(self.model, self.data(state)))
+            count = state.step_count + self.spec.action_repeat
+            after = dataclasses.replace(state, step_count=count)
+            ended = self.task.terminal
+            terminal = self.measure(after, lambda *at: jnp.asarray(ended(*at)))
         return self._end_decision(
             state, reward=reward, corrupt=corrupt, terminal=terminal
         )
@@ -233,14 +267,56 @@ class MjxEnv(Env[MjxState]):
         return dataclasses.replace(state, parameters=state.parameters.replace(**values))
 
     def data(self, state: MjxState) -> mjx.Data:
-        """Positions, velocities, kinematics and sensors of a state."""
-        return self._simulator_of(state).refresh(state.physics)
+        """All that MJX computes of a state, as after `mj_forward`.
+
+        Using a field that MJX does not compute raises ValueError. Much of it is as much
+        work as a physics step: `measure` computes just what a function reads.
+        """
+        return self._everything(state)
+
+    def check_simulation(self) -> None:
+        """Traces a step and all that can be read of a state, computing nothing.
+
+        Raises:
+            ValueError: MJX cannot simulate the model.
+        """
+        state = jax.eval_shape(
+            lambda: self.from_physics(self._rest.qpos, self._rest.qvel)
+        )
+        with _mjx_errors(self.task.xml):
+            jax.eval_shape(self._everything, state)
+            jax.eval_shape(lambda x: self._simulator.step(x, steps=1), self._rest)
+
+    def measure[T: PyTree](
+        self, state: MjxState, function: Callable[[MjModel, mjx.Data], T]
+    ) -> T:
+        """`function(model, data)` of a state, computing what it reads of `data`.
+
+        Args:
+            state: the state.
+            function: of the host-side model and the data of the state; it is traced.
+
+        Raises:
+            ValueError: the function reads a field that MJX does not compute.
+        """
+        return self._simulator_of(state).measure(
+            functools.partial(function, self.model),
+            state.physics,
+            time=self._time(state.step_count),
+        )
 
     def observe(self, state: MjxState) -> Num[Array, "*obs"]:
-        return jnp.asarray(self.task.observe(self.model, self.data(state)))
+        return self.measure(state, lambda *at: jnp.asarray(self.task.observe(*at)))
 
     def reward(self, state: MjxState) -> Float[Array, ""]:
-        return jnp.asarray(self.task.reward(self.model, self.data(state)), float)
+        return self.measure(state, lambda _, data: self._reward(data))
+
+    def _reward(self, data: mjx.Data) -> Float[Array, ""]:
+        return jnp.asarray(self.task.reward(self.model, data), float)
+
+    def _time(self, count: Int[Array, ""]) -> Float[Array, ""]:
+        """Seconds since an episode's first row, after `count` control steps."""
+        return jnp.asarray(count, float) * self.n_substeps * self.model.opt.timestep
 
     def _begin(
         self,

@@ -2,16 +2,18 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 import envs.collision  # noqa: F401  (replaces collision functions of MJX)
 from envs._mjx import MjModel, mjx, mujoco
+from envs.stages import STAGES, Pipeline, traced
 
 # MuJoCo itself calls a state bad beyond this magnitude (mjMAXVAL).
 MAX_MAGNITUDE = 1e10
@@ -21,10 +23,9 @@ class Physics(eqx.Module):
     """The part of `mjx.Data` that the simulation continues from.
 
     All the rest is recomputed from it, so selects, batches and checkpoints of states
-    stay small. The acceleration is only the solver's starting point. The readings of
-    touch, force, torque and acceleration sensors depend on the control before the
-    state as well, so they cannot be recomputed; models without them have `force` of
-    size 0.
+    stay small. The acceleration is only the solver's starting point. Where the readings
+    of touch, force, torque and acceleration sensors are those of the last physics step
+    (`Simulator.lagging`), they are kept in `force`; elsewhere it has size 0.
     """
 
     qpos: Float[Array, "*batch nq"]
@@ -54,20 +55,46 @@ class Simulator:
         model: the host-side MuJoCo model, for names, ids and ranges.
         mjx_model: the same on the device; its numbers may be traced.
         template: `mjx.make_data(model)`.
+        pipeline: the stages of the forward dynamics.
+        lagging: touch, force, torque and acceleration sensors show the last physics
+            step, as in dm_control, not the present state.
     """
 
     model: MjModel
     mjx_model: mjx.Model
     template: mjx.Data
+    pipeline: Pipeline
+    lagging: bool
 
     @classmethod
-    def of(cls, model: MjModel) -> "Simulator":
-        """The simulator of a host-side model."""
-        return cls(model, mjx.put_model(model), mjx.make_data(model))
+    def of(cls, model: MjModel, *, lagging: bool = False) -> "Simulator":
+        """The simulator of a host-side model.
+
+        Raises:
+            ValueError: `lagging`, but `mjx.step` does not compute these sensors for
+                this model: it has no constraint, or is integrated by Runge-Kutta.
+        """
+        mjx_model, template = mjx.put_model(model), mjx.make_data(model)
+        if not model.nmat:  # rays look up a colour, also where there is none
+            mjx_model = mjx_model.replace(mat_rgba=jnp.ones((1, 4)))
+        with _for_mjx():
+            pipeline = Pipeline.of(mjx_model, template, forces=not lagging)
+        simulator = cls(model, mjx_model, template, pipeline, lagging)
+        if len(simulator.force_index):
+            runge_kutta = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
+            if runge_kutta or not template._impl.efc_J.size:  # pyright: ignore
+                raise ValueError(
+                    "MJX has no readings of force sensors from its last step where the "
+                    "integrator is RK4 or the model has no constraint: set "
+                    "lagging_forces=False in the task"
+                )
+        return simulator
 
     @property
     def force_index(self) -> np.ndarray:
         """Where in `sensordata` the entries of `Physics.force` are."""
+        if not self.lagging:
+            return np.zeros(0, int)
         sensors = range(self.model.nsensor)
         at_force = int(mujoco.mjtStage.mjSTAGE_ACC)
         entries = [
@@ -121,23 +148,52 @@ class Simulator:
         with _for_mjx():
             return self._lean(mjx.forward(model, self._data(physics)))
 
-    def refresh(self, physics: Physics) -> mjx.Data:
-        """Data whose kinematics and sensors belong to these coordinates.
+    def measure[T: PyTree](
+        self,
+        function: Callable[[mjx.Data], T],
+        physics: Physics,
+        *,
+        time: Float[Array, ""],
+    ) -> T:
+        """`function(data)`, where `data` is of this state in all that is read from it.
 
-        After `mjx.step` they still belong to the state before the last step. The force
-        sensors are the exception: they show that step, as dm_control's do.
+        Just the stages that compute what it reads are run. All fields belong to these
+        coordinates under the control they are held with, as after `mj_forward`; with
+        `lagging`, the force sensors show the step that led there.
+
+        Args:
+            function: what to compute; it is traced.
+            physics: the state.
+            time: seconds since the episode began.
+
+        Raises:
+            ValueError: the function reads a field that no stage computes.
         """
-        data = self._data(physics)
-        stages = (
-            mjx.kinematics,
-            mjx.com_pos,
-            mjx.com_vel,
-            mjx.sensor_pos,
-            mjx.sensor_vel,
-        )
+        data = self._data(physics, time)
+        replay, fields = traced(function, data)
+        return replay(self._run(self.pipeline.stages(fields), data, physics))
+
+    def check_reads(self, functions: dict[str, Callable[[mjx.Data], Any]]) -> None:
+        """Raises ValueError if one of the functions reads what cannot be computed."""
+        for what, function in functions.items():
+            try:
+                self.pipeline.stages(traced(function, self.template)[1])
+            except ValueError as error:
+                raise ValueError(f"{what} does not fit: {error}") from error
+
+    def data(self, physics: Physics, *, time: Float[Array, ""]) -> mjx.Data:
+        """All that can be computed of a state; using a field that cannot raises."""
+        data = self._data(physics, time)
+        return self.pipeline.everything(lambda stages: self._run(stages, data, physics))
+
+    def _run(self, stages: list[str], data: mjx.Data, physics: Physics) -> mjx.Data:
         with _for_mjx():
-            for stage in stages:
-                data = stage(self.mjx_model, data)
+            for name in stages:
+                data = STAGES[name].run(self.mjx_model, data)
+        # Unlike MuJoCo, MJX makes the quaternions in it unit ones.
+        data = data.replace(qpos=physics.qpos)
+        if not physics.force.size:
+            return data
         sensors = data.sensordata.at[self.force_index].set(physics.force)
         return data.replace(sensordata=sensors)
 
@@ -160,8 +216,9 @@ class Simulator:
             data = mjx.collision(self.mjx_model, mjx.kinematics(self.mjx_model, data))
         return data._impl.contact  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _data(self, physics: Physics) -> mjx.Data:
+    def _data(self, physics: Physics, time: Float[Array, ""] | None = None) -> mjx.Data:
         return self.template.replace(
+            time=self.template.time if time is None else time,
             qpos=physics.qpos,
             qvel=physics.qvel,
             act=physics.act,

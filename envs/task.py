@@ -26,8 +26,9 @@ class Task(abc.ABC):
     """What distinguishes one task: its model, start states, observation and reward.
 
     `model` below is the host-side MuJoCo model, used for names, ids and ranges.
-    `data` has positions, velocities, kinematics and sensors of the present state;
-    touch, force, torque and acceleration sensors show the last physics step.
+    `data` is of the present state under the control it is held with, as after
+    `mj_forward`: coordinates, kinematics, sensors, contacts, forces. What a function
+    reads is computed, and nothing else; reading what MJX cannot compute raises.
 
     Where an episode also draws something that is not a coordinate, such as the place
     of a target, that is its *scene*: a vector of numbers that `draw_scene` draws and
@@ -49,6 +50,10 @@ class Task(abc.ABC):
     terminal: Callable[[MjModel, mjx.Data], Bool[Array, ""]] | None = None
     """Whether the state after a decision ends the episode for good; None means never,
     as in the whole suite, where episodes end by time."""
+
+    lagging_forces: bool = False
+    """Touch, force, torque and acceleration sensors show the last physics step, as
+    dm_control's do, in place of the present state. That is cheaper."""
 
     camera: int | str = 0
     """The model's camera that pictures are drawn from, by number or name."""

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs import factories, playground
+from envs import custom, factories, playground
 from envs._mjx import mujoco
 from envs.toy import Target
 from train.config import cli
@@ -116,6 +116,41 @@ def test_a_model_may_be_a_file(tmp_path):
     assert env.spec.action_dim == 1 and env.spec.control_timestep == 0.01
     with pytest.raises(FileNotFoundError, match=r"nothing\.xml.*no such file"):
         envs.from_mjx(tmp_path / "nothing.xml", observe=observe, reward=reward)
+
+
+@pytest.mark.parametrize("long", ["", "x" * 5000])
+def test_a_model_may_be_xml_text_or_a_spec(long):
+    text = RAIL.replace("</mujoco>", f"<!-- {long} --></mujoco>")
+    for model in (text, mujoco.MjSpec.from_string(text)):
+        env = envs.from_mjx(model, observe=observe, reward=reward)
+        assert env.spec.action_dim == 1 and env.task.xml == "rail"
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "message"),
+    [
+        ("<mujoco><joint/></mujoco>", ValueError, "model: MuJoCo cannot load it: "),
+        ("x" * 5000, FileNotFoundError, r"model='x{77}\.\.\.': there is no such file"),
+        ("a\0b", FileNotFoundError, "there is no such file"),
+        (None, TypeError, "model is of type NoneType: pass a mujoco.MjModel or MjSpec"),
+    ],
+)
+def test_what_is_no_model_is_named(model, kind, message):
+    with pytest.raises(kind, match=message) as caught:
+        custom._load(model)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_whatever_mjx_raises_is_one_error_that_names_the_model():
+    """Here a touch sensor with a cylinder, of which it looks up a ray in vain."""
+    sensor = '<sensor><touch site="s"/></sensor></mujoco>'
+    touched = (
+        RAIL.replace("</mujoco>", sensor)
+        .replace("<geom", '<site name="s" type="cylinder" size=".1 .1"/><geom', 1)
+        .replace("</worldbody>", '<geom type="plane" size="1 1 1"/></worldbody>')
+    )
+    with pytest.raises(ValueError, match="rail: MJX cannot simulate this model: Key"):
+        envs.from_mjx(touched, observe=observe, reward=reward)
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,14 @@ def time_pictures(task: str, count: int, *, rounds: int = 9) -> dict[str, Any]:
     env = make(task)
     renderer = Renderer(env.model, camera=env.task.camera)
     keys = jax.random.split(jax.random.key(0), count)
-    pose = jax.jit(jax.vmap(lambda key: renderer.pose(env.data(env.reset(key)[0]))))
-    poses = jax.block_until_ready(pose(keys))
+    look = jax.jit(
+        jax.vmap(
+            lambda key: env.measure(
+                env.reset(key)[0], lambda _, data: renderer.pose(data)
+            )
+        )
+    )
+    poses = jax.block_until_ready(look(keys))
     # Many in one program: one call alone would be mostly the call.
     calls = max(1, 4096 // count)
 

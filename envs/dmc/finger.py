@@ -28,6 +28,7 @@ class Finger(Task):
 
     xml = "finger.xml"
     control_timestep = 0.02
+    lagging_forces = True
 
     def load(self) -> MjModel:
         model = super().load()

@@ -30,6 +30,7 @@ class Hopper(Task):
     hop: bool
     xml = "hopper.xml"
     control_timestep = 0.02
+    lagging_forces = True
 
     def initial(
         self, simulator: Simulator, key: Key[Array, ""]

@@ -46,6 +46,7 @@ class Quadruped(Task):
     speed: float
     xml = "quadruped.xml"
     control_timestep = CONTROL_TIMESTEP
+    lagging_forces = True
     camera = 2  # as pixel benchmarks have it
 
     def load(self) -> MjModel:

@@ -63,8 +63,9 @@ class BodyRenderer:
         self._renderer = open_renderer(env.model, height, width)
         self._host = mujoco.MjData(env.model)
         self._placed = jax.jit(
-            lambda qpos, scene: env.data(
-                env.from_physics(qpos, np.zeros(env.model.nv), scene=scene)
+            lambda qpos, scene: env.measure(
+                env.from_physics(qpos, np.zeros(env.model.nv), scene=scene),
+                lambda _, data: (data.geom_xpos, data.site_xpos),
             )
         )
 
@@ -78,8 +79,7 @@ class BodyRenderer:
         host.qpos[:] = qpos
         mujoco.mj_forward(model, host)
         if scene.size:  # a target is where this episode put it
-            placed = self._placed(qpos, scene)
-            host.geom_xpos[:], host.site_xpos[:] = placed.geom_xpos, placed.site_xpos
+            host.geom_xpos[:], host.site_xpos[:] = self._placed(qpos, scene)
         camera = self._env.task.camera if model.ncam else -1
         self._renderer.update_scene(host, camera=camera)
         return self._renderer.render()

@@ -53,7 +53,7 @@ class PixelEnv(Env[MjxState]):
         return self._seen(*self.inner.step(state, action))
 
     def observe(self, state: MjxState) -> UInt8[Array, "height width 3"]:
-        return self.renderer(self.inner.data(state))
+        return self.inner.measure(state, lambda _, data: self.renderer(data))
 
     def reward(self, state: MjxState) -> Float[Array, ""]:
         return self.inner.reward(state)
