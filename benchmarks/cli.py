@@ -1,17 +1,64 @@
-"""What every benchmark does with its result."""
+"""What all benchmarks share: how flags are read, and what becomes of a result."""
 
 import argparse
+import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from matplotlib.figure import Figure
 
-from train.errors import UserError
+from train.errors import UserError, tell
 from train.provenance import write_result
 
 QUICK = "a check of the machinery"
 MEASURED = "a measurement"
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake in one line on stderr, with exit code 2.
+
+    Args:
+        name: of the benchmark: `op` for `python -m benchmarks.op`.
+        options: see `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(prog=f"python -m benchmarks.{name}", **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit."""
+        text = message.removeprefix("argument ")
+        tell(f"error: {text} (--help lists all flags)", sys.stderr)
+        raise SystemExit(2)
+
+    def add_outputs(self, *, quick: str) -> None:
+        """The flags that `publish` reads; `quick` is the help of `--quick`."""
+        self.add_argument("--quick", action="store_true", help=quick)
+        self.add_argument(
+            "--json", type=Path, metavar="OUT", help="write the result here"
+        )
+        self.add_argument("--png", type=Path, metavar="OUT", help="draw it here")
+
+
+def count(text: str) -> int:
+    """A flag's value that must be a positive integer."""
+    value = amount(text)
+    if not value.is_integer():
+        raise argparse.ArgumentTypeError(f"{text}: allowed: an integer >= 1")
+    return int(value)
+
+
+def amount(text: str) -> float:
+    """A flag's value that must be a positive number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: allowed: a number > 0")
+    return value
 
 
 def publish(

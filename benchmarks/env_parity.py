@@ -20,7 +20,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +30,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 import envs
-from benchmarks.cli import QUICK, publish
+from benchmarks.cli import QUICK, Parser, count, publish
 from train.errors import UserError, one_line_errors
 
 PRECISIONS = ("float64", "float32")
@@ -246,16 +245,14 @@ def _controls(action: np.ndarray, spec: Any) -> np.ndarray:
     return spec.minimum + (action + 1) / 2 * (spec.maximum - spec.minimum)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.env_parity",
+def _parser() -> Parser:
+    parser = Parser(
+        "env_parity",
         description="Compare one control step of every task with dm_control's.",
     )
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all")
-    parser.add_argument("--states", type=int, help="of each task (default 400)")
-    parser.add_argument("--quick", action="store_true", help="two tasks, 24 states")
-    parser.add_argument("--json", type=Path, metavar="OUT")
-    parser.add_argument("--png", type=Path, metavar="OUT")
+    parser.add_argument("--states", type=count, help="of each task (default 400)")
+    parser.add_outputs(quick="two tasks, 24 states")
     parser.add_argument("--precision", choices=PRECISIONS, help=argparse.SUPPRESS)
     return parser
 

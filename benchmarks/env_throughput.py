@@ -16,14 +16,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from matplotlib.figure import Figure
 
 import envs
-from benchmarks.cli import MEASURED, QUICK, publish
+from benchmarks.cli import MEASURED, QUICK, Parser, count, publish
 from benchmarks.env_parity import chosen_tasks
 from benchmarks.measure.rollouts import ACTION_REPEAT, make, mjx_rollout, mujoco_rollout
 from benchmarks.measure.timing import Spread, interleave
@@ -236,19 +235,17 @@ def _batches(options: argparse.Namespace) -> list[int]:
     return found
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.env_throughput",
+def _parser() -> Parser:
+    parser = Parser(
+        "env_throughput",
         description="Time the environments, and MuJoCo C beside them.",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--tasks", nargs="+", metavar="TASK")
     which.add_argument("--all", action="store_true", help="all tasks, not one a domain")
     parser.add_argument("--batch", metavar="N,N", help="sizes (default 16,128)")
-    parser.add_argument("--rounds", type=int, help="rounds that count (default 5)")
-    parser.add_argument("--quick", action="store_true", help="two tasks, one batch")
-    parser.add_argument("--json", type=Path, metavar="OUT")
-    parser.add_argument("--png", type=Path, metavar="OUT")
+    parser.add_argument("--rounds", type=count, help="rounds that count (default 5)")
+    parser.add_outputs(quick="two tasks, one batch")
     return parser
 
 

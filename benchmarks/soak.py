@@ -16,7 +16,6 @@ Linux only.
 `--quick` runs a toy with the smoke preset for two minutes: a check of the machinery.
 """
 
-import argparse
 import contextlib
 import functools
 import os
@@ -32,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.cli import publish
+from benchmarks.cli import Parser, amount, publish
 from train import jsonl
 from train.errors import UserError
 
@@ -263,20 +262,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if options.quick or all(verdict.kept for verdict in verdicts) else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.soak",
+def _parser() -> Parser:
+    parser = Parser(
+        "soak",
         description="Watch a long run's memory, speed and checkpoints.",
     )
-    parser.add_argument("--minutes", type=float, default=120.0)
+    parser.add_argument("--minutes", type=amount, default=120.0)
     parser.add_argument("--preset", default="laptop")
     parser.add_argument("--env", help="default cartpole-balance")
-    parser.add_argument("--quick", action="store_true", help="2 minutes, smoke preset")
     parser.add_argument(
         "--logdir", type=Path, metavar="DIR", help="keep the run here (a new folder)"
     )
-    parser.add_argument("--json", type=Path, metavar="OUT")
-    parser.add_argument("--png", type=Path, metavar="OUT")
+    parser.add_outputs(quick="2 minutes, smoke preset")
     parser.add_argument("flags", nargs="*", help="after --: for train.main")
     return parser
 

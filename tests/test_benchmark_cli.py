@@ -47,3 +47,27 @@ def test_a_file_that_cannot_be_written_loses_nothing(tmp_path, capsys, flag):
         cli.publish(asked, {"x": 1}, "a table", Figure)
     assert "a table" in capsys.readouterr().out
     assert asked.json.exists() == (flag == "png")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--rounds x", "--rounds: x: allowed: a number > 0"),
+        ("--rounds 0", "--rounds: 0: allowed"),
+        ("--rounds -2", "--rounds: -2: allowed"),
+        ("--rounds 1.5", "--rounds: 1.5: allowed: an integer >= 1"),
+        ("--ronds 2", "unrecognized arguments: --ronds 2"),
+        ("--kind z", "--kind: invalid choice"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(capsys, words, said):
+    parser = cli.Parser("op", description="x")
+    parser.add_argument("--rounds", type=cli.count)
+    parser.add_argument("--kind", choices=("a", "b"))
+    parser.add_outputs(quick="less")
+    assert parser.parse_args(["--rounds", "1e2"]).rounds == 100
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(words.split())
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and error.count("\n") == 1
+    assert error.startswith(f"error: {said}")

@@ -147,6 +147,9 @@ def test_a_fault_of_the_program_keeps_its_traceback():
     )
     done = ran("python -c 'from train.errors import *; guard_process(); 1 / 0'")
     assert done.returncode == 1 and "Traceback" in done.stderr
+    code = "from train.errors import *; guard_process(); raise KeyboardInterrupt"
+    done = ran(f"python -c '{code}'")
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
 
 
 def test_settings_of_jax_are_recorded_and_compared(tmp_path, monkeypatch):

@@ -158,7 +158,8 @@ def guard_process() -> None:
 def _answer(
     kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
 ) -> None:
-    answer = ending(error)
+    stopped = isinstance(error, KeyboardInterrupt)
+    answer = Ending("stopped", 130) if stopped else ending(error)
     if answer is None:
         sys.__excepthook__(kind, error, trace)
         return

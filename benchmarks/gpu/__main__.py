@@ -17,7 +17,6 @@ a process of its own with a time limit, and writes down each result as it comes:
 other parts go on, and the file holds whatever was found.
 """
 
-import argparse
 import importlib
 import json
 import os
@@ -33,6 +32,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.cli import Parser
 from benchmarks.gpu.parts import KERNEL_OFF, STAGES, Part
 from benchmarks.gpu.resume import WHAT, all_passed, all_well, whole_parts
 from benchmarks.gpu.summary import summary
@@ -257,9 +257,9 @@ def read_entries(path: Path) -> dict[str, Any]:
     return found
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu",
+def _parser() -> Parser:
+    parser = Parser(
+        "gpu",
         description="Check and time this project on an NVIDIA GPU.",
     )
     parser.add_argument("--stage", choices=tuple(STAGES), required=True)

@@ -12,12 +12,11 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.cli import publish
+from benchmarks.cli import Parser, count, publish
 from benchmarks.measure.timing import Spread
 from benchmarks.op.cases import (
     SHAPES,
@@ -68,16 +67,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.op",
+def _parser() -> Parser:
+    parser = Parser(
+        "op",
         description="Time the Jacobian penalty op alone.",
     )
     parser.add_argument("--shape", choices=(*SHAPES, "both"), default="both")
-    parser.add_argument("--rounds", type=int, help="rounds that count (default 9)")
-    parser.add_argument("--quick", action="store_true", help="one head, one N")
-    parser.add_argument("--json", type=Path, metavar="OUT")
-    parser.add_argument("--png", type=Path, metavar="OUT")
+    parser.add_argument("--rounds", type=count, help="rounds that count (default 9)")
+    parser.add_outputs(quick="one head, one N")
     return parser
 
 

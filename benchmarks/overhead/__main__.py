@@ -22,7 +22,7 @@ import jax
 from matplotlib.figure import Figure
 
 import envs
-from benchmarks.cli import publish
+from benchmarks.cli import Parser, count, publish
 from benchmarks.op import __main__ as op
 from benchmarks.overhead import profile as overhead_profile
 from benchmarks.overhead import variance
@@ -148,9 +148,9 @@ def _config(options: argparse.Namespace) -> Config:
     return dataclasses.replace(build(values), env="walker-walk")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.overhead",
+def _parser() -> Parser:
+    parser = Parser(
+        "overhead",
         description="Time the train step with and without the Jacobian penalty.",
     )
     parser.add_argument("--size", choices=("1m", "12m", "25m"), default="12m")
@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         "--run", type=Path, metavar="DIR", help="with --variance: a run's weights too"
     )
     parser.add_argument(
-        "--batches", type=int, default=16, help="with --variance (default 16)"
+        "--batches", type=count, default=16, help="with --variance (default 16)"
     )
     parser.add_argument(
         "--op", action="store_true", help="the op alone: python -m benchmarks.op"
@@ -170,10 +170,8 @@ def _parser() -> argparse.ArgumentParser:
         "--profile", type=Path, metavar="DIR", help="trace some steps, time none"
     )
     parser.add_argument("--all", action="store_true", help="the full cross product")
-    parser.add_argument("--rounds", type=int, help="rounds that count (default 7)")
-    parser.add_argument("--quick", action="store_true", help="small shapes, few rows")
-    parser.add_argument("--json", type=Path, metavar="OUT")
-    parser.add_argument("--png", type=Path, metavar="OUT")
+    parser.add_argument("--rounds", type=count, help="rounds that count (default 7)")
+    parser.add_outputs(quick="small shapes, few rows")
     return parser
 
 

@@ -10,7 +10,6 @@ the same thing on the same machine, the later one counts. The rest of these docu
 written by hand.
 """
 
-import argparse
 import difflib
 import json
 import os
@@ -20,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cli import Parser
 from benchmarks.gpu.parts import STAGES
 from benchmarks.readme import tables
 from benchmarks.readme.tables import Result
@@ -167,9 +167,9 @@ def _latest(found: Sequence[Result], name: str) -> list[Result]:
     return [latest[key] for key in sorted(latest)]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.readme",
+def _parser() -> Parser:
+    parser = Parser(
+        "readme",
         description="Write the documentation's tables from the committed results.",
     )
     parser.add_argument(

@@ -9,7 +9,6 @@ default settings (shadows, reflections, four samples a pixel); the time includes
 taken within each round.
 """
 
-import argparse
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from matplotlib.figure import Figure
 
-from benchmarks.cli import QUICK, publish, save_figure
+from benchmarks.cli import QUICK, Parser, publish, save_figure
 from benchmarks.measure.timing import Spread, interleave
 from benchmarks.render.scenes import (
     DOMAINS,
@@ -256,14 +255,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.render",
+def _parser() -> Parser:
+    parser = Parser(
+        "render",
         description="Compare the ray caster with MuJoCo's renderer.",
     )
-    parser.add_argument("--quick", action="store_true", help="three domains, few poses")
-    parser.add_argument("--json", type=Path, metavar="OUT")
-    parser.add_argument("--png", type=Path, metavar="OUT", help="frames a second")
+    parser.add_outputs(quick="three domains, few poses")
     parser.add_argument("--sheet", type=Path, metavar="OUT", help="pictures")
     return parser
 

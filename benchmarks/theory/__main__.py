@@ -11,12 +11,11 @@ import importlib
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.cli import publish
+from benchmarks.cli import Parser, publish
 from benchmarks.theory.study import Study
 from train.errors import guarded
 
@@ -103,18 +102,16 @@ def draw(found: dict[str, Study]) -> Figure:
     return figure
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     studies = "\n".join(f"  {name:12}{purpose}" for name, purpose in STUDIES.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.theory",
+    parser = Parser(
+        "theory",
         description="The papers' theoretical experiments.",
         epilog=f"studies:\n{studies}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", choices=(*STUDIES, "all"), metavar="STUDY")
-    parser.add_argument("--quick", action="store_true", help="small sizes")
-    parser.add_argument("--json", type=Path, metavar="OUT")
-    parser.add_argument("--png", type=Path, metavar="OUT")
+    parser.add_outputs(quick="small sizes")
     return parser
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.cli import publish
+from benchmarks.cli import Parser, count, publish
 from benchmarks.throughput import scaling
 from benchmarks.throughput.measure import (
     Progress,
@@ -148,9 +148,9 @@ def _counts(flag: str, text: str) -> list[int]:
     return counts
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.throughput",
+def _parser() -> Parser:
+    parser = Parser(
+        "throughput",
         description="Time an update by phase, several agents, and the whole loop.",
     )
     parser.add_argument("--size", default="1m,12m", metavar="A,B")
@@ -159,13 +159,11 @@ def _parser() -> argparse.ArgumentParser:
         "--devices", metavar="A,B", help="one update on so many devices; nothing else"
     )
     parser.add_argument(
-        "--times", type=int, help="updates in a program (default 8 at 1m, 4 at 12m)"
+        "--times", type=count, help="updates in a program (default 8 at 1m, 4 at 12m)"
     )
-    parser.add_argument("--rounds", type=int, help="rounds that count (default 7)")
-    parser.add_argument("--quick", action="store_true", help="small shapes, few rounds")
+    parser.add_argument("--rounds", type=count, help="rounds that count (default 7)")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="write a trace too")
-    parser.add_argument("--json", type=Path, metavar="OUT")
-    parser.add_argument("--png", type=Path, metavar="OUT")
+    parser.add_outputs(quick="small shapes, few rounds")
     return parser
 
 
