@@ -17,7 +17,7 @@ class Agent(eqx.Module):
     Args:
         obs_size: length of the observation vector, or the shape of an image.
         action_size: length of the action vector.
-        units, cnn_depth, deter, hidden, rows, classes, blocks, unimix: see
+        obs_entries, units, cnn_depth, deter, hidden, rows, classes, blocks, unimix: see
             `WorldModel`.
     """
 
@@ -31,6 +31,7 @@ class Agent(eqx.Module):
         action_size: int,
         *,
         key: PRNGKeyArray,
+        obs_entries: tuple[int, ...] = (),
         units: int = 64,
         cnn_depth: int = 4,
         deter: int = 512,
@@ -46,6 +47,7 @@ class Agent(eqx.Module):
             obs_size,
             action_size,
             key=model_key,
+            obs_entries=obs_entries,
             units=units,
             cnn_depth=cnn_depth,
             deter=deter,

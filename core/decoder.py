@@ -19,6 +19,8 @@ class VectorDecoder(eqx.Module):
     Args:
         feature_size: size of the latent features.
         obs_size: length of the observation.
+        obs_entries: sizes of the observation's parts. DreamerV3 has an output layer for
+            each; here they are slices of one layer, of which the optimizer knows.
         units, layers: width and number of hidden layers.
     """
 
@@ -31,12 +33,13 @@ class VectorDecoder(eqx.Module):
         obs_size: int,
         *,
         key: PRNGKeyArray,
+        obs_entries: tuple[int, ...] = (),
         units: int = 64,
         layers: int = 3,
     ):
         mlp_key, out_key = jax.random.split(key)
         self.mlp = MLP(feature_size, units, layers, key=mlp_key)
-        self.out = Linear(units, obs_size, key=out_key)
+        self.out = Linear(units, obs_size, key=out_key, parts=obs_entries)
 
     def __call__(
         self, features: Float[Array, "*batch features"]

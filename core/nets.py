@@ -61,16 +61,31 @@ def add_bias(
 
 
 class Linear(eqx.Module):
-    """x ↦ x·W + b."""
+    """x ↦ x·W + b.
+
+    Args:
+        parts: sizes of the groups of outputs that the optimizer takes for layers of
+            their own; empty where the layer is one.
+    """
 
     weight: Float[Array, "inputs outputs"]
     bias: Float[Array, " outputs"]
+    parts: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(
-        self, inputs: int, outputs: int, *, key: PRNGKeyArray, scale: float = 1.0
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        key: PRNGKeyArray,
+        scale: float = 1.0,
+        parts: tuple[int, ...] = (),
     ):
+        if parts and sum(parts) != outputs:
+            raise ValueError(f"parts={parts} must add up to outputs={outputs}")
         self.weight = truncated_normal(key, (inputs, outputs), inputs, scale)
         self.bias = jnp.zeros(outputs, jnp.float32)
+        self.parts = parts
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch out"]:
         return add_bias(x @ self.weight, self.bias)

@@ -35,6 +35,7 @@ class WorldModel(eqx.Module):
     Args:
         obs_size: length of the observation vector, or the shape of an image.
         action_size: length of the action vector.
+        obs_entries: for vectors, see `core.decoder.VectorDecoder`.
         units: width of encoder, decoder and heads.
         cnn_depth: for images, see `core.encoder.ImageEncoder`.
         deter, hidden, rows, classes, blocks, unimix: see `core.rssm.RSSM`.
@@ -52,6 +53,7 @@ class WorldModel(eqx.Module):
         action_size: int,
         *,
         key: PRNGKeyArray,
+        obs_entries: tuple[int, ...] = (),
         units: int = 64,
         cnn_depth: int = 4,
         deter: int = 512,
@@ -65,7 +67,9 @@ class WorldModel(eqx.Module):
         features = deter + rows * classes
         if isinstance(obs_size, int):
             self.encoder = VectorEncoder(obs_size, key=keys[0], units=units)
-            self.decoder = VectorDecoder(features, obs_size, key=keys[2], units=units)
+            self.decoder = VectorDecoder(
+                features, obs_size, key=keys[2], obs_entries=obs_entries, units=units
+            )
         else:
             self.encoder = ImageEncoder(obs_size, key=keys[0], depth=cnn_depth)
             self.decoder = ImageDecoder(

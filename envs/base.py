@@ -27,6 +27,8 @@ class EnvSpec:
         obs_shape: shape of one observation: `(size,)`, or `(height, width, 3)` for
             images, height and width multiples of 16.
         obs_dtype: name of the observation's dtype: "float32", or "uint8" for images.
+        obs_entries: name and size of each part of a vector observation that is a
+            quantity of its own, in order; empty where the vector is one.
         action_dim: number of entries of one action.
         action_low: lower bound of every action entry; actions are clipped to it.
         action_high: upper bound of every action entry; actions are clipped to it.
@@ -41,6 +43,7 @@ class EnvSpec:
     name: str
     obs_shape: tuple[int, ...]
     obs_dtype: str = "float32"
+    obs_entries: tuple[tuple[str, int], ...] = ()
     action_dim: int
     action_low: float = -1.0
     action_high: float = 1.0
@@ -53,6 +56,11 @@ class EnvSpec:
         shape = tuple(checks.length("obs_shape", n) for n in self.obs_shape)
         what = f"obs_shape={self.obs_shape} of dtype {self.obs_dtype!r}"
         checks.check_observation(what, shape, self.obs_dtype)
+        if self.obs_entries and shape != (sum(size for _, size in self.obs_entries),):
+            raise ValueError(
+                f"obs_entries={self.obs_entries}: the sizes must add up to the vector "
+                f"of obs_shape={shape}"
+            )
         repeat, steps = checks.episode(self.action_repeat, self.episode_steps)
         low, high = checks.limits(self.action_low, self.action_high)
         plain = {

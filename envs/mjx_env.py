@@ -125,6 +125,7 @@ class MjxEnv(Env[MjxState]):
             name=name,
             obs_shape=obs_shape,
             obs_dtype=obs_dtype,
+            obs_entries=task.obs_entries,
             action_dim=model.nu,
             action_repeat=action_repeat,
             episode_steps=episode_steps,

@@ -38,6 +38,10 @@ class Task(abc.ABC):
     xml: str
     """File of the model in the assets folder."""
 
+    obs_entries: tuple[tuple[str, int], ...] = ()
+    """Name and size of each part of the observation, as dm_control has them: see
+    `EnvSpec`."""
+
     control_timestep: float | None = None
     """Seconds per control step; None means one physics step."""
 

@@ -135,7 +135,10 @@ def fill[T](tree: T, values: Arrays) -> T:
 
 
 def agent(fixture: Fixture, *, unimix: float = 0.01) -> Agent:
-    build = lambda: Agent(OBS, ACTION, key=jax.random.key(0), unimix=unimix, **SIZES)  # noqa: E731
+    def build() -> Agent:
+        key, entries = jax.random.key(0), tuple(ENTRIES.values())
+        return Agent(OBS, ACTION, key=key, obs_entries=entries, unimix=unimix, **SIZES)
+
     shapes = eqx.filter_eval_shape(build)
     return fill(shapes, by_our_names(fixture.group("param")))
 

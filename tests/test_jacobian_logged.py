@@ -1,6 +1,7 @@
 """The norm of the posterior's Jacobian is logged by every run, and changes none."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,14 @@ CONFIG = dataclasses.replace(
     parse(["--preset", "smoke", "--env", "toy-target", "--warmup", "0"], "cpu"),
     imagination_length=2,
 )
-SIZES = {"units": 8, "deter": 16, "hidden": 8, "rows": 3, "classes": 4, "blocks": 2}
+SIZES: dict[str, Any] = {
+    "units": 8,
+    "deter": 16,
+    "hidden": 8,
+    "rows": 3,
+    "classes": 4,
+    "blocks": 2,
+}
 PENALTIES = [None, PenaltyOptions(), PenaltyOptions(target="core")]
 
 

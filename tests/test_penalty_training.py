@@ -1,6 +1,7 @@
 """All implementations of the penalty train the same agent."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,14 @@ CONFIG = dataclasses.replace(
     imagination_length=2,
 )
 # The smallest head the kernel has a tiling for.
-SIZES = {"units": 8, "deter": 16, "hidden": 64, "rows": 2, "classes": 4, "blocks": 2}
+SIZES: dict[str, Any] = {
+    "units": 8,
+    "deter": 16,
+    "hidden": 64,
+    "rows": 2,
+    "classes": 4,
+    "blocks": 2,
+}
 
 
 def learner(seed: int = 0) -> Learner:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,14 @@ from train.rollout.scores import Episodes, make_scorer
 from train.state import init_run
 from train.update import augmented
 
-TINY = {"units": 8, "deter": 16, "hidden": 8, "rows": 4, "classes": 4, "cnn_depth": 2}
+TINY: dict[str, Any] = {
+    "units": 8,
+    "deter": 16,
+    "hidden": 8,
+    "rows": 4,
+    "classes": 4,
+    "cnn_depth": 2,
+}
 
 
 def configured(words: str) -> Config:

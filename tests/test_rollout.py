@@ -16,7 +16,14 @@ from train.evaluation import make_evaluate
 from train.rollout.player import make_player
 from train.rollout.scores import Episodes, Score, make_scorer
 
-TINY = {"units": 8, "deter": 16, "hidden": 8, "rows": 4, "classes": 4, "blocks": 2}
+TINY: dict[str, Any] = {
+    "units": 8,
+    "deter": 16,
+    "hidden": 8,
+    "rows": 4,
+    "classes": 4,
+    "blocks": 2,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,6 +1,7 @@
 """The fast update does what the plain one does."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,14 @@ CONFIG = dataclasses.replace(
     parse(["--preset", "smoke", "--env", "toy-target"], "cpu"),
     imagination_length=3,
 )
-SIZES = {"units": 8, "deter": 16, "hidden": 8, "rows": 3, "classes": 4, "blocks": 2}
+SIZES: dict[str, Any] = {
+    "units": 8,
+    "deter": 16,
+    "hidden": 8,
+    "rows": 3,
+    "classes": 4,
+    "blocks": 2,
+}
 # Rounding differs, and a difference grows from update to update.
 TOLERANCE = 2e-3
 

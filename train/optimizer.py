@@ -1,27 +1,54 @@
 """DreamerV3's optimizer: clip by parameter norm → scale by RMS → momentum → step."""
 
+from itertools import accumulate
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from core.nets import Linear
 from train.config import OptimizerConfig
 
 
 def adaptive_clip(ratio: float, floor: float = 1e-3) -> optax.GradientTransformation:
     """Scale each gradient so that its norm is at most ratio·max(floor, ‖parameter‖).
 
-    Norms are of whole arrays; optax's `adaptive_grad_clip` takes them unit by unit.
+    Norms are of whole arrays, or of the `parts` of a `core.nets.Linear` that has some;
+    optax's `adaptive_grad_clip` takes them unit by unit.
     """
 
     def clip(gradient, parameter):
         bound = ratio * jnp.maximum(floor, jnp.linalg.norm(parameter.ravel()))
         return gradient / jnp.maximum(1.0, jnp.linalg.norm(gradient.ravel()) / bound)
 
+    def clip_parts(gradient, parameter, parts):
+        split = lambda x: jnp.split(x, list(accumulate(parts))[:-1], axis=-1)  # noqa: E731
+        return jnp.concatenate(
+            [
+                clip(*pair)
+                for pair in zip(split(gradient), split(parameter), strict=True)
+            ],
+            axis=-1,
+        )
+
+    def clip_node(gradient, parameter):
+        if not in_parts(gradient):
+            return clip(gradient, parameter)
+        return jax.tree.map(
+            lambda g, p: clip_parts(g, p, gradient.parts), gradient, parameter
+        )
+
     def update(updates, state, params=None):
         assert params is not None, "adaptive_clip needs the parameters"
-        return jax.tree.map(clip, updates, params), state
+        return jax.tree.map(clip_node, updates, params, is_leaf=in_parts), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def in_parts(node: Any) -> bool:
+    """Whether this is a layer whose outputs are several layers to the clipping."""
+    return isinstance(node, Linear) and bool(node.parts)
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -68,6 +68,7 @@ def init_agent(config: Config, env: VectorEnv, key: PRNGKeyArray) -> Agent:
         shape if env.spec.is_image else shape[0],
         env.spec.action_dim,
         key=key,
+        obs_entries=tuple(size for _, size in env.spec.obs_entries),
         units=size.units,
         cnn_depth=size.cnn_depth,
         deter=size.deter,

@@ -26,6 +26,7 @@ class Acrobot(Task):
 
     sparse: bool
     xml = "acrobot.xml"
+    obs_entries = (("orientations", 4), ("velocity", 2))
 
     def initial(
         self, simulator: Simulator, key: Key[Array, ""]

@@ -26,6 +26,7 @@ class BallInCup(Task):
     """
 
     xml = "ball_in_cup.xml"
+    obs_entries = (("position", 4), ("velocity", 4))
     control_timestep = 0.02
 
     def initial(

@@ -28,6 +28,7 @@ class Cartpole(Task):
     swing_up: bool
     sparse: bool
     xml = "cartpole.xml"
+    obs_entries = (("position", 3), ("velocity", 2))
 
     def initial(
         self, simulator: Simulator, key: Key[Array, ""]

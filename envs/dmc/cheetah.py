@@ -25,6 +25,7 @@ class Cheetah(Task):
     """
 
     xml = "cheetah.xml"
+    obs_entries = (("position", 8), ("velocity", 9))
 
     def load(self) -> MjModel:
         # The file asks its compiler for a total mass, which is deprecated: MuJoCo warns

@@ -27,6 +27,7 @@ class Finger(Task):
     """
 
     xml = "finger.xml"
+    obs_entries = (("position", 4), ("velocity", 3), ("touch", 2))
     control_timestep = 0.02
     lagging_forces = True
 
@@ -97,6 +98,11 @@ class Turn(Finger):
     """
 
     target_radius: float
+    obs_entries = (
+        *Finger.obs_entries,
+        ("target_position", 2),
+        ("dist_to_target", 1),
+    )
 
     def load(self) -> MjModel:
         model = super().load()

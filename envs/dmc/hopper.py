@@ -29,6 +29,7 @@ class Hopper(Task):
 
     hop: bool
     xml = "hopper.xml"
+    obs_entries = (("position", 6), ("velocity", 7), ("touch", 2))
     control_timestep = 0.02
     lagging_forces = True
 

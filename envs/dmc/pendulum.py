@@ -23,6 +23,7 @@ class Pendulum(Task):
     """
 
     xml = "pendulum.xml"
+    obs_entries = (("orientation", 2), ("velocity", 1))
 
     def initial(
         self, simulator: Simulator, key: Key[Array, ""]

@@ -45,6 +45,13 @@ class Quadruped(Task):
 
     speed: float
     xml = "quadruped.xml"
+    obs_entries = (
+        ("egocentric_state", 44),
+        ("torso_velocity", 3),
+        ("torso_upright", 1),
+        ("imu", 6),
+        ("force_torque", 24),
+    )
     control_timestep = CONTROL_TIMESTEP
     lagging_forces = True
     camera = 2  # as pixel benchmarks have it

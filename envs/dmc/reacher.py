@@ -31,6 +31,7 @@ class Reacher(Task):
 
     target_radius: float
     xml = "reacher.xml"
+    obs_entries = (("position", 2), ("to_target", 2), ("velocity", 2))
 
     def load(self) -> MjModel:
         model = super().load()

@@ -24,6 +24,7 @@ class Walker(Task):
 
     move_speed: float
     xml = "walker.xml"
+    obs_entries = (("orientations", 14), ("height", 1), ("velocity", 9))
     control_timestep = 0.025
 
     def initial(

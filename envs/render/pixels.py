@@ -33,7 +33,10 @@ class PixelEnv(Env[MjxState]):
         self.inner = inner
         self.renderer = Renderer(inner.model, camera=inner.task.camera, size=size)
         self.spec = dataclasses.replace(
-            inner.spec, obs_shape=(size, size, 3), obs_dtype="uint8"
+            inner.spec,
+            obs_shape=(size, size, 3),
+            obs_dtype="uint8",
+            obs_entries=(),
         )
 
     def reset(self, key: Key[Array, ""]) -> tuple[MjxState, Timestep]:
