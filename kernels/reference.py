@@ -36,18 +36,29 @@ def row_probe_penalty(
 
     **Arguments:**
 
-    - `fn`: one state ``[d]`` to probabilities ``[rows, classes]``.
-    - `u`: states.
-    - `probes`, `probe_kind`: see `kernels.jacobian_penalty`.
-    - `first_layer`: W of a linear layer ``u = x W + b`` that comes before `fn`. The
-        penalty is then that of the whole map from x: with y the cotangent of u,
-        ``‖W y‖² = yᵀ (WᵀW) y``, so that no gradient of x's size is ever made.
+    - `fn`: one state ``[d]`` to probabilities ``[rows, classes]``; pure, as it is
+        differentiated and mapped over the states.
+    - `u`: ``[n, d]``, the states (GPLD's s of eq. 5) at which the Jacobian is taken.
+    - `key`: of the random probes; may be None with "exact", which draws none.
+    - `rows`, `classes`: K and C, the shape of what `fn` returns. Row i is the
+        categorical z_i, and J_i ``[classes, d]`` the Jacobian of its probabilities.
+    - `probes`, `probe_kind`: how many probes ε_i ``[classes]`` a state and row take,
+        and from where; see `kernels.jacobian_penalty`. None is one probe, or with
+        "exact" all of them.
+    - `first_layer`: ``[inputs, d]``, W of a linear layer ``u = x W + b`` that comes
+        before `fn`. The penalty is then that of the whole map from x: with y the
+        cotangent of u, ``‖W y‖² = yᵀ (WᵀW) y``, so that no gradient of x's size is
+        ever made.
 
-    **Returns:** for each state, ``(1/K) Σ_i ‖J_i(u)ᵀ ε_i‖²`` (GPLD eq. 5), averaged
-    over probes.
+    **Returns:** ``[n]``, for each state ``(1/K) Σ_i ‖J_i(u)ᵀ ε_i‖²`` (GPLD eq. 5),
+    averaged over probes: squared probability per squared unit of u (of x, with
+    `first_layer`), float32 or wider. Its mean over the probes' draws is
+    ``(1/K) Σ_i ‖J_i(u)‖²_F``.
 
-    **Raises:** ValueError for probes out of range, or an `fn` whose result is not
-    ``[rows, classes]``.
+    **Raises:**
+
+    - `ValueError`: probes out of range for the kind, no key for random ones, or an
+        `fn` whose result is not ``[rows, classes]``.
     """
     shape = jax.eval_shape(fn, u[0]).shape
     if shape != (rows, classes):
