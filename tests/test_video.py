@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from saved_run import configured, python, random_state, save_run
 
+from train.evaluate import make_film
 from train.rollout.video import save_gif
 
 
@@ -18,19 +19,66 @@ def cartpole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return save_run(run_dir, config, random_state(config))
 
 
-@pytest.mark.parametrize(
-    ("gl", "part"),
-    [
-        ("off", "MuJoCo finds no OpenGL to draw with: set MUJOCO_GL=egl"),
-        ("opengl", "MUJOCO_GL=opengl: MuJoCo cannot use it here"),
-    ],
-)
-def test_without_opengl_a_video_is_refused_in_one_line(cartpole, tmp_path, gl, part):
-    words = ["--run", str(cartpole), "--video", str(tmp_path / "out.gif")]
+def film(run_dir: pathlib.Path, path: pathlib.Path, *words: str, gl: str = ""):
+    """`train.evaluate` with a film, in a fresh Python."""
+    words = ("--run", str(run_dir), "--episodes", "1", "--video", str(path), *words)
     code = f"import sys; from train.evaluate import main; sys.exit(main({words!r}))"
-    done = python(code, gl)
+    return python(code, gl)
+
+
+def test_an_opengl_that_does_not_exist_is_refused_in_one_line(cartpole, tmp_path):
+    done = film(cartpole, tmp_path / "out.gif", gl="opengl")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1 and part in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "MUJOCO_GL=opengl: MuJoCo cannot use it here" in done.stderr
+
+
+def short_film(tmp_path: pathlib.Path, gl: str) -> tuple[np.ndarray, str]:
+    """Two pictures of a cartpole in a fresh Python, and what says it drew them."""
+    path = tmp_path / "pictures.npy"
+    done = python(DRAW.format(env="cartpole-balance", poses=TWO, path=str(path)), gl)
+    assert done.returncode == 0, done.stderr
+    return np.load(path), done.stdout.strip()
+
+
+def test_without_opengl_this_projects_own_renderer_draws(tmp_path):
+    shown, name = short_film(tmp_path, "off")
+    assert name == "this project's own renderer, in JAX"
+    assert shown.shape == (2, 64, 64, 3) and shown[0].std() > 5
+    assert np.abs(shown[1].astype(int) - shown[0]).max() > 50
+
+
+def test_without_a_choice_an_opengl_is_found(tmp_path):
+    available_gl()
+    shown, name = short_film(tmp_path, "")
+    assert name in ("MuJoCo with EGL", "MuJoCo with OSMesa")
+    assert np.abs(shown[1].astype(int) - shown[0]).max() > 50
+
+
+def test_a_film_that_fails_costs_no_score(tmp_path, capsys):
+    class Broken:
+        def write(self, *_: object) -> str:
+            raise RuntimeError("the driver\ncrashed")
+
+        def close(self) -> None:
+            pass
+
+    assert make_film(Broken(), None, tmp_path / "out.gif") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "error: no film was made (the driver crashed); the scores stand\n"
+
+
+TWO = "([[0.0, 0.0], [0.5, 1.0]], np.zeros((2, 0)))"
+DRAW = (
+    "import envs, numpy as np\n"
+    "from train.rollout.player import Poses\n"
+    "from train.rollout.video import Film\n"
+    "film = Film(envs.make('{env}'), 64)\n"
+    "np.save('{path}', film.draw(Poses(*map(np.array, {poses}))))\n"
+    "print(film._renderer.name)\n"
+    "film.close()\n"
+)
 
 
 def available_gl() -> str:
@@ -44,14 +92,7 @@ def available_gl() -> str:
 def pictures(tmp_path: pathlib.Path, env: str, poses: str) -> np.ndarray:
     """What a film shows of them, drawn where MuJoCo finds an OpenGL."""
     path = tmp_path / "pictures.npy"
-    code = (
-        "import envs, numpy as np\n"
-        "from train.rollout.player import Poses\n"
-        "from train.rollout.video import Film\n"
-        f"film = Film(envs.make({env!r}), 64)\n"
-        f"np.save({str(path)!r}, film.draw(Poses(*map(np.array, {poses}))))\n"
-        "film.close()\n"
-    )
+    code = DRAW.format(env=env, poses=poses, path=str(path))
     done = python(code, available_gl())
     assert done.returncode == 0, done.stderr
     return np.load(path)
@@ -96,11 +137,9 @@ def test_a_gif_keeps_its_frames_and_its_pace(tmp_path):
 @pytest.mark.slow
 def test_video_of_an_episode(cartpole, tmp_path):
     path = tmp_path / "out.gif"
-    words = ["--run", str(cartpole), "--video", str(path), "--episodes", "1"]
-    code = f"import sys; from train.evaluate import main; sys.exit(main({words!r}))"
-    done = python(code, available_gl())
+    done = film(cartpole, path, gl=available_gl())
     assert done.returncode == 0, done.stderr
-    assert f"video        {path} (250 frames, 10 s)" in done.stdout
+    assert f"video        {path} (250 frames, 10 s), drawn by" in done.stdout
     with Image.open(path) as image:
         assert image.size == (160, 160)
         # Equal pictures are stored once, with a longer duration.

@@ -1,12 +1,13 @@
 """Score a trained agent: `python -m train.evaluate --run DIR --episodes 20`."""
 
+import contextlib
 import dataclasses
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -14,7 +15,7 @@ from train import record
 from train.config import MAX_COUNT, Config, Count
 from train.config.cli import read_words
 from train.config.fields import Range, did_you_mean
-from train.errors import UserError, guarded, tell
+from train.errors import UserError, guarded, one_line, tell
 from train.rollout.report import Report
 from train.rollout.report import say as say
 
@@ -73,7 +74,8 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
-    0 done, 2 a mistake in the command, 1 out of device memory, 130 after Ctrl-C.
+    0 done, 2 a mistake in the command, 1 out of device memory or a film that could not
+    be made, 130 after Ctrl-C.
     """
     words = sys.argv[1:] if argv is None else argv
     return guarded(lambda: run(words))
@@ -140,10 +142,20 @@ def run(argv: Sequence[str]) -> int:
             report.add("random", scores)
     report.end()
     if film is not None and options.video:
-        assert poses is not None
-        line = film.write(poses, Path(options.video))
-        tell(f"video        {line}", sys.stdout)
-        film.close()
+        return make_film(film, poses, Path(options.video))
+    return 0
+
+
+def make_film(film: Any, poses: Any, path: Path) -> int:
+    """Write the film; the exit code. The scores are printed and saved already."""
+    try:
+        with contextlib.closing(film):
+            line = film.write(poses, path)
+    except Exception as error:  # a driver of graphics fails in its own ways
+        reason = one_line(error)[:400] or type(error).__name__
+        tell(f"error: no film was made ({reason}); the scores stand", sys.stderr)
+        return 1
+    tell(f"video        {line}", sys.stdout)
     return 0
 
 

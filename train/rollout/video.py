@@ -1,5 +1,6 @@
-"""An episode as a GIF, drawn by MuJoCo from the states the agent went through."""
+"""An episode as a GIF, drawn from the states the agent went through."""
 
+import functools
 from pathlib import Path
 from typing import BinaryIO
 
@@ -8,7 +9,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from envs import Env
-from envs.render.opengl import BodyRenderer, NoOpenGLError, body_of
+from envs.render.opengl import (
+    BodyRenderer,
+    DeviceRenderer,
+    body_of,
+    open_body_renderer,
+)
 from train.errors import UserError
 from train.rollout.player import Poses
 
@@ -22,7 +28,7 @@ class Film:
         size: width and height in pixels.
 
     Raises:
-        UserError: the environment has no MuJoCo model, or nothing can be drawn here.
+        UserError: the environment has no MuJoCo model.
     """
 
     def __init__(self, env: Env, size: int) -> None:
@@ -32,20 +38,23 @@ class Film:
                 f"--video: {env.spec.name} has no body that could be drawn; allowed: "
                 "runs of the MuJoCo environments"
             )
+        self._body, self._size = body, size
         self._spec = env.spec
-        try:
-            self._renderer = BodyRenderer(body, size, size)
-        except NoOpenGLError as error:
-            raise UserError(f"--video: {error}") from None
+
+    @functools.cached_property
+    def _renderer(self) -> BodyRenderer | DeviceRenderer:
+        """Opened for the first picture: episodes are played before."""
+        return open_body_renderer(self._body, self._size)
 
     def write(self, poses: Poses, path: Path) -> str:
         """Write an episode to a GIF file that plays in real time.
 
         Returns:
-            What was written, in words.
+            What was written and what drew it, in words.
 
         Raises:
             UserError: the file cannot be written.
+            ValueError: nothing can draw the model here.
         """
         spec = self._spec
         decision = spec.control_timestep * spec.action_repeat
@@ -58,15 +67,17 @@ class Film:
             raise UserError(
                 f"--video {path}: cannot be written ({error.strerror})"
             ) from None
-        return f"{path} ({len(frames)} frames, {len(poses.qpos) * decision:g} s)"
+        length = f"{len(frames)} frames, {len(poses.qpos) * decision:g} s"
+        return f"{path} ({length}), drawn by {self._renderer.name}"
 
     def draw(self, poses: Poses) -> UInt8[np.ndarray, "frames size size 3"]:
         """One picture for each row of the poses."""
         return np.stack([self._renderer(*pose) for pose in zip(*poses, strict=True)])
 
     def close(self) -> None:
-        """Give the OpenGL context back."""
-        self._renderer.close()
+        """Give an OpenGL context back."""
+        if "_renderer" in vars(self):  # it was opened
+            self._renderer.close()
 
 
 def save_gif(
