@@ -110,6 +110,8 @@ OTHER = {
     "--num-envs": 1,
     "--eval-episodes": 2,
     "--replay-context": 0,
+    "--keep": 1,
+    "--keep-every": 40,
 }
 
 
