@@ -194,8 +194,9 @@ def states(which):
     """Data of a state and of the one a decision later: ours, and MuJoCo's."""
     m = model(which)
     random = np.random.default_rng(0)
-    qpos, qvel = m.qpos0.copy(), 0.3 * random.normal(size=m.nv)
+    qpos = m.qpos0.copy()
     mujoco.mj_integratePos(m, qpos, 0.1 * random.normal(size=m.nv), 0.3)
+    qvel = 0.3 * random.normal(size=m.nv)
     if which == "all":  # each corner of the box as deep as no other
         place = m.joint("box").qposadr[0]
         qpos[place : place + 7] = [0.7, 0, 0.0995, 1, 0.002, 0.005, 0.1]
