@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from core.constants import DREAMERV3, LossConstants
 from core.heads import TwoHotHead
 from core.imagination import Imagined
 from core.returns import ReturnScale, lambda_return
@@ -25,12 +26,7 @@ class ActorCriticOutput(NamedTuple):
 def imagined_loss(
     return_scale: ReturnScale,
     imagined: Imagined,
-    *,
-    return_lambda: float = 0.95,
-    entropy_scale: float = 3e-4,
-    slow_regularizer: float = 1.0,
-    scale_rate: float = 0.01,
-    scale_limit: float = 1.0,
+    constants: LossConstants = DREAMERV3,
 ) -> ActorCriticOutput:
     """Policy and value losses on imagined rollouts.
 
@@ -41,16 +37,16 @@ def imagined_loss(
     """
     estimate = imagined.estimate
     weight = jnp.cumprod(imagined.cont, axis=0)[:-1]
-    mix = jnp.full_like(imagined.cont, return_lambda)
+    mix = jnp.full_like(imagined.cont, constants.return_lambda)
     returns = lambda_return(imagined.reward, imagined.cont, mix, estimate)
-    return_scale = return_scale.update(returns, scale_rate)
-    scale = return_scale.scale(scale_limit)
+    return_scale = return_scale.update(returns, constants.return_norm_rate)
+    scale = return_scale.scale(constants.return_norm_limit)
     advantage = (returns - estimate[:-1]) / scale
     log_prob = imagined.policy.log_prob(imagined.action)
     entropy = imagined.policy.entropy()
-    policy_loss = -weight * (log_prob * advantage + entropy_scale * entropy)
+    policy_loss = -weight * (log_prob * advantage + constants.entropy * entropy)
     value_loss = weight * imagined.value.losses(
-        (returns, imagined.slow[:-1]), (1.0, slow_regularizer)
+        (returns, imagined.slow[:-1]), (1.0, constants.slow_regularizer)
     )
     metrics = {
         "advantage_abs": jnp.mean(jnp.abs(advantage)),
@@ -71,20 +67,17 @@ def replayed_value_loss(
     features: Float[Array, "time *batch features"],
     batch: Sequence,
     bootstrap: Float[Array, "time *batch"],
-    *,
-    discount_horizon: int = 333,
-    return_lambda: float = 0.95,
-    slow_regularizer: float = 1.0,
+    constants: LossConstants = DREAMERV3,
 ) -> Float[Array, ""]:
     """Value loss on the real rewards, bootstrapped from imagined returns.
 
     Steps after which the episode ended carry no weight. The gradient also reaches the
     features, and so the world model.
     """
-    discount = (1.0 - batch.is_terminal) * (1.0 - 1.0 / discount_horizon)
-    mix = (1.0 - batch.is_last) * return_lambda
+    discount = (1.0 - batch.is_terminal) * constants.discount
+    mix = (1.0 - batch.is_last) * constants.return_lambda
     returns = lambda_return(batch.reward, discount, mix, bootstrap)
     values = value(features[:-1])
     slow = jax.lax.stop_gradient(slow_value(features[:-1]).mean())
-    loss = values.losses((returns, slow), (1.0, slow_regularizer))
+    loss = values.losses((returns, slow), (1.0, constants.slow_regularizer))
     return jnp.mean((1.0 - batch.is_last[:-1]) * loss)

@@ -34,6 +34,14 @@ class Imagined(NamedTuple):
     cont: Float[Array, "time+1 batch"]
 
 
+class ActorCritic(NamedTuple):
+    """The heads that act in rollouts and judge them; `slow_value` is not trained."""
+
+    policy: PolicyHead
+    value: TwoHotHead
+    slow_value: TwoHotHead
+
+
 class _Predicted(NamedTuple):
     """What is only a number in each state."""
 
@@ -46,9 +54,7 @@ class _Predicted(NamedTuple):
 @jax.named_scope("imagine")
 def imagine(
     model: WorldModel,
-    policy: PolicyHead,
-    value: TwoHotHead,
-    slow_value: TwoHotHead,
+    heads: ActorCritic,
     starts: State,
     length: int,
     *,
@@ -70,16 +76,17 @@ def imagine(
     On several devices each rolls out from its own starts: the gradients of the heads
     are added up once, and not in every step.
     """
-    model, slow_value, starts = _stop((model, slow_value, starts))
+    model, starts = _stop((model, starts))
+    heads = heads._replace(slow_value=_stop(heads.slow_value))
     batch = length, *starts.deter.shape[:-1]
     # In bfloat16 there would be 128 different numbers, not even symmetric.
     dtype = jnp.promote_types(starts.deter.dtype, jnp.float32)
     noise, uniforms = random_numbers(
-        key, (*batch, policy.mean.bias.size), (*batch, model.rssm.rows), dtype
+        key, (*batch, heads.policy.mean.bias.size), (*batch, model.rssm.rows), dtype
     )
     roll_out = partial(_roll_out, heads_at_once=heads_at_once)
-    rollouts = divided(roll_out, (None, None, None, None, 0, 1, 1), 1)
-    return rollouts(model, policy, value, slow_value, starts, noise, uniforms)
+    rollouts = divided(roll_out, (None, None, 0, 1, 1), 1)
+    return rollouts(model, heads, starts, noise, uniforms)
 
 
 def random_numbers(
@@ -103,15 +110,15 @@ def random_numbers(
 
 def _roll_out(
     model: WorldModel,
-    policy: PolicyHead,
-    value: TwoHotHead,
-    slow_value: TwoHotHead,
+    heads: ActorCritic,
     starts: State,
     noise: Float[Array, "time batch action"],
     uniforms: Float[Array, "time batch rows"],
     *,
     heads_at_once: bool,
 ) -> Imagined:
+    policy, value, slow_value = heads
+
     @jax.named_scope("heads")
     def predict(features: Array) -> tuple[TwoHot, _Predicted]:
         dist = value(features)

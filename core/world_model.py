@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
 from core import block_gru
+from core.constants import DREAMERV3, LossConstants
 from core.decoder import ImageDecoder, VectorDecoder
 from core.encoder import ImageEncoder, VectorEncoder
 from core.heads import ContinueHead, TwoHotHead
@@ -112,8 +113,7 @@ def world_model_loss(
     batch: Sequence,
     *,
     key: PRNGKeyArray,
-    free_nats: float = 1.0,
-    discount_horizon: int = 333,
+    constants: LossConstants = DREAMERV3,
     seen: Num[Array, "time ..."] | None = None,
 ) -> WorldModelOutput:
     """DreamerV3's prediction, dynamics and representation losses.
@@ -139,7 +139,7 @@ def world_model_loss(
     posterior = rssm.categoricals(observed.posterior)
     prior = rssm.categoricals(rssm.prior_logits(observed.states.deter))
     stop = jax.lax.stop_gradient
-    keep_going = (1.0 - batch.is_terminal) * (1.0 - 1.0 / discount_horizon)
+    keep_going = (1.0 - batch.is_terminal) * constants.discount
     with jax.named_scope("heads"):
         losses = {
             "rec": model.decoder.loss(features, batch.obs),
@@ -147,8 +147,8 @@ def world_model_loss(
             "con": model.cont(features).loss(keep_going),
         }
     losses |= {
-        "dyn": jnp.maximum(free_nats, stop(posterior).kl(prior)),
-        "rep": jnp.maximum(free_nats, posterior.kl(stop(prior))),
+        "dyn": jnp.maximum(constants.free_nats, stop(posterior).kl(prior)),
+        "rep": jnp.maximum(constants.free_nats, posterior.kl(stop(prior))),
     }
     entropies = {
         "posterior": jnp.mean(posterior.entropy()),

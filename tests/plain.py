@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from core.actor_critic import ActorCriticOutput, replayed_value_loss
+from core.constants import DREAMERV3
 from core.returns import lambda_return
 from core.rssm import State
 from core.transforms import symexp_bins, twohot
@@ -57,7 +58,7 @@ def draw(rssm, logits, uniform):
 
 
 def world_model_loss(
-    model, initial, batch, *, key, free_nats=1.0, discount_horizon=333, seen=None
+    model, initial, batch, *, key, constants=DREAMERV3, seen=None
 ) -> WorldModelOutput:
     """The same as `core.world_model.world_model_loss`, step by step."""
     rssm = model.rssm
@@ -83,13 +84,13 @@ def world_model_loss(
         rssm.categoricals(rssm.prior_logits(states.deter)),
     )
     stop = jax.lax.stop_gradient
-    target = (1.0 - batch.is_terminal) * (1.0 - 1.0 / discount_horizon)
+    target = (1.0 - batch.is_terminal) * (1.0 - 1.0 / constants.discount_horizon)
     losses = {
         "rec": model.decoder.loss(states.features, batch.obs),
         "rew": cross_entropy(model.reward(states.features), batch.reward),
         "con": model.cont(states.features).loss(target),
-        "dyn": jnp.maximum(free_nats, stop(q).kl(p)),
-        "rep": jnp.maximum(free_nats, q.kl(stop(p))),
+        "dyn": jnp.maximum(constants.free_nats, stop(q).kl(p)),
+        "rep": jnp.maximum(constants.free_nats, q.kl(stop(p))),
     }
     entropies = {"posterior": jnp.mean(q.entropy()), "prior": jnp.mean(p.entropy())}
     return WorldModelOutput(losses, observed, embeds, entropies)
@@ -104,7 +105,8 @@ def cross_entropy(dist, target):
 class Rollout:
     """States first, heads afterwards; the policy is applied a second time."""
 
-    def __init__(self, model, policy, value, slow_value, starts, length, **options):
+    def __init__(self, model, heads, starts, length, **options):
+        policy, value, slow_value = heads
         stop = lambda tree: jax.tree.map(jax.lax.stop_gradient, tree)  # noqa: E731
         model, starts = stop((model, starts))
         act_key, prior_key = jax.random.split(options["key"])
@@ -128,12 +130,7 @@ class Rollout:
 def imagined_loss(
     return_scale,
     rollout,
-    *,
-    return_lambda,
-    entropy_scale,
-    slow_regularizer,
-    scale_rate,
-    scale_limit,
+    constants,
 ) -> ActorCriticOutput:
     """The same as `core.actor_critic.imagined_loss` of a `Rollout`."""
     stop = jax.lax.stop_gradient
@@ -142,15 +139,16 @@ def imagined_loss(
     estimate = stop(values.mean())
     slow = stop(rollout.slow_value(rollout.features).mean())
     weight = jnp.cumprod(rollout.cont, axis=0)[:-1]
-    mix = jnp.full_like(rollout.cont, return_lambda)
+    mix = jnp.full_like(rollout.cont, constants.return_lambda)
     returns = lambda_return(rollout.reward, rollout.cont, mix, estimate)
-    return_scale = return_scale.update(returns, scale_rate)
-    scale = return_scale.scale(scale_limit)
+    return_scale = return_scale.update(returns, constants.return_norm_rate)
+    scale = return_scale.scale(constants.return_norm_limit)
     advantage = (returns - estimate[:-1]) / scale
-    gain = dist.log_prob(rollout.action) * advantage + entropy_scale * dist.entropy()
+    gain = dist.log_prob(rollout.action) * advantage
+    gain += constants.entropy * dist.entropy()
     before = jax.tree.map(lambda x: x[:-1], values)
     value_loss = cross_entropy(before, returns)
-    value_loss += slow_regularizer * cross_entropy(before, slow[:-1])
+    value_loss += constants.slow_regularizer * cross_entropy(before, slow[:-1])
     metrics = {
         "advantage_abs": jnp.mean(jnp.abs(advantage)),
         "entropy": jnp.mean(dist.entropy()),

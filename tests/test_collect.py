@@ -38,10 +38,11 @@ def collected():
     run = init_run(config, env, jax.random.key(0))
     ran = jax.jit(
         lambda run, key: collect(
-            config, env, run.learner.agent, run.collector, run.replay, 60, key
+            config, env, run.learner.agent, (run.collector, run.replay), 60, key
         )
     )
-    return config, *ran(run, jax.random.key(1))
+    (collector, ring), episodes = ran(run, jax.random.key(1))
+    return config, collector, ring, episodes
 
 
 def test_corrupt_first_rows_are_counted_and_are_no_episodes(collected):

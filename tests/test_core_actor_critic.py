@@ -22,6 +22,7 @@ from reference import (
 )
 
 from core.actor_critic import imagined_loss, replayed_value_loss
+from core.constants import LossConstants
 from core.heads import PolicyHead, TwoHotHead
 from core.imagination import Imagined
 from core.returns import ReturnScale, lambda_return
@@ -151,7 +152,10 @@ def test_imagined_losses(heads, getkey):
     before = ReturnScale(jnp.array(-1.0), jnp.array(2.0))
     output = jax.jit(
         functools.partial(
-            imagined_loss, entropy_scale=0.1, slow_regularizer=0.7, scale_rate=0.25
+            imagined_loss,
+            constants=LossConstants(
+                entropy=0.1, slow_regularizer=0.7, return_norm_rate=0.25
+            ),
         )
     )(before, rollout.seen_by(policy, value, slow))
 
@@ -228,7 +232,7 @@ def test_policy_gradient_is_reinforce(heads, getkey):
 
     def loss(policy):
         imagined = rollout.seen_by(policy, value, slow)
-        output = imagined_loss(scale, imagined, scale_rate=0.0)
+        output = imagined_loss(scale, imagined, LossConstants(return_norm_rate=0.0))
         return output.losses["policy"]
 
     features = wide(rollout.features)
@@ -257,7 +261,8 @@ def test_replayed_value_loss(heads, getkey):
     bootstrap = 4 * jax.random.normal(getkey(), (TIME, BATCH))
     loss = jax.jit(
         functools.partial(
-            replayed_value_loss, discount_horizon=10, slow_regularizer=0.7
+            replayed_value_loss,
+            constants=LossConstants(discount_horizon=10, slow_regularizer=0.7),
         )
     )(value, slow, features, batch, bootstrap)
 

@@ -7,7 +7,7 @@ import pytest
 
 from core.actor_critic import imagined_loss
 from core.agent import Agent
-from core.imagination import imagine
+from core.imagination import ActorCritic, imagine
 from core.returns import ReturnScale
 from core.rssm import State
 
@@ -21,9 +21,9 @@ def test_imagined_actions_are_drawn_from_the_policy(dtype, getkey):
     )
     zeros = agent.model.rssm.initial(64)
     starts = State(jax.random.normal(getkey(), zeros.deter.shape, dtype), zeros.stoch)
-    heads = agent.policy, agent.value, agent.value
-    rollout = jax.jit(imagine, static_argnums=5)(
-        agent.model, *heads, starts, 20, key=getkey()
+    heads = ActorCritic(agent.policy, agent.value, agent.value)
+    rollout = jax.jit(imagine, static_argnums=3)(
+        agent.model, heads, starts, 20, key=getkey()
     )
     noise = (rollout.action - rollout.policy.mean) / rollout.policy.stddev
     noise = np.asarray(noise, np.float64).ravel()
@@ -48,9 +48,7 @@ def test_heads_may_see_all_states_at_once(getkey):
         policy, value = heads
         found = imagine(
             agent.model,
-            policy,
-            value,
-            agent.value,
+            ActorCritic(policy, value, agent.value),
             starts,
             4,
             key=key,

@@ -20,8 +20,9 @@ from reference import (
     wide,
 )
 
+from core.constants import LossConstants
 from core.heads import PolicyHead, TwoHotHead
-from core.imagination import imagine
+from core.imagination import ActorCritic, imagine
 from core.rssm import State
 from core.world_model import WorldModel, world_model_loss
 
@@ -111,9 +112,11 @@ def recompute_world_model(model, output, batch, free_nats):
 def test_world_model_losses(model, getkey):
     batch, key = make_batch(getkey, TIME, BATCH, OBS, ACTION), getkey()
     free_nats = 1.37
-    output = jax.jit(functools.partial(world_model_loss, free_nats=free_nats))(
-        model, initial_state(), batch, key=key
-    )
+    output = jax.jit(
+        functools.partial(
+            world_model_loss, constants=LossConstants(free_nats=free_nats)
+        )
+    )(model, initial_state(), batch, key=key)
     losses, entropies, kl = recompute_world_model(model, output, batch, free_nats)
     # Both branches of the maximum are met.
     assert kl.min() < free_nats < kl.max()
@@ -143,7 +146,11 @@ def kl_gradients():
 
     def loss(model, batch, key, dyn, rep, free_nats):
         output = world_model_loss(
-            model, initial_state(), batch, key=key, free_nats=free_nats
+            model,
+            initial_state(),
+            batch,
+            key=key,
+            constants=LossConstants(free_nats=free_nats),
         )
         losses = output.losses
         return dyn * jnp.sum(losses["dyn"]) + rep * jnp.sum(losses["rep"])
@@ -179,8 +186,9 @@ def test_every_head_speaks_of_the_imagined_states(
         jax.nn.one_hot(jnp.zeros((5, ROWS), int), CLASSES),
     )
     key = getkey()
+    heads = ActorCritic(policy, value, slow_value)
     imagined = jax.jit(functools.partial(imagine, length=3))(
-        model, policy, value, slow_value, starts, key=key
+        model, heads, starts, key=key
     )
     # The same rollout again, with its states.
     act_key, prior_key = jax.random.split(key)
@@ -222,7 +230,9 @@ def test_imagination_trains_policy_and_value_alone(
 
     def total(arguments, of_policy, of_value):
         model, policy, value, slow_value, starts = arguments
-        imagined = imagine(model, policy, value, slow_value, starts, 3, key=key)
+        imagined = imagine(
+            model, ActorCritic(policy, value, slow_value), starts, 3, key=key
+        )
         constant = (imagined.action, imagined.estimate, imagined.slow)
         constant += (imagined.reward, imagined.cont)
         parts = [(imagined.policy, of_policy), (imagined.value, of_value)]

@@ -66,9 +66,9 @@ def one_update(toy: Toy) -> Any:
         return trap(total, batch.reward[0, 0]), rest
 
     def update(learner, initial, batch, key):
-        float32 = jnp.dtype("float32")
+        options = train.update.UpdateOptions(None, jnp.dtype("float32"))
         return train.update.update(
-            toy.config, learner, initial, batch, key=key, penalty=None, dtype=float32
+            toy.config, learner, initial, batch, key=key, options=options
         )
 
     with pytest.MonkeyPatch.context() as patch:

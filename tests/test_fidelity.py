@@ -201,14 +201,15 @@ def compiled(
             watch.factors = factors
             total, _ = update_module.total_loss(
                 config,
-                agent,
-                learner,
+                learner._replace(agent=agent),
                 initial,
                 batch,
                 key=jax.random.key(0),
-                penalty=choose_penalty(config, "cpu").options,
-                dtype=jnp.dtype("float32"),
-                heads_at_once=heads_at_once,
+                options=update_module.UpdateOptions(
+                    choose_penalty(config, "cpu").options,
+                    jnp.dtype("float32"),
+                    heads_at_once,
+                ),
             )
             return total, seen_inside(watch.seen, agent, batch, total)
 

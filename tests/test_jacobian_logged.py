@@ -62,8 +62,7 @@ def update(learner, key, penalty, dtype="float32"):
         initial,
         batch(key),
         key=key,
-        penalty=penalty,
-        dtype=jnp.dtype(dtype),
+        options=update_module.UpdateOptions(penalty, jnp.dtype(dtype)),
     )
 
 

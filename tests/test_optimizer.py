@@ -18,7 +18,7 @@ from core.world_model import Sequence
 from train.config import Config, OptimizerConfig, PenaltyConfig
 from train.optimizer import adaptive_clip, make_optimizer
 from train.state import Learner
-from train.update import penalty_coefficient, update
+from train.update import UpdateOptions, penalty_coefficient, update
 
 
 def transform(optimizer, gradients, state, params) -> tuple[Any, Any]:
@@ -218,8 +218,7 @@ def step(learner):
             learner.agent.model.rssm.initial(BATCH),
             batch,
             key=jax.random.key(0),
-            penalty=PenaltyOptions(target="both"),
-            dtype=jnp.dtype("float32"),
+            options=UpdateOptions(PenaltyOptions(target="both"), jnp.dtype("float32")),
         )
 
     return run

@@ -15,7 +15,7 @@ from kernels.pallas import kernel as pallas_gpu
 from train.cli import parse
 from train.optimizer import make_optimizer
 from train.state import Learner
-from train.update import update
+from train.update import UpdateOptions, update
 
 OBS, ACTION, TIME, BATCH, UPDATES = 3, 2, 4, 2, 20
 CONFIG = dataclasses.replace(
@@ -61,7 +61,12 @@ def losses(dtype, **options) -> dict[str, np.ndarray]:
     def step(state, key):
         initial = state.agent.model.rssm.initial(BATCH)
         state, _, metrics = update(
-            CONFIG, state, initial, batch(key), key=key, penalty=penalty, dtype=dtype
+            CONFIG,
+            state,
+            initial,
+            batch(key),
+            key=key,
+            options=UpdateOptions(penalty, dtype),
         )
         return state, metrics
 

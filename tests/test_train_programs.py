@@ -28,7 +28,7 @@ from train.main import main
 from train.resume import check_resume
 from train.start import choose_penalty, make_env
 from train.state import init_learner
-from train.update import update
+from train.update import UpdateOptions, update
 
 SMOKE = "--preset smoke --env toy-target"
 ROOT = pathlib.Path(__file__).parent.parent
@@ -293,8 +293,9 @@ def updates_with(words: str) -> list[dict[str, float]]:
             initial,
             batch,
             key=key,
-            penalty=choose_penalty(config, "cpu").options,
-            dtype=jnp.dtype("float32"),
+            options=UpdateOptions(
+                choose_penalty(config, "cpu").options, jnp.dtype("float32")
+            ),
         )
     )
     found = []

@@ -17,7 +17,7 @@ from train import update as update_module
 from train.cli import parse
 from train.optimizer import make_optimizer
 from train.state import Learner
-from train.update import update
+from train.update import UpdateOptions, update
 
 OBS, ACTION, TIME, BATCH, UPDATES = 3, 2, 4, 3, 20
 CONFIG = dataclasses.replace(
@@ -64,9 +64,9 @@ def twenty_updates(*, heads_at_once: bool | None = None) -> dict[str, np.ndarray
             initial,
             batch(key),
             key=key,
-            penalty=PenaltyOptions(rho=1.0),
-            dtype=jnp.dtype("float32"),
-            heads_at_once=heads_at_once,
+            options=UpdateOptions(
+                PenaltyOptions(rho=1.0), jnp.dtype("float32"), heads_at_once
+            ),
         )
         return learner, metrics | {"h": jnp.sum(states.deter)}
 
@@ -134,11 +134,9 @@ def one_loss(dtype="float32"):
     learner = Learner(agent, agent.value, (), ReturnScale.initial(), zero, zero, zero)
     return update_module.total_loss(
         CONFIG,
-        agent,
         learner,
         agent.model.rssm.initial(BATCH),
         batch(jax.random.key(0)),
         key=jax.random.key(1),
-        penalty=None,
-        dtype=jnp.dtype(dtype),
+        options=UpdateOptions(None, jnp.dtype(dtype)),
     )[0]

@@ -18,7 +18,7 @@ from train.collect import Episodes, collect
 from train.config import Config
 from train.errors import UserError
 from train.state import Learner, RunState
-from train.update import Metrics, update
+from train.update import Metrics, UpdateOptions, update
 
 
 class Schedule(NamedTuple):
@@ -87,12 +87,11 @@ def make_prefill(
 
     def prefill(run: RunState) -> tuple[RunState, Episodes]:
         key, collect_key = jax.random.split(run.key)
-        collector, ring, episodes = collect(
+        (collector, ring), episodes = collect(
             config,
             env,
             run.learner.agent,
-            run.collector,
-            run.replay,
+            (run.collector, run.replay),
             schedule.prefill_rows,
             collect_key,
         )
@@ -118,8 +117,7 @@ def make_learn(
             initial,
             batch,
             key=update_key,
-            penalty=penalty,
-            dtype=dtype,
+            options=UpdateOptions(penalty, dtype),
         )
         if context:
             window = window._replace(time=window.time[context:])
@@ -143,12 +141,11 @@ def make_chunk(
 
     def cycle(run: RunState, _: None):
         key, collect_key, learn_key = jax.random.split(run.key, 3)
-        collector, ring, episodes = collect(
+        (collector, ring), episodes = collect(
             config,
             env,
             run.learner.agent,
-            run.collector,
-            run.replay,
+            (run.collector, run.replay),
             schedule.rows,
             collect_key,
         )

@@ -73,11 +73,10 @@ def collect(
     config: Config,
     env: VectorEnv,
     agent: Agent,
-    collector: Collector,
-    ring: replay.Replay,
+    carry: tuple[Collector, replay.Replay],
     steps: int,
     key: PRNGKeyArray,
-) -> tuple[Collector, replay.Replay, Episodes]:
+) -> tuple[tuple[Collector, replay.Replay], Episodes]:
     """`steps` rows of every environment, and the episodes that ended in them."""
 
     def step(carry: tuple[Collector, replay.Replay], key: PRNGKeyArray):
@@ -85,5 +84,5 @@ def collect(
         return (collector, ring), episodes
 
     keys = jax.random.split(key, steps)
-    (collector, ring), episodes = jax.lax.scan(step, (collector, ring), keys)
-    return collector, ring, jax.tree.map(jnp.sum, episodes)
+    carry, episodes = jax.lax.scan(step, carry, keys)
+    return carry, jax.tree.map(jnp.sum, episodes)

@@ -1,6 +1,6 @@
 """One update of the agent. The only place where losses are weighted and summed."""
 
-from typing import Any
+from typing import Any, NamedTuple
 from typing import cast as cast_type
 
 import equinox as eqx
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
 from core.actor_critic import imagined_loss, replayed_value_loss
 from core.agent import Agent
-from core.imagination import imagine
+from core.imagination import ActorCritic, imagine
 from core.nets import cast
 from core.penalty import (
     PenaltyOptions,
@@ -31,6 +31,20 @@ from train.state import Learner
 Metrics = dict[str, Float[Array, ""]]
 
 
+class UpdateOptions(NamedTuple):
+    """What is static in an update besides the configuration.
+
+    Attributes:
+        penalty: choices of the Jacobian penalty; None leaves it out.
+        dtype: compute type of the networks.
+        heads_at_once: see `core.imagination.imagine`; None for what suits the device.
+    """
+
+    penalty: PenaltyOptions | None
+    dtype: jnp.dtype
+    heads_at_once: bool | None = None
+
+
 def update(
     config: Config,
     learner: Learner,
@@ -38,34 +52,23 @@ def update(
     batch: Sequence,
     *,
     key: PRNGKeyArray,
-    penalty: PenaltyOptions | None,
-    dtype: jnp.dtype,
-    heads_at_once: bool | None = None,
+    options: UpdateOptions,
 ) -> tuple[Learner, State, Metrics]:
     """One optimizer step on one batch of replayed sequences.
 
     Args:
         initial: latent state before the batch's first row.
         batch: replayed rows, time first.
-        penalty: static choices of the Jacobian penalty; None leaves it out.
-        dtype: compute type of the networks.
-        heads_at_once: see `core.imagination.imagine`; None for what suits the device.
 
     Returns:
         The learner, the latent states found for the batch (for the replay), metrics.
         Where a loss or gradient is not finite the learner only counts the skip.
     """
-    loss = lambda agent: total_loss(  # noqa: E731
-        config,
-        agent,
-        learner,
-        initial,
-        batch,
-        key=key,
-        penalty=penalty,
-        dtype=dtype,
-        heads_at_once=heads_at_once,
-    )
+
+    def loss(agent: Agent):
+        current = learner._replace(agent=agent)
+        return total_loss(config, current, initial, batch, key=key, options=options)
+
     gradient, (scale, states, metrics) = jax.grad(loss, has_aux=True)(learner.agent)
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss/total"])
@@ -114,23 +117,23 @@ def _descend(
 
 def total_loss(
     config: Config,
-    agent: Agent,
     learner: Learner,
     initial: State,
     batch: Sequence,
     *,
     key: PRNGKeyArray,
-    penalty: PenaltyOptions | None,
-    dtype: jnp.dtype,
-    heads_at_once: bool | None = None,
+    options: UpdateOptions,
 ) -> tuple[Float[Array, ""], tuple[ReturnScale, State, Metrics]]:
-    """The weighted sum of all losses; `agent` is what the gradient is taken of."""
+    """The weighted sum of all losses; train by its gradient in `learner.agent`."""
+    penalty, dtype, heads_at_once = options
     if heads_at_once is None:
         heads_at_once = wants_heads_at_once(dtype)
-    weights = config.loss
-    observe_key, penalty_key, imagine_key = jax.random.split(key, 3)
-    seen = augmented(config, batch.obs, jax.random.fold_in(key, 3))
-    agent, slow_value, initial = cast((agent, learner.slow_value, initial), dtype)
+    weights, constants = config.loss, config.loss_constants
+    observe_key, penalty_key, imagine_key, augment_key = jax.random.split(key, 4)
+    seen = augmented(config, batch.obs, augment_key)
+    agent, slow_value, initial = cast(
+        (learner.agent, learner.slow_value, initial), dtype
+    )
     model = agent.model
 
     # World model on the replayed sequences.
@@ -139,8 +142,7 @@ def total_loss(
         initial,
         batch,
         key=observe_key,
-        free_nats=weights.free_nats,
-        discount_horizon=config.discount_horizon,
+        constants=constants,
         seen=seen,
     )
     states = world.observed.states
@@ -149,32 +151,20 @@ def total_loss(
     starts = jax.tree.map(merge, states)
     imagined = imagine(
         model,
-        agent.policy,
-        agent.value,
-        slow_value,
+        ActorCritic(agent.policy, agent.value, slow_value),
         starts,
         config.imagination_length,
         key=imagine_key,
         heads_at_once=heads_at_once,
     )
-    actor_critic = imagined_loss(
-        learner.return_scale,
-        imagined,
-        return_lambda=weights.return_lambda,
-        entropy_scale=weights.entropy,
-        slow_regularizer=weights.slow_regularizer,
-        scale_rate=weights.return_norm_rate,
-        scale_limit=weights.return_norm_limit,
-    )
+    actor_critic = imagined_loss(learner.return_scale, imagined, constants)
     replay_value = replayed_value_loss(
         agent.value,
         slow_value,
         states.features,
         batch,
         unmerge(actor_critic.returns, batch.reward.shape),
-        discount_horizon=config.discount_horizon,
-        return_lambda=weights.return_lambda,
-        slow_regularizer=weights.slow_regularizer,
+        constants,
     )
 
     losses = {name: jnp.mean(x) for name, x in world.losses.items()}

@@ -14,7 +14,7 @@ from core.penalty import PenaltyOptions
 from core.world_model import Sequence as Batch
 from train.config import Config
 from train.state import compute_dtype, init_learner
-from train.update import update
+from train.update import UpdateOptions, update
 
 
 class Program(NamedTuple):
@@ -64,8 +64,7 @@ class Bench:
                 self.initial,
                 self.batch,
                 key=key,
-                penalty=penalty,
-                dtype=self.dtype,
+                options=UpdateOptions(penalty, self.dtype),
             )
 
         key = jax.random.key(2)

@@ -34,7 +34,7 @@ from train.collect import collect
 from train.config import Config
 from train.start import make_env
 from train.state import compute_dtype, init_learner, init_run
-from train.update import total_loss
+from train.update import UpdateOptions, total_loss
 
 EXACT = PenaltyOptions(rho=1.0, probe_kind="exact")
 
@@ -116,9 +116,12 @@ def measure(
         return dynamics_part(gradient), entropy
 
     def loss_gradient(initial, batch, key):
-        value = lambda agent: total_loss(  # noqa: E731
-            config, agent, learner, initial, batch, key=key, penalty=None, dtype=dtype
-        )[0]
+        def value(agent):
+            current = learner._replace(agent=agent)
+            plain = UpdateOptions(None, dtype)
+            found = total_loss(config, current, initial, batch, key=key, options=plain)
+            return found[0]
+
         return dynamics_part(jax.grad(value)(agent).model)
 
     each = lambda fn: jax.jit(lambda *xs: jax.lax.map(lambda x: fn(*x), xs))  # noqa: E731
@@ -180,7 +183,7 @@ def experience(
     run = init_run(config, env, key)
     run = run._replace(learner=run.learner._replace(agent=agent))
     rows = run.replay.rows.reward.shape[0]
-    _, ring, _ = collect(config, env, agent, run.collector, run.replay, rows, key)
+    (_, ring), _ = collect(config, env, agent, (run.collector, run.replay), rows, key)
 
     def one(key: PRNGKeyArray) -> tuple[State, Batch]:
         rssm = agent.model.rssm

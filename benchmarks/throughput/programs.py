@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import envs
 from benchmarks.measure.program import Program, build, donated, repeat, repeated
 from benchmarks.overhead.steps import Bench
-from core.imagination import imagine
+from core.imagination import ActorCritic, imagine
 from core.nets import cast
 from core.penalty import PenaltyOptions
 from core.world_model import world_model_loss
@@ -21,7 +21,12 @@ from train.config import Config
 from train.placement import Placement
 from train.start import choose_penalty, make_env
 from train.state import Learner, compute_dtype, init_run
-from train.update import total_loss, update, wants_heads_at_once
+from train.update import (
+    UpdateOptions,
+    total_loss,
+    update,
+    wants_heads_at_once,
+)
 
 
 class Update:
@@ -66,16 +71,16 @@ class Update:
         bench = self.bench
 
         def step(learner, key):
-            loss = lambda agent: total_loss(  # noqa: E731
-                self.config,
-                agent,
-                learner,
-                bench.initial,
-                bench.batch,
-                key=key,
-                penalty=None,
-                dtype=bench.dtype,
-            )[0]
+            def loss(agent):
+                return total_loss(
+                    self.config,
+                    learner._replace(agent=agent),
+                    bench.initial,
+                    bench.batch,
+                    key=key,
+                    options=UpdateOptions(None, bench.dtype),
+                )[0]
+
             return jax.grad(loss)(learner.agent)
 
         return self._part(step)
@@ -103,9 +108,7 @@ class Update:
             starts = cast(agent.model.rssm.initial(total), self.bench.dtype)
             found = imagine(
                 agent.model,
-                agent.policy,
-                agent.value,
-                slow,
+                ActorCritic(agent.policy, agent.value, slow),
                 starts,
                 self.config.imagination_length,
                 key=key,
@@ -138,9 +141,7 @@ class Update:
                 bench.initial,
                 bench.batch,
                 key=key,
-                penalty=penalty,
-                dtype=bench.dtype,
-                heads_at_once=heads_at_once,
+                options=UpdateOptions(penalty, bench.dtype, heads_at_once),
             )[0]
 
         return step
@@ -162,12 +163,11 @@ class Loop:
         def filled(key):
             run = init_run(config, self.env, key)
             rows = self.schedule.prefill_rows
-            collector, ring, _ = collect(
+            (collector, ring), _ = collect(
                 config,
                 self.env,
                 run.learner.agent,
-                run.collector,
-                run.replay,
+                (run.collector, run.replay),
                 rows,
                 key,
             )
@@ -203,12 +203,9 @@ class Loop:
         agent = self.run.learner.agent
 
         def cycle(carry, key):
-            collector, ring = carry
             rows = self.schedule.rows
-            collector, ring, _ = collect(
-                self.config, self.env, agent, collector, ring, rows, key
-            )
-            return (collector, ring), None
+            carry, _ = collect(self.config, self.env, agent, carry, rows, key)
+            return carry, None
 
         def program(carry, key):
             keys = jax.random.split(key, self.schedule.cycles)

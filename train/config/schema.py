@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from core.constants import LossConstants  # needs no JAX
 from train.config.fields import Range, check_value, flags
 from train.config.sizes import SIZES, ModelSize
 from train.errors import UserError
@@ -326,6 +327,13 @@ class Config:
                 f"{self.num_envs}, --batch-length {self.batch_length} and --prefill "
                 f"{self.prefill}; allowed: >= {least}; nearest valid: {least}"
             )
+
+    @property
+    def loss_constants(self) -> LossConstants:
+        """The constants inside the losses."""
+        names = set(LossConstants._fields) - {"discount_horizon"}
+        values = {name: getattr(self.loss, name) for name in names}
+        return LossConstants(discount_horizon=self.discount_horizon, **values)
 
     @property
     def model(self) -> ModelSize:
