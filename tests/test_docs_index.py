@@ -1,0 +1,57 @@
+"""docs/index.md: its Python excerpts run, with small sizes, as they stand there."""
+
+import pathlib
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_run import configured, shared
+
+from train import record
+from train.checkpoint import Checkpointer
+
+PAGE = pathlib.Path(__file__).parent.parent / "docs" / "index.md"
+SECTION = PAGE.read_text("utf-8").split("## In a notebook")[1].split("\n## ")[0]
+EXCERPTS = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
+
+
+def run(excerpt: str, **names: Any) -> dict[str, Any]:
+    exec(compile(excerpt, PAGE.name, "exec"), names)  # noqa: S102
+    return names
+
+
+def test_all_excerpts_are_tried_here():
+    assert [text.splitlines()[0].split()[1] for text in EXCERPTS] == [
+        "jax",
+        "train.policy",
+        "envs",
+    ]
+
+
+def test_a_world_model_observes_dreams_and_is_penalized(capsys):
+    names = run(EXCERPTS[0])
+    assert names["seen"].states.deter.shape == (10, 64)
+    assert names["dream"].deter.shape == (15, 64)
+    assert 0 < float(capsys.readouterr().out) < 1e3
+
+
+def test_the_agent_of_a_run_acts(tmp_path, monkeypatch):
+    run_dir = tmp_path / "runs" / "my-run"
+    run_dir.mkdir(parents=True)
+    record.write(configured(), run_dir / "config.json")
+    assert Checkpointer(run_dir).save(40, shared().filled(), {"updates": 1})
+    monkeypatch.chdir(tmp_path)
+    names = run(EXCERPTS[1], obs=np.zeros(1, np.float32))
+    assert isinstance(names["action"], np.ndarray)
+    assert np.all(np.abs(names["action"]) <= 1)
+
+
+def test_an_environment_steps_under_another_gravity():
+    assert '"walker-walk"' in EXCERPTS[2]  # slower to compile than a pendulum
+    small = EXCERPTS[2].replace('"walker-walk"', '"pendulum-swingup"')
+    names = run(small, jax=jax, jnp=jnp)  # imported by the first excerpt
+    assert names["timestep"].obs.shape == names["env"].spec.obs_shape
+    assert float(names["state"].parameters.gravity) == pytest.approx(4.0)
