@@ -3,6 +3,7 @@
 import ast
 import inspect
 import itertools
+import re
 import subprocess
 import sys
 from typing import Any
@@ -336,6 +337,7 @@ def test_help_documents_every_flag(capsys):
         ("--help", "cpu", "32.0", "preset laptop (auto: the device is a CPU)"),
         ("--help", "gpu", "512.0", "preset gpld (auto: the device is a GPU)"),
         ("--preset dreamerv3 --help", "cpu", "1024.0", "dreamerv3 (asked for by"),
+        ("--help --preset dreamerv3", "cpu", "1024.0", "dreamerv3 (asked for by"),
     ],
 )
 def test_help_shows_the_values_that_will_be_taken(capsys, words, platform, ratio, said):
@@ -345,6 +347,25 @@ def test_help_shows_the_values_that_will_be_taken(capsys, words, platform, ratio
     about = text.partition("--train-ratio FLOAT")[2]
     assert f"(default: {ratio})" in about[:120]
     assert said in text
+
+
+@pytest.mark.parametrize(
+    ("words", "start", "least"),
+    [
+        ("--help", "0.5", "0.001"),
+        ("--penalty-target core --help", "0.01", "0.01"),
+        ("--preset gpld --help --penalty-target core", "0.01", "0.01"),
+        ("--preset jacreg --help", "0.01", "0.01"),
+        ("--preset jacreg --penalty-target prior --help", "0.5", "0.001"),
+    ],
+)
+def test_help_shows_the_coefficients_of_the_target(capsys, words, start, least):
+    with pytest.raises(SystemExit):
+        parsed(words)
+    text = capsys.readouterr().out
+    for flag, value in (("--lambda0 ", start), ("--lambda-min ", least)):
+        about = text.partition(flag + "FLOAT")[2]
+        assert re.findall(r"default:[\s│]*([^)]*)\)", about)[0] == value, flag
 
 
 def test_every_field_is_documented():

@@ -19,7 +19,7 @@ EXCERPTS = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
 
 
 def run(excerpt: str, **names: Any) -> dict[str, Any]:
-    exec(compile(excerpt, PAGE.name, "exec"), names)  # noqa: S102
+    exec(compile(excerpt, PAGE.name, "exec"), names)
     return names
 
 

@@ -66,11 +66,12 @@ def read_words(argv: Sequence[str], options: type = Config) -> Words:
     switches = {flag.name for flag in known.values() if flag.kind is bool}
     switches |= {"--no-" + name.removeprefix("--") for name in switches}
     values: dict[str, Any] = {}
-    words = list(argv)
+    words, wants_help = list(argv), False
     while words:
         word = words.pop(0)
         if word in ("-h", "--help"):
-            return Words(values, help=True)
+            wants_help = True  # of the preset that a later word may name
+            continue
         if not word.startswith("-"):
             name, _, text = word.partition("=")  # as hydra has it
             raise UserError(
@@ -98,7 +99,7 @@ def read_words(argv: Sequence[str], options: type = Config) -> Words:
                 raise UserError(f"{name}: no value given; allowed: {allowed}")
             text = words.pop(0)
         values[name] = parse_value(known[name], text)
-    return Words(values, help=False)
+    return Words(values, wants_help)
 
 
 def _nearest_flag(name: str, value: str | None, known: Mapping[str, Flag]) -> str:
@@ -146,7 +147,7 @@ def read_command(
     words = read_words(argv)
     asked = words.values.get("--preset", "auto")
     if words.help:
-        _print_help(asked, start({}))
+        _print_help(asked, words.values, start({}))
     choice = resolve_preset(asked, platform=start(words.values))
     preset = preset_values(choice.name)
     _check_penalty_wanted(preset, words.values)
@@ -174,10 +175,18 @@ def parse(argv: Sequence[str], platform: str | Callable[[], str]) -> Config:
     return read_command(argv, start).config
 
 
-def _print_help(asked: str, platform: str) -> None:
+def _print_help(asked: str, given: Mapping[str, Any], platform: str) -> None:
+    """Print the help with the defaults of a preset.
+
+    Args:
+        asked: the preset, or `auto`.
+        given: values of flags; --penalty-target alone counts, as defaults follow it.
+        platform: `jax.default_backend()`.
+    """
     import envs
 
     choice = resolve_preset(asked, platform=platform)
+    target = {name: x for name, x in given.items() if name == "--penalty-target"}
     domains: dict[str, list[str]] = {}
     for task in envs.TASKS:
         domains.setdefault(task.partition("-")[0], []).append(task)
@@ -193,7 +202,7 @@ Presets: {", ".join(PRESETS)}; --preset NAME --help shows another's defaults.
 Tasks, beside toys and your own (docs/environments.md):
 {tasks}""",
         args=["--help"],
-        default=build(for_target(preset_values(choice.name), {})),
+        default=build(for_target(preset_values(choice.name), target) | target),
         config=(tyro.conf.OmitArgPrefixes,),
     )
 

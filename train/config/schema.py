@@ -51,11 +51,11 @@ class PenaltyConfig:
     rho: Fraction = 0.5
     """Fraction of the batch's states that are penalized, in (0, 1]."""
     lambda0: NonNegative = 0.5
-    """Coefficient of the penalty at the first update."""
+    """Coefficient of the penalty at the first update; for the target core .01."""
     lambda0_prior: NonNegative | None = None
     """The same for the prior, with target prior or both; none is --lambda0."""
     lambda_min: NonNegative = 0.001
-    """The coefficient never decays below this."""
+    """The coefficient never decays below this; for the target core --lambda0."""
     decay_scale: Positive = 1000.0
     """c in lambda = max(lambda0 / sqrt(1 + updates / c), lambda_min)."""
     normalization: Literal["sampled", "batch"] = "sampled"
