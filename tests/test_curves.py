@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from toy_run import shared
 
 from benchmarks import curves
 from benchmarks.curves.__main__ import main
+from train.config.cli import parse
 from train.errors import UserError
 from train.provenance import command_line, provenance, write_result
 
@@ -216,6 +218,51 @@ def test_runs_are_grouped_into_arms_named_by_what_differs(tmp_path):
     first, second = (curve.label for curve in found)
     assert first == "walker-walk, --penalty none, --rho none, 2 seeds"
     assert second == "walker-walk, --penalty xla, --rho 0.5, 2 seeds"
+
+
+def configured(path: Path, words: str) -> Path:
+    run = make_run(path, RECORDS)
+    config = parse(words.split(), "cpu")
+    (run / "config.json").write_text(json.dumps(asdict(config)))
+    return run
+
+
+def test_runs_with_different_presets_name_the_preset(tmp_path):
+    words = [
+        "--env cartpole-balance --preset laptop",
+        "--env cartpole-balance --preset smoke --batch-size 4",
+        "--env cartpole-balance --preset gpld --penalty-target core",
+    ]
+    runs = [configured(tmp_path / str(i), x) for i, x in enumerate(words)]
+    assert [curve.label for curve in curves.read_curves(runs)] == [
+        "cartpole-balance, preset laptop, seed 0",
+        "cartpole-balance, preset smoke, --batch-size 4, seed 0",
+        "cartpole-balance, preset gpld, --penalty-target core, seed 0",
+    ]
+
+
+def test_runs_with_pallas_and_with_xla_are_one_arm(tmp_path):
+    words = "--env cartpole-balance --preset laptop --penalty"
+    runs = [
+        configured(tmp_path / "a", f"{words} pallas --seed 1"),
+        configured(tmp_path / "b", f"{words} xla --seed 2"),
+    ]
+    (curve,) = curves.read_curves(runs)
+    assert curve.label == "cartpole-balance, 2 seeds"
+
+
+def test_a_long_legend_leaves_the_panels_their_width(tmp_path):
+    run = configured(tmp_path / "a", "--env cartpole-balance")
+    found = [replace(curves.read_curve(run), label="--flag value, " * 20)] * 4
+    figure = curves.draw(found, quick=True)
+    figure.draw_without_rendering()
+    left, right = figure.axes
+    assert left.get_position().width > 0.35 < right.get_position().width
+    assert left.get_position().height * figure.get_figheight() > 3  # inches
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
+    assert box.y1 < left.get_window_extent().y0
 
 
 def test_another_metric_and_a_hint_for_one_that_is_not_there(tmp_path, capsys):

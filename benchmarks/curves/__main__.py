@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.cli import save_figure
+from benchmarks.cli import Parser, save_figure
 from benchmarks.curves.arms import read_curves
 from benchmarks.curves.draw import QUICK_POINTS, draw, table
 from train.errors import UserError, guarded
@@ -53,9 +53,9 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.curves",
+def _parser() -> Parser:
+    parser = Parser(
+        "curves",
         description="Show the learning curves of one or more runs: a table, and with "
         "--png a picture. Runs that differ only in their seed are one curve, their "
         "mean and standard deviation.",

@@ -1,7 +1,7 @@
 """Runs that differ only in their seed, as one curve; and what tells curves apart."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.curves.read import Curve, Series, agents, read_config, read_curve
 from train.config import Config
 from train.config.fields import flags
+from train.config.presets import PRESETS, build, for_target, preset_values
 from train.errors import printable
 from train.record import MAY_CHANGE
 
@@ -97,14 +98,31 @@ def _mean(series: Sequence[Series]) -> Series:
 
 def _settings(run_dir: Path) -> Settings:
     """What of a run's configuration says what is trained, by flag; not the seed."""
-    config = read_config(run_dir)
+    return _by_flag(read_config(run_dir))
+
+
+def _usual(preset: str, settings: Settings) -> Settings:
+    """The settings of a preset, with the coefficients that suit the run's target."""
+    values = preset_values(preset)
+    name = "--penalty-target"
+    if name in settings:
+        suited = for_target(values, {name: settings[name]})
+        usual = values.get(name, Config().penalty.target)
+        values = suited | {name: usual}
+    return _by_flag(asdict(build(values)))
+
+
+def _by_flag(config: dict[str, Any]) -> Settings:
     left_out = MAY_CHANGE | {"--seed", "--seeds"}
-    return {
+    found = {
         flag.name: value
         for flag in flags(Config)
         if flag.name not in left_out
         and (value := _value(config, flag.path)) is not None
     }
+    if found.get("--penalty") == "pallas":  # the same computation, on a GPU
+        found["--penalty"] = "xla"
+    return found
 
 
 def _value(config: Any, path: tuple[str, ...]) -> Any:
@@ -114,8 +132,13 @@ def _value(config: Any, path: tuple[str, ...]) -> Any:
 
 
 def _labels(groups: Sequence[Sequence[Path]]) -> list[str]:
-    """A name for every curve: task, settings that differ between curves, seeds."""
+    """A name for every curve: task, settings that differ between curves, seeds.
+
+    Runs with different presets name them, and what differs from the preset.
+    """
     found = [_settings(members[0]) for members in groups]
+    presets = [str(read_config(members[0]).get("preset")) for members in groups]
+    several = len(set(presets)) > 1 and set(presets) <= set(PRESETS)
     names = {name: None for settings in found for name in settings if name != "--env"}
     differing = [
         name
@@ -123,9 +146,14 @@ def _labels(groups: Sequence[Sequence[Path]]) -> list[str]:
         if len({str(settings.get(name)) for settings in found}) > 1
     ]
     labels = []
-    for members, settings in zip(groups, found, strict=True):
-        parts = [settings["--env"]]
-        parts += [f"{name} {settings.get(name, 'none')}" for name in differing]
+    for members, settings, preset in zip(groups, found, presets, strict=True):
+        parts = [settings["--env"], *([f"preset {preset}"] if several else [])]
+        usual = _usual(preset, settings) if several else {}
+        parts += [
+            f"{name} {settings.get(name, 'none')}"
+            for name in differing
+            if name not in usual or usual[name] != settings.get(name)
+        ]
         seed = read_config(members[0])["seed"]
         count = len(members)
         parts.append(f"seed {seed}" if count == 1 else f"{count} seeds")

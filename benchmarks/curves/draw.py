@@ -1,6 +1,7 @@
 """Curves as a picture, against steps and against time; and as a table."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 import rich.box
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from benchmarks.curves.read import Curve, Series
 
 QUICK_POINTS = 200
+LONGEST_INSIDE, LONGEST_BELOW = 50, 120  # characters of a line of the legend
 
 
 def draw(
@@ -46,8 +48,23 @@ def draw(
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
     left.set_ylabel(metric)
-    left.legend(loc="best", fontsize="small")
+    _add_legend(figure, left)
     return figure
+
+
+def _add_legend(figure: Figure, left: Axes) -> None:
+    """Names of the curves: inside the left panel where they fit, else below both.
+
+    A legend wider than its panel would push the panels together.
+    """
+    handles, labels = left.get_legend_handles_labels()
+    if len(labels) <= 6 and all(len(label) <= LONGEST_INSIDE for label in labels):
+        left.legend(loc="best", fontsize="small")
+        return
+    wrapped = [textwrap.fill(label, LONGEST_BELOW) for label in labels]
+    lines = sum(text.count("\n") + 1 for text in wrapped)
+    figure.set_figheight(figure.get_figheight() + 0.2 * lines)
+    figure.legend(handles, wrapped, loc="outside lower center", fontsize="small")
 
 
 def _draw_curve(
@@ -80,16 +97,16 @@ def _draw_curve(
 
 
 def table(curves: Sequence[Curve], *, metric: str = "return") -> str:
-    """What a curve comes to, one line each: where it ends, and its best point."""
+    """What a curve comes to, one line each: its ends and its largest value."""
     grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column(metric)
-    for name in ("agents", "steps", "minutes", "first", "last", "best", "at step"):
+    for name in ("agents", "steps", "minutes", "first", "last", "largest", "at step"):
         grid.add_column(name, justify="right")
     for curve in curves:
         series, note = curve.evaluation, ""
         if not series.steps:
             series, note = curve.episodes, " (training episodes)"
-        best = max(range(len(series.values)), key=series.values.__getitem__)
+        top = max(range(len(series.values)), key=series.values.__getitem__)
         grid.add_row(
             rich.text.Text(curve.label + note),
             str(len(curve.seeds) or 1),
@@ -97,8 +114,8 @@ def table(curves: Sequence[Curve], *, metric: str = "return") -> str:
             f"{series.minutes[-1]:.1f}",
             _shown(series, 0),
             _shown(series, -1),
-            _shown(series, best),
-            f"{series.steps[best]:,}",
+            _shown(series, top),
+            f"{series.steps[top]:,}",
         )
     text = io.StringIO()
     # As wide as it needs to be: a terminal wraps what it must, a file keeps lines.
