@@ -214,7 +214,9 @@ class Env[S: State](abc.ABC):
         # What a corrupt step led to says nothing about the end of an episode.
         no = jnp.asarray(False)
         is_terminal = no if terminal is None else terminal & ~corrupt
+        # Counted first: the observation may show the time, which is that of the end.
         step_count = state.step_count + self.spec.action_repeat
+        state = dataclasses.replace(state, step_count=step_count)
         row = Timestep(
             obs=row_obs(self.observe(state)),
             reward=jnp.where(corrupt, 0.0, reward).astype(jnp.float32),
@@ -223,7 +225,6 @@ class Env[S: State](abc.ABC):
             is_terminal=is_terminal,
             is_corrupt=no,
         )
-        state = dataclasses.replace(state, step_count=step_count)
         return leaving(state, row, corrupt=corrupt)
 
     def _begin_episode(
@@ -235,6 +236,7 @@ class Env[S: State](abc.ABC):
             corrupt: the state that was drawn is not finite.
         """
         no = jnp.asarray(False)
+        state = dataclasses.replace(state, step_count=jnp.zeros((), jnp.int32))
         row = Timestep(
             obs=row_obs(self.observe(state)),
             reward=jnp.zeros((), jnp.float32),
@@ -243,10 +245,7 @@ class Env[S: State](abc.ABC):
             is_terminal=no,
             is_corrupt=no,
         )
-        zero = jnp.zeros((), jnp.int32)
-        return leaving(
-            dataclasses.replace(state, step_count=zero), row, corrupt=corrupt
-        )
+        return leaving(state, row, corrupt=corrupt)
 
 
 def leaving[S: State](

@@ -50,7 +50,7 @@ def types_of(
         after = step(wanted)
         if jax.tree.structure(after) == jax.tree.structure(wanted):
             widened = jax.tree.map(_widened, first, wanted, after)
-            if widened != wanted:
+            if not same(widened, wanted):
                 # What became a float may make others floats in the next step.
                 wanted = widened
                 continue
@@ -61,6 +61,15 @@ def types_of(
 def kept(state: PyTree) -> PyTree:
     """The types of a state, as `jax.ShapeDtypeStruct`s without weak types."""
     return jax.tree.map(_type, state)
+
+
+def same(one: PyTree, other: PyTree) -> bool:
+    """Whether two states have equal types, leaf by leaf.
+
+    Their containers may be of classes without an `==` of their own, such as
+    `jax.tree_util.Partial`, so the pytrees themselves are not compared.
+    """
+    return jax.tree.leaves(one) == jax.tree.leaves(other)
 
 
 def brought_to(wanted: PyTree, state: PyTree, *, names: tuple[str, str]) -> PyTree:

@@ -229,6 +229,8 @@ def observation(name: str, found: PyTree) -> tuple[tuple[int, ...], str]:
         return shape, "uint8"
     if jnp.issubdtype(kind, jnp.floating) and len(shape) == 3:
         remedy = "for an image from 0 to 1, (255 * image).astype(jnp.uint8)"
+    elif len(shape) > 3:
+        remedy = "one image at a time, without a batch axis"
     elif jnp.issubdtype(kind, jnp.integer) or kind == jnp.bool_:
         images = len(shape) in (2, 3)
         remedy = f".astype(jnp.{'uint8' if images else 'float32'})"
@@ -257,6 +259,8 @@ def check_observation(what: str, shape: tuple[int, ...], dtype: str) -> None:
         remedy = "for grey images, jnp.repeat(image[..., None], 3, axis=-1)"
     elif len(shape) == 3 and shape[0] == CHANNELS != shape[-1]:
         remedy = "the channels come last: jnp.moveaxis(image, 0, -1)"
+    elif len(shape) == 3 and shape[-1] == 4:
+        remedy = "without the alpha channel, image[..., :3]"
     elif len(shape) == 3 and shape[-1] != CHANNELS:
         remedy = "for grey images, jnp.repeat(image, 3, axis=-1)"
     elif len(shape) == 3:
@@ -281,9 +285,10 @@ def scalar(name: str, found: PyTree) -> None:
     if not (jnp.issubdtype(found.dtype, jnp.number) or found.dtype == jnp.bool_) or (
         jnp.issubdtype(found.dtype, jnp.complexfloating)
     ):
+        key = jnp.issubdtype(found.dtype, jax.dtypes.prng_key)
+        remedy = "a key is no number" if key else "jnp.real of a complex number"
         raise ValueError(
-            f"{name} returns {types(found)}, but must return a scalar float: jnp.real "
-            "of a complex number"
+            f"{name} returns {types(found)}, but must return a scalar float: {remedy}"
         )
 
 

@@ -23,7 +23,7 @@ def check(what: str, env: Env) -> None:
         function = getattr(env, name)
         after = _returned(f"{what}: {name}", env.spec, function, *arguments)
         carry.check_structure(begun, after, names=("reset", f"{what}: {name}"))
-        if carry.kept(begun) != carry.kept(after):
+        if not carry.same(carry.kept(begun), carry.kept(after)):
             raise ValueError(
                 f"{what}: {name} returns a state of {checks.types(after)}, but reset "
                 f"one of {checks.types(begun)}: keep each dtype"

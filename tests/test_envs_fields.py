@@ -13,6 +13,7 @@ from envs._mjx import mjx, mujoco
 from envs.features import SENSORS as KINDS
 from envs.mjx_env import MjxEnv
 from envs.stages import GIVEN, STAGES, Pipeline, traced
+from envs.vector import VectorEnv
 
 # Every kind of joint, camera, tendon, transmission and sensor that MJX simulates.
 BODIES = """
@@ -266,6 +267,29 @@ def test_a_row_shows_the_state_it_ends_in():
     _, theirs, row = states("free")
     np.testing.assert_allclose(row.obs, theirs["step"].sensordata, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(row.reward, 0.008 + 0.016, rtol=1e-6)  # time, twice
+
+
+def test_rows_observe_the_time_of_their_state_over_resets():
+    env = envs.from_mjx(
+        model("free"),
+        observe=lambda model, data: jnp.atleast_1d(data.time),
+        reward=lambda model, data: 0.0,
+        action_repeat=2,
+        episode_steps=4,
+    )
+    batch = VectorEnv(env, 2)
+    state, row = batch.reset(jax.random.key(0))
+    seen = [row.obs]
+    step = jax.jit(batch.step)
+    for _ in range(4):
+        state, row = step(state, jnp.zeros((2, env.spec.action_dim)))
+        seen.append(row.obs)
+        shown = jax.vmap(env.observe)(state)
+        np.testing.assert_allclose(row.obs, shown, rtol=1e-6)
+    times = 0.004 * np.array([0, 2, 4, 0, 2])
+    np.testing.assert_allclose(
+        np.stack(seen)[..., 0], times[:, None] * np.ones(2), rtol=1e-6
+    )
 
 
 def test_the_sensors_are_those_of_mjx():
