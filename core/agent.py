@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 from core import block_gru
 from core.heads import PolicyHead, TwoHotHead
 from core.rssm import State
+from core.sizes import SIZES, ModelSize
 from core.world_model import WorldModel
 
 
@@ -17,8 +18,8 @@ class Agent(eqx.Module):
     Args:
         obs_size: length of the observation vector, or the shape of an image.
         action_size: length of the action vector.
-        obs_entries, units, cnn_depth, deter, hidden, rows, classes, blocks, unimix: see
-            `WorldModel`.
+        size: widths of all networks.
+        obs_entries, unimix: see `WorldModel`.
     """
 
     model: WorldModel
@@ -31,34 +32,22 @@ class Agent(eqx.Module):
         action_size: int,
         *,
         key: PRNGKeyArray,
+        size: ModelSize = SIZES["1m"],
         obs_entries: tuple[int, ...] = (),
-        units: int = 64,
-        cnn_depth: int = 4,
-        deter: int = 512,
-        hidden: int = 64,
-        rows: int = 32,
-        classes: int = 4,
-        blocks: int = 8,
         unimix: float = 0.01,
     ):
         model_key, policy_key, value_key = jax.random.split(key, 3)
-        features = deter + rows * classes
         self.model = WorldModel(
             obs_size,
             action_size,
             key=model_key,
+            size=size,
             obs_entries=obs_entries,
-            units=units,
-            cnn_depth=cnn_depth,
-            deter=deter,
-            hidden=hidden,
-            rows=rows,
-            classes=classes,
-            blocks=blocks,
             unimix=unimix,
         )
-        self.policy = PolicyHead(features, units, 3, action_size, key=policy_key)
-        self.value = TwoHotHead(features, units, 3, key=value_key)
+        widths = size.features, size.units, 3
+        self.policy = PolicyHead(*widths, action_size, key=policy_key)
+        self.value = TwoHotHead(*widths, key=value_key)
 
     def act(
         self,

@@ -13,6 +13,7 @@ from core.decoder import ImageDecoder, VectorDecoder
 from core.encoder import ImageEncoder, VectorEncoder
 from core.heads import ContinueHead, TwoHotHead
 from core.rssm import RSSM, Observed, State
+from core.sizes import SIZES, ModelSize
 
 
 class Sequence(NamedTuple):
@@ -36,10 +37,9 @@ class WorldModel(eqx.Module):
     Args:
         obs_size: length of the observation vector, or the shape of an image.
         action_size: length of the action vector.
+        size: widths of all networks.
         obs_entries: for vectors, see `core.decoder.VectorDecoder`.
-        units: width of encoder, decoder and heads.
-        cnn_depth: for images, see `core.encoder.ImageEncoder`.
-        deter, hidden, rows, classes, blocks, unimix: see `core.rssm.RSSM`.
+        unimix: see `core.rssm.RSSM`.
     """
 
     encoder: VectorEncoder | ImageEncoder
@@ -54,43 +54,37 @@ class WorldModel(eqx.Module):
         action_size: int,
         *,
         key: PRNGKeyArray,
+        size: ModelSize = SIZES["1m"],
         obs_entries: tuple[int, ...] = (),
-        units: int = 64,
-        cnn_depth: int = 4,
-        deter: int = 512,
-        hidden: int = 64,
-        rows: int = 32,
-        classes: int = 4,
-        blocks: int = 8,
         unimix: float = 0.01,
     ):
         keys = jax.random.split(key, 5)
-        features = deter + rows * classes
+        features, units = size.features, size.units
         if isinstance(obs_size, int):
             self.encoder = VectorEncoder(obs_size, key=keys[0], units=units)
             self.decoder = VectorDecoder(
                 features, obs_size, key=keys[2], obs_entries=obs_entries, units=units
             )
         else:
-            self.encoder = ImageEncoder(obs_size, key=keys[0], depth=cnn_depth)
+            self.encoder = ImageEncoder(obs_size, key=keys[0], depth=size.cnn_depth)
             self.decoder = ImageDecoder(
-                deter,
-                rows * classes,
+                size.deter,
+                size.stoch * size.classes,
                 obs_size,
                 key=keys[2],
-                depth=cnn_depth,
+                depth=size.cnn_depth,
                 units=units,
-                blocks=blocks,
+                blocks=size.blocks,
             )
         self.rssm = RSSM(
             self.encoder.embed_size,
             action_size,
             key=keys[1],
-            deter=deter,
-            hidden=hidden,
-            rows=rows,
-            classes=classes,
-            blocks=blocks,
+            deter=size.deter,
+            hidden=size.hidden,
+            rows=size.stoch,
+            classes=size.classes,
+            blocks=size.blocks,
             unimix=unimix,
         )
         self.reward = TwoHotHead(features, units, 1, key=keys[3])

@@ -17,12 +17,13 @@ from core.agent import Agent
 from core.heads import TwoHotHead
 from core.returns import ReturnScale
 from core.rssm import State
+from core.sizes import ModelSize
 from core.world_model import Sequence
 
 Arrays = Mapping[str, np.ndarray]
 
 CASES = ("none", "posterior", "both")
-SIZES = {"units": 16, "deter": 32, "hidden": 8, "rows": 6, "classes": 4, "blocks": 4}
+SIZE = ModelSize(units=16, deter=32, hidden=8, stoch=6, classes=4, blocks=4)
 # Walker's observation, in the order of dm_control and of ours.
 ENTRIES = {"orientations": 14, "height": 1, "velocity": 9}
 OBS, ACTION, IMAGINED = sum(ENTRIES.values()), 6, 4
@@ -88,7 +89,7 @@ def input_order() -> dict[str, np.ndarray]:
     start, place = 0, {}
     for name in sorted(ENTRIES):  # their encoder takes the names in this order
         place[name] = np.arange(start, start := start + ENTRIES[name])
-    deter, latent = SIZES["deter"], SIZES["rows"] * SIZES["classes"]
+    deter, latent = SIZE.deter, SIZE.stoch * SIZE.classes
     z_then_h = np.concatenate([latent + np.arange(deter), np.arange(latent)])
     return {
         ".model.encoder.mlp.layers[0]": np.concatenate([place[n] for n in ENTRIES]),
@@ -137,7 +138,9 @@ def fill[T](tree: T, values: Arrays) -> T:
 def agent(fixture: Fixture, *, unimix: float = 0.01) -> Agent:
     def build() -> Agent:
         key, entries = jax.random.key(0), tuple(ENTRIES.values())
-        return Agent(OBS, ACTION, key=key, obs_entries=entries, unimix=unimix, **SIZES)
+        return Agent(
+            OBS, ACTION, key=key, size=SIZE, obs_entries=entries, unimix=unimix
+        )
 
     shapes = eqx.filter_eval_shape(build)
     return fill(shapes, by_our_names(fixture.group("param")))

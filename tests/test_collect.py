@@ -8,10 +8,13 @@ from toy_run import assert_finite, configured
 
 import envs
 from core.agent import Agent
+from core.sizes import ModelSize
 from train import replay, start
 from train.collect import collect
 from train.rollout.player import make_player
 from train.state import init_run
+
+TINY = ModelSize(units=8, deter=16, hidden=8, stoch=4)
 
 
 def make(*, name, action_repeat):
@@ -81,7 +84,7 @@ def test_windows_with_corrupt_first_rows_are_never_drawn(collected):
 
 def test_an_evaluated_episode_that_begins_with_nan_is_over():
     env = make(name="nan", action_repeat=2)
-    agent = Agent(1, 1, key=jax.random.key(0), units=8, deter=16, hidden=8, rows=4)
+    agent = Agent(1, 1, key=jax.random.key(0), size=TINY)
     played = make_player(env, 64, acting="random")(agent, jax.random.key(0))
     bad = played.decisions[0] == 0
     assert 20 < np.sum(bad) < 60 and not np.any(played.cut_off)

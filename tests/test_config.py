@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
+from core.sizes import SIZES
 from train import record
 from train.cli import parse
 from train.config import Config, PenaltyConfig, replay_bytes
 from train.config.fields import Range, flags
 from train.config.presets import PRESETS, build, preset_config, resolve_preset
-from train.config.sizes import SIZES
 from train.errors import UserError
 
 PROMISED = [

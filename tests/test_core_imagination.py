@@ -10,12 +10,16 @@ from core.agent import Agent
 from core.imagination import ActorCritic, imagine
 from core.returns import ReturnScale
 from core.rssm import State
+from core.sizes import ModelSize
+
+SMALL = ModelSize(units=8, deter=16, hidden=8, stoch=4)
+LARGER = ModelSize(units=16, deter=32, hidden=16, stoch=4)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_imagined_actions_are_drawn_from_the_policy(dtype, getkey):
     """Also where the model computes in bfloat16, of which few numbers are normal."""
-    agent = Agent(5, 4, key=getkey(), units=8, deter=16, hidden=8, rows=4, classes=4)
+    agent = Agent(5, 4, key=getkey(), size=SMALL)
     agent = jax.tree.map(
         lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, agent
     )
@@ -37,7 +41,7 @@ def test_imagined_actions_are_drawn_from_the_policy(dtype, getkey):
 
 def test_heads_may_see_all_states_at_once(getkey):
     """The same numbers and the same gradients of the losses."""
-    agent = Agent(5, 3, key=getkey(), units=16, deter=32, hidden=16, rows=4, classes=4)
+    agent = Agent(5, 3, key=getkey(), size=LARGER)
     # Away from where reward and value are 0 everywhere.
     agent = jax.tree.map(lambda x: x + jax.random.normal(getkey(), x.shape) / 9, agent)
     zeros = agent.model.rssm.initial(6)

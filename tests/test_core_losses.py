@@ -24,6 +24,7 @@ from core.constants import LossConstants
 from core.heads import PolicyHead, TwoHotHead
 from core.imagination import ActorCritic, imagine
 from core.rssm import State
+from core.sizes import ModelSize
 from core.world_model import WorldModel, world_model_loss
 
 OBS, ACTION, UNITS, DETER, ROWS, CLASSES = 3, 2, 4, 6, 2, 3
@@ -43,12 +44,14 @@ def model():
         WorldModel,
         OBS,
         ACTION,
-        units=UNITS,
-        deter=DETER,
-        hidden=UNITS,
-        rows=ROWS,
-        classes=CLASSES,
-        blocks=2,
+        size=ModelSize(
+            units=UNITS,
+            deter=DETER,
+            hidden=UNITS,
+            stoch=ROWS,
+            classes=CLASSES,
+            blocks=2,
+        ),
     )
     return filled(build, 1)
 

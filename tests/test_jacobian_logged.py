@@ -1,7 +1,6 @@
 """The norm of the posterior's Jacobian is logged by every run, and changes none."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import pytest
 from core.agent import Agent
 from core.penalty import PenaltyOptions, posterior_jacobian
 from core.returns import ReturnScale
+from core.sizes import ModelSize
 from core.world_model import Sequence
 from train import update as update_module
 from train.cli import parse
@@ -22,19 +22,12 @@ CONFIG = dataclasses.replace(
     parse(["--preset", "smoke", "--env", "toy-target", "--warmup", "0"], "cpu"),
     imagination_length=2,
 )
-SIZES: dict[str, Any] = {
-    "units": 8,
-    "deter": 16,
-    "hidden": 8,
-    "rows": 3,
-    "classes": 4,
-    "blocks": 2,
-}
+SIZE = ModelSize(units=8, deter=16, hidden=8, stoch=3, classes=4, blocks=2)
 PENALTIES = [None, PenaltyOptions(), PenaltyOptions(target="core")]
 
 
 def learner() -> Learner:
-    agent = Agent(OBS, ACTION, key=jax.random.key(0), **SIZES)
+    agent = Agent(OBS, ACTION, key=jax.random.key(0), size=SIZE)
     zero = jnp.zeros((), jnp.int32)
     state = make_optimizer(CONFIG.optimizer).init(agent)  # pyright: ignore
     slow = jax.tree.map(jnp.copy, agent.value)

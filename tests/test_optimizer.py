@@ -14,6 +14,7 @@ import pytest
 from core.agent import Agent
 from core.penalty import PenaltyOptions
 from core.returns import ReturnScale
+from core.sizes import ModelSize
 from core.world_model import Sequence
 from train.config import Config, OptimizerConfig, PenaltyConfig
 from train.optimizer import adaptive_clip, make_optimizer
@@ -166,9 +167,8 @@ TINY = Config(
 @pytest.fixture(scope="module")
 def learner():
     """A tiny agent with random parameters whose slow value differs from its value."""
-    build = functools.partial(
-        Agent, OBS, ACTION, units=4, deter=4, hidden=4, rows=2, classes=3, blocks=2
-    )
+    size = ModelSize(units=4, deter=4, hidden=4, stoch=2, classes=3, blocks=2)
+    build = functools.partial(Agent, OBS, ACTION, size=size)
     rng = np.random.default_rng(0)
 
     def fill(path, x):

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from core.agent import Agent
-from train.config.sizes import SIZES
+from core.sizes import SIZES
 
 WALKER = {
     "12m": {
@@ -35,18 +35,7 @@ WALKER = {
 
 def shapes_of(size, obs_size, action_size):
     """The agent of a size, without its arrays."""
-    sizes = SIZES[size]
-    build = functools.partial(
-        Agent,
-        obs_size,
-        action_size,
-        units=sizes.units,
-        deter=sizes.deter,
-        hidden=sizes.hidden,
-        rows=sizes.stoch,
-        classes=sizes.classes,
-        blocks=sizes.blocks,
-    )
+    build = functools.partial(Agent, obs_size, action_size, size=SIZES[size])
     return eqx.filter_eval_shape(build, key=jax.random.key(0))
 
 

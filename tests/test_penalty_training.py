@@ -1,7 +1,6 @@
 """All implementations of the penalty train the same agent."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 from core.agent import Agent
 from core.penalty import PenaltyOptions
 from core.returns import ReturnScale
+from core.sizes import ModelSize
 from core.world_model import Sequence
 from kernels.pallas import kernel as pallas_gpu
 from train.cli import parse
@@ -23,18 +23,11 @@ CONFIG = dataclasses.replace(
     imagination_length=2,
 )
 # The smallest head the kernel has a tiling for.
-SIZES: dict[str, Any] = {
-    "units": 8,
-    "deter": 16,
-    "hidden": 64,
-    "rows": 2,
-    "classes": 4,
-    "blocks": 2,
-}
+SIZE = ModelSize(units=8, deter=16, hidden=64, stoch=2, classes=4, blocks=2)
 
 
 def learner(seed: int = 0) -> Learner:
-    agent = Agent(OBS, ACTION, key=jax.random.key(seed), **SIZES)
+    agent = Agent(OBS, ACTION, key=jax.random.key(seed), size=SIZE)
     zero = jnp.zeros((), jnp.int32)
     state = make_optimizer(CONFIG.optimizer).init(agent)  # pyright: ignore
     return Learner(agent, agent.value, state, ReturnScale.initial(), zero, zero, zero)

@@ -16,8 +16,8 @@ from core.agent import Agent
 from core.conv import Conv
 from core.decoder import ImageDecoder
 from core.encoder import ImageEncoder
+from core.sizes import SIZES
 from core.transforms import lift
-from train.config.sizes import SIZES
 
 # Encoder and decoder by hand from the layers' shapes, and the whole agent on walker.
 COUNTS = {
@@ -48,18 +48,7 @@ def counted(depth, *, units, deter, latent):
 @pytest.mark.parametrize("name", list(SIZES))
 def test_parameter_counts(name):
     size = SIZES[name]
-    build = functools.partial(
-        Agent,
-        (64, 64, 3),
-        6,
-        units=size.units,
-        cnn_depth=size.cnn_depth,
-        deter=size.deter,
-        hidden=size.hidden,
-        rows=size.stoch,
-        classes=size.classes,
-        blocks=size.blocks,
-    )
+    build = functools.partial(Agent, (64, 64, 3), 6, size=size)
     counts = eqx.filter_eval_shape(build, key=jax.random.key(0)).parameter_counts()
     found = counts["encoder"], counts["decoder"], counts["total"]
     assert found == COUNTS[name]

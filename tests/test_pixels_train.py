@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from PIL import Image
 
 import envs
 from core.agent import Agent
+from core.sizes import ModelSize
 from envs import VectorEnv, perturb
 from envs.dmc import cartpole
 from envs.mjx_env import MjxEnv
@@ -30,14 +30,7 @@ from train.rollout.scores import Episodes, make_scorer
 from train.state import init_run
 from train.update import augmented
 
-TINY: dict[str, Any] = {
-    "units": 8,
-    "deter": 16,
-    "hidden": 8,
-    "rows": 4,
-    "classes": 4,
-    "cnn_depth": 2,
-}
+TINY = ModelSize(units=8, deter=16, hidden=8, stoch=4, classes=4, cnn_depth=2, blocks=2)
 
 
 def configured(words: str) -> Config:
@@ -168,7 +161,7 @@ def test_no_perturbation_is_plain_evaluation(getkey):
     """Bit by bit; and each of several conditions has the starts of the plain one."""
     env = envs.make("toy-target")
     size = env.spec.obs_shape[0]
-    agent = Agent(size, env.spec.action_dim, key=getkey(), **TINY, blocks=2)
+    agent = Agent(size, env.spec.action_dim, key=getkey(), size=TINY)
     key = getkey()
     plain = jax.jit(make_evaluate(VectorEnv(env, 3)))(agent, key)
     for text in ("none", "noise:0"):
@@ -233,7 +226,7 @@ def test_flags_that_take_several_values():
 
 def test_open_loop_watches_and_then_imagines(getkey):
     """Later images change nothing that the model shows; later actions do."""
-    agent = Agent((16, 16, 3), 1, key=getkey(), **TINY, blocks=2)
+    agent = Agent((16, 16, 3), 1, key=getkey(), size=TINY)
     images = jax.random.randint(getkey(), (6, 2, 16, 16, 3), 0, 256)
     no = jnp.zeros((6, 2), bool)
     rows = openloop.Sequence(
@@ -324,7 +317,7 @@ def test_smoke_run_on_images(short, tmp_path, capsys):
 
 def test_the_player_of_conditions_keeps_the_starts(monkeypatch, getkey):
     env = envs.make("toy-target")
-    agent = Agent(env.spec.obs_shape[0], 1, key=getkey(), **TINY, blocks=2)
+    agent = Agent(env.spec.obs_shape[0], 1, key=getkey(), size=TINY)
     monkeypatch.setattr(scores, "BATCH", 2)
     plain = make_scorer(env, Episodes(5, 3))(agent)[0].returns
     conditions = read_conditions(env, "noise:0", "")
@@ -349,7 +342,7 @@ def falling(obs):
 @pytest.mark.parametrize("acting", ["mode", "random"])
 def test_gravity_is_that_of_each_condition(getkey, acting):
     env = falling("state")
-    agent = Agent(env.spec.obs_shape[0], 1, key=getkey(), **TINY, blocks=2)
+    agent = Agent(env.spec.obs_shape[0], 1, key=getkey(), size=TINY)
     episodes = Episodes(2, 0, acting)
     plain = make_scorer(env, episodes)(agent)[0].returns
     conditions = read_conditions(env, "", "4 9.81 20")
@@ -365,7 +358,7 @@ def test_gravity_is_that_of_each_condition(getkey, acting):
 @pytest.mark.slow
 def test_what_an_agent_of_images_sees_is_perturbed(getkey):
     env = falling("pixels")
-    agent = Agent(env.spec.obs_shape, 1, key=getkey(), **TINY, blocks=2)
+    agent = Agent(env.spec.obs_shape, 1, key=getkey(), size=TINY)
     conditions = read_conditions(env, "none mask:100,5,0 none", "")
     clean, white, again = make_scorer(env, Episodes(2, 0), conditions)(agent)
     np.testing.assert_array_equal(clean.returns, again.returns)

@@ -1,7 +1,6 @@
 """Trained agents outside of this project's programs."""
 
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import pytest
 from toy_run import Toy, configured, shared
 
 from core.agent import Agent
+from core.sizes import ModelSize
 from train import record
 from train.checkpoint import Checkpointer
 from train.errors import UserError
@@ -109,8 +109,8 @@ def test_numbers_of_any_kind_are_one_observation(policy):
 
 
 def test_images_are_bytes_and_have_the_agents_shape(getkey):
-    sizes: dict[str, Any] = {"units": 8, "deter": 16, "hidden": 8, "rows": 4}
-    agent = Agent((16, 16, 3), 1, key=getkey(), **sizes, cnn_depth=2)
+    size = ModelSize(units=8, deter=16, hidden=8, stoch=4, cnn_depth=2)
+    agent = Agent((16, 16, 3), 1, key=getkey(), size=size)
     with pytest.raises(ValueError, match=r"obs_shape=\(32,.*observes .*\(16, 16, 3\)"):
         Policy(agent, (32, 32, 3))
     with pytest.raises(ValueError, match="batch=0 must be at least 1"):

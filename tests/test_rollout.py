@@ -10,20 +10,14 @@ import pytest
 
 import envs
 from core.agent import Agent
+from core.sizes import ModelSize
 from envs import Env, VectorEnv
 from train.config.cli import parse
 from train.evaluation import make_evaluate
 from train.rollout.player import make_player
 from train.rollout.scores import Episodes, Score, make_scorer
 
-TINY: dict[str, Any] = {
-    "units": 8,
-    "deter": 16,
-    "hidden": 8,
-    "rows": 4,
-    "classes": 4,
-    "blocks": 2,
-}
+TINY = ModelSize(units=8, deter=16, hidden=8, stoch=4, classes=4, blocks=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +31,7 @@ def quick_compiles() -> Iterator[None]:
 def agent_for(env: Env, seed: int = 0) -> Agent:
     spec = env.spec
     key = jax.random.key(seed)
-    return Agent(spec.obs_shape[0], spec.action_dim, key=key, **TINY)
+    return Agent(spec.obs_shape[0], spec.action_dim, key=key, size=TINY)
 
 
 def climbing(limit: int = 10**9, rate: float = 0.3, **changes: Any) -> Env:

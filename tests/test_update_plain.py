@@ -1,7 +1,6 @@
 """The fast update does what the plain one does."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import pytest
 from core.agent import Agent
 from core.penalty import PenaltyOptions
 from core.returns import ReturnScale
+from core.sizes import ModelSize
 from core.world_model import Sequence
 from train import update as update_module
 from train.cli import parse
@@ -24,14 +24,7 @@ CONFIG = dataclasses.replace(
     parse(["--preset", "smoke", "--env", "toy-target"], "cpu"),
     imagination_length=3,
 )
-SIZES: dict[str, Any] = {
-    "units": 8,
-    "deter": 16,
-    "hidden": 8,
-    "rows": 3,
-    "classes": 4,
-    "blocks": 2,
-}
+SIZE = ModelSize(units=8, deter=16, hidden=8, stoch=3, classes=4, blocks=2)
 # Rounding differs, and a difference grows from update to update.
 TOLERANCE = 2e-3
 
@@ -49,7 +42,7 @@ def batch(key) -> Sequence:
 
 
 def twenty_updates(*, heads_at_once: bool | None = None) -> dict[str, np.ndarray]:
-    agent = Agent(OBS, ACTION, key=jax.random.key(0), **SIZES)
+    agent = Agent(OBS, ACTION, key=jax.random.key(0), size=SIZE)
     zero = jnp.zeros((), jnp.int32)
     optimizer = make_optimizer(CONFIG.optimizer).init(agent)  # pyright: ignore
     # Apart from the value, or half of its loss would be about itself.
@@ -129,7 +122,7 @@ def test_where_the_heads_see_all_states_at_once(monkeypatch, platform, dtype, wa
 
 
 def one_loss(dtype="float32"):
-    agent = Agent(OBS, ACTION, key=jax.random.key(0), **SIZES)
+    agent = Agent(OBS, ACTION, key=jax.random.key(0), size=SIZE)
     zero = jnp.zeros((), jnp.int32)
     learner = Learner(agent, agent.value, (), ReturnScale.initial(), zero, zero, zero)
     return update_module.total_loss(

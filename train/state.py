@@ -62,20 +62,14 @@ def compute_dtype(config: Config, platform: str) -> jnp.dtype:
 
 def init_agent(config: Config, env: VectorEnv, key: PRNGKeyArray) -> Agent:
     """An untrained agent of the configured size for this environment."""
-    size, shape = config.model, env.spec.obs_shape
+    shape = env.spec.obs_shape
     return Agent(
         # Images by their shape, vectors by their length.
         shape if env.spec.is_image else shape[0],
         env.spec.action_dim,
         key=key,
+        size=config.model,
         obs_entries=tuple(size for _, size in env.spec.obs_entries),
-        units=size.units,
-        cnn_depth=size.cnn_depth,
-        deter=size.deter,
-        hidden=size.hidden,
-        rows=size.stoch,
-        classes=size.classes,
-        blocks=size.blocks,
         unimix=config.loss.unimix,
     )
 

@@ -23,7 +23,7 @@ from benchmarks.cli import Parser
 from benchmarks.gpu.parts import STAGES
 from benchmarks.readme import tables
 from benchmarks.readme.tables import Result
-from train.config.sizes import SIZES
+from core.sizes import SIZES
 from train.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -38,10 +38,10 @@ from benchmarks.throughput.measure import (
     update_work,
 )
 from benchmarks.throughput.report import draw, table, trace_table
+from core.sizes import SIZES
 from train import cluster
 from train.config import Config
 from train.config.presets import build, preset_values
-from train.config.sizes import SIZES
 from train.errors import UserError
 
 TIMES = {"1m": 8, "12m": 4}

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from core.constants import LossConstants  # needs no JAX
+from core.sizes import SIZES, ModelSize
 from train.config.fields import Range, check_value, flags
-from train.config.sizes import SIZES, ModelSize
 from train.errors import UserError
 
 # Counters on the device are 32-bit integers.

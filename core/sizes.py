@@ -1,4 +1,4 @@
-"""The model sizes `--size` chooses from."""
+"""Widths of the networks, and the sizes that `--size` chooses from."""
 
 import dataclasses
 
@@ -9,26 +9,32 @@ class ModelSize:
 
     The latent state is `deter` real numbers and `stoch` categorical variables of
     `classes` classes each, so a feature vector has `deter + stoch * classes` entries.
+    The defaults are those of size 1m.
     """
 
-    deter: int
+    deter: int = 512
     """Recurrent state h; a multiple of `blocks`."""
-    hidden: int
-    """Hidden layers of the recurrent core, the prior and the posterior."""
-    classes: int
+    hidden: int = 64
+    """Hidden layers of the recurrent map, the prior and the posterior."""
+    classes: int = 4
     """Classes of one categorical latent variable (C in the penalty)."""
-    units: int
+    units: int = 64
     """Hidden layers of encoder, decoder and heads."""
-    cnn_depth: int
+    cnn_depth: int = 4
     """Channels of the first convolution; the deeper ones multiply it."""
     stoch: int = 32
     """Categorical latent variables (K in the penalty)."""
     blocks: int = 8
     """Blocks of the block-diagonal recurrent layer."""
 
+    @property
+    def features(self) -> int:
+        """Entries of a feature vector: h and the flattened z."""
+        return self.deter + self.stoch * self.classes
+
 
 SIZES: dict[str, ModelSize] = {
-    "1m": ModelSize(deter=512, hidden=64, classes=4, units=64, cnn_depth=4),
+    "1m": ModelSize(),
     "12m": ModelSize(deter=2048, hidden=256, classes=16, units=256, cnn_depth=16),
     "25m": ModelSize(deter=3072, hidden=384, classes=24, units=384, cnn_depth=24),
     "50m": ModelSize(deter=4096, hidden=512, classes=32, units=512, cnn_depth=32),
