@@ -6,14 +6,15 @@ To add a domain, write its file in `envs/dmc/` and add its line to `DOMAINS`.
 import difflib
 import importlib
 
-from envs import factories, forked, rows, toy
+from envs import factories, forked, rows
 from envs.base import Env
 from envs.factories import plain
 from envs.functional import FunctionEnv
-from envs.lqg import LQGEnv
 from envs.mjx_env import MjxEnv
 from envs.render.pixels import PixelEnv
-from envs.teacher import TeacherEnv
+from envs.synthetic import toy
+from envs.synthetic.lqg import LQGEnv
+from envs.synthetic.teacher import TeacherEnv
 
 DOMAINS = {
     name: importlib.import_module(f"envs.dmc.{name}")

@@ -19,7 +19,7 @@ import pytest
 import envs
 from envs import custom, factories
 from envs._mjx import mujoco
-from envs.toy import Target
+from envs.synthetic.toy import Target
 from train.config import cli
 from train.errors import UserError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs import lqg, teacher
+from envs.synthetic import lqg, teacher
 
 
 @pytest.mark.parametrize(

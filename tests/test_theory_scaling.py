@@ -15,7 +15,7 @@ from benchmarks.theory.scaling.students import (
     train,
 )
 from core.theory.powerlaw import fit
-from envs import teacher
+from envs.synthetic import teacher
 
 MADE = teacher.make_teacher(jax.random.key(0))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs import toy
+from envs.synthetic import toy
 
 
 def make_target(action_repeat=1):

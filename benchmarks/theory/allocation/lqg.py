@@ -21,7 +21,7 @@ from jaxtyping import Array
 from core.theory.allocation import Costs, optimal_allocation, ratio_formula
 from core.theory.bounds import LipschitzConstants, dynamics_multiplier
 from core.theory.powerlaw import Fit, fit
-from envs import lqg
+from envs.synthetic import lqg
 
 DISCOUNT = 0.8
 CONTRACTION = 0.226 / DISCOUNT

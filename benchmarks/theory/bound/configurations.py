@@ -12,9 +12,9 @@ Synthetic (150): three families of globally Lipschitz systems, twice each.
 * distance: f turns and shrinks the state and adds the action; r is minus the distance
   to a goal and to a wanted action; errors as in tanh.
 
-LQG (375): `envs.lqg` with fifteen systems each, whose reward is Lipschitz only on the
-ball that both rollouts stay in, which is the domain; errors are in the dynamics, in the
-reward or in both, by turns.
+LQG (375): `envs.synthetic.lqg`, fifteen systems each, whose reward is Lipschitz only
+on the ball that both rollouts stay in, which is the domain; errors are in the dynamics,
+in the reward or in both, by turns.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array
 
 from core.theory.bounds import LipschitzConstants
-from envs import lqg
+from envs.synthetic import lqg
 
 DISCOUNTS = (0.5, 0.7, 0.8, 0.9, 0.95)
 CONTRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)

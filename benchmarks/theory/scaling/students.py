@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from envs import teacher
+from envs.synthetic import teacher
 
 EPOCHS = 200
 BATCH = 256

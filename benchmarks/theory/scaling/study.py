@@ -17,7 +17,7 @@ from matplotlib.ticker import NullFormatter
 from benchmarks.theory.scaling.students import Init, Sampling, draw_data, train
 from benchmarks.theory.study import Progress, Study
 from core.theory.powerlaw import bootstrap, fit, local_slopes
-from envs import teacher
+from envs.synthetic import teacher
 
 ANCHORS = (2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
 QUICK_ANCHORS = (200, 500, 1_000, 2_000, 5_000)

@@ -1,0 +1,1 @@
+"""Environments with known values: toys, LQG systems, teacher networks."""
