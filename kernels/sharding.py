@@ -33,7 +33,7 @@ def divided[F: Callable[..., Any]](run: F, inputs: tuple[Any, ...], outputs: Any
 
     Args:
         inputs: of every operand, a pytree of arrays, the axis along which it is
-            divided, or a pytree of axes; None for what every device has whole.
+            divided, or a pytree of axes; None for what is replicated on every device.
         outputs: the same of the result.
 
     `run` must not close over arrays.

@@ -1,9 +1,9 @@
-"""Where a run's arrays live: whole on one device, or divided over several.
+"""Where a run's arrays live: on one device, or sharded over several.
 
-One agent: environments, replay and batches are divided along their environment or
-batch axis, parameters are whole on every device, and XLA adds up the gradients. Several
-agents (`--seeds`): every device trains whole agents, and no number travels. The cores
-of a CPU are devices then, each with agents of its own.
+One agent: environments, replay buffer and batches are sharded along their environment
+or batch axis, parameters are replicated, and XLA sums the gradients. Several agents
+(`--seeds`): every device trains its own agents, without cross-device communication. The
+cores of a CPU are devices then.
 """
 
 import contextlib

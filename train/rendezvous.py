@@ -1,7 +1,8 @@
-"""The processes of a run find each other before JAX is told of them.
+"""The processes of a run find each other before JAX connects them.
 
-JAX ends a process on the spot when another one does not come. Here they first meet at
-the coordinator's address, so that whoever waits in vain says for whom, in one line.
+JAX aborts a process when another one does not connect in time. Here they first meet at
+the coordinator's address, so that a process that waits in vain can say, in one line,
+which one is missing.
 """
 
 import contextlib

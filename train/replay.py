@@ -152,13 +152,13 @@ def sample(
     rows, window = divided(draw, (1, 0, 0), (1, _WINDOW_AXES))(replay.rows, start, env)
     usable = window.usable
 
-    def mended() -> tuple[Row, Window]:
+    def replaced() -> tuple[Row, Window]:
         element = jnp.where(usable, jnp.arange(batch), jnp.argmax(usable))
         copies = jax.tree.map(lambda x: x[:, element], rows)
         return copies, Window(window.time[:, element], window.env[element], usable)
 
-    # Seldom, and on several devices the one case in which rows travel.
-    rows, window = jax.lax.cond(jnp.all(usable), lambda: (rows, window), mended)
+    # Rare, and the only case in which rows cross devices.
+    rows, window = jax.lax.cond(jnp.all(usable), lambda: (rows, window), replaced)
     reward = jnp.where(jnp.any(usable), rows.reward, jnp.nan)
     return rows._replace(reward=reward), window
 

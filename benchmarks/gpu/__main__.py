@@ -9,8 +9,8 @@ penalty, which goes on where it was at the last call on the same machine. determ
 when the same seed gives the same bits. A stage writes ``gpu_NAME.json`` and
 ``gpu_NAME.log`` to DIR, by default to the directory that the environment variable OUT
 names, or to the present one. `--quick` rehearses a stage at tiny sizes on any device.
-`--resume FILE` takes over what an earlier result of the same stage, commit and device
-has whole, and measures the rest.
+`--resume FILE` keeps the complete parts of an earlier result of the same stage, commit
+and device, and measures the rest.
 
 A kernel that was never run may hang or leave the device unusable. So every part runs in
 a process of its own with a time limit, and writes down each result as it comes: the

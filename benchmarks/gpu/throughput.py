@@ -231,5 +231,5 @@ PARTS = {
     ),
     "seeds": Part(partial(seeds, (8, 4)), 85, partial(seeds, (2,), **_REHEARSAL)),
 }
-"""520 seconds in all. Flags that a driver does not bear may end a process: those of
+"""520 seconds in all. Flags that a driver does not support may end a process: those of
 command buffers have one of their own."""

@@ -66,7 +66,7 @@ def summary(
         path: a ``*.trace.json.gz``.
         top: how many kinds are listed.
         origins: by operation, from `scopes.origins_of`: the time is then
-            also given by scope, and kinds of different scopes are told apart.
+            also given by scope, and kinds of different scopes are listed apart.
     """
     events = read(path)
     kinds: dict[tuple[str, str], list[float]] = defaultdict(list)
