@@ -77,7 +77,7 @@ def check_saves(small_disk: pathlib.Path) -> None:
 @pytest.mark.parametrize("noticed", ["before", "while"])
 def test_a_disk_that_fills_up_costs_saves_only(small_disk, monkeypatch, noticed):
     if noticed == "while":  # others took the room after we had looked
-        monkeypatch.setattr("train.checkpoint._reserve", lambda directory, size: None)
+        monkeypatch.setattr("train.checkpoint.reserve", lambda directory, size: None)
     check_saves(small_disk)
 
 

@@ -110,7 +110,9 @@ def test_an_interrupt_handled_late_is_not_a_second_one(monkeypatch):
 def test_a_ctrl_c_that_ends_a_program_comes_twice():
     """Before there is anything to stop: one line, the code of Ctrl-C, no traceback."""
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        # Shells have it ignored in what they start in the background.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from train.errors import guarded\n"
         "def run():\n"
         "    print('ready', flush=True)\n"
