@@ -307,7 +307,7 @@ def test_disk_space_is_checked_before_a_run(tmp_path):
     assert tree_bytes(tree) == 2000 + 8
     check_disk(tmp_path / "not" / "yet", tree)
     huge = {"x": jax.ShapeDtypeStruct((2**50,), jnp.float32)}
-    with pytest.raises(UserError, match=r"4 checkpoints take .* GB, .* are free"):
+    with pytest.raises(UserError, match=r"4 checkpoints .* take .* GiB, .* are free"):
         check_disk(tmp_path / "not" / "yet", huge)
 
 

@@ -80,15 +80,18 @@ def check_disk(
     free = shutil.disk_usage(existing).free
     needed = (keep + 1) * tree_bytes(tree) + agents - held
     if needed > free:
-        extra = (
-            f" and the agents of --keep-every {agents / 1e9:.1f} GB" if agents else ""
-        )
+        count = f"{keep + 1} checkpoints (one is being written)"
+        needs = _amount((keep + 1) * tree_bytes(tree))
+        extra = f" and the agents beside them {_amount(agents)}" if agents else ""
+        fewer = "" if keep == 1 else ", or fewer of them (--keep 1)"
         raise UserError(
-            f"--logdir {run_dir}: {keep + 1} checkpoints take "
-            f"{(keep + 1) * tree_bytes(tree) / 1e9:.1f} GB{extra}, {free / 1e9:.1f} GB "
-            "are free; allowed: a disk with more room, a smaller --replay-size, or "
-            "fewer of them (--keep 1)"
+            f"--logdir {run_dir}: {count} take {needs}{extra}, {_amount(free)} are "
+            f"free; allowed: a disk with more room, a smaller --replay-size{fewer}"
         )
+
+
+def _amount(size: int) -> str:
+    return f"{size / MIB:,.1f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"
 
 
 def reserve(directory: pathlib.Path, size: int) -> None:
