@@ -1,0 +1,81 @@
+"""`--help` shows every flag, and the values that a command would take."""
+
+import ast
+import inspect
+import itertools
+import re
+
+import pytest
+
+import envs
+import train.config.schema
+from train.config import Config
+from train.config.cli import parse
+from train.config.fields import flags
+
+
+def parsed(words: str, platform: str = "cpu") -> Config:
+    return parse(words.split(), platform)
+
+
+def test_help_documents_every_flag(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"], "cpu")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "python -m train.main --env walker --penalty pallas" in text
+    assert "python -m train.main --preset gpld --penalty none" in text
+    assert all(task in text for task in envs.TASKS)
+    for flag in flags(Config):
+        assert flag.name + " " in text or flag.name + "," in text, flag.name
+
+
+@pytest.mark.parametrize(
+    ("words", "platform", "ratio", "said"),
+    [
+        ("--help", "cpu", "32.0", "preset laptop (auto: the device is a CPU)"),
+        ("--help", "gpu", "512.0", "preset gpld (auto: the device is a GPU)"),
+        ("--preset dreamerv3 --help", "cpu", "1024.0", "dreamerv3 (asked for by"),
+        ("--help --preset dreamerv3", "cpu", "1024.0", "dreamerv3 (asked for by"),
+    ],
+)
+def test_help_shows_the_values_that_will_be_taken(capsys, words, platform, ratio, said):
+    with pytest.raises(SystemExit):
+        parsed(words, platform)
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    about = text.partition("--train-ratio FLOAT")[2]
+    assert f"(default: {ratio})" in about[:120]
+    assert said in text
+
+
+@pytest.mark.parametrize(
+    ("words", "start", "least"),
+    [
+        ("--help", "0.5", "0.001"),
+        ("--penalty-target core --help", "0.01", "0.01"),
+        ("--preset gpld --help --penalty-target core", "0.01", "0.01"),
+        ("--preset jacreg --help", "0.01", "0.01"),
+        ("--preset jacreg --penalty-target prior --help", "0.5", "0.001"),
+    ],
+)
+def test_help_shows_the_coefficients_of_the_target(capsys, words, start, least):
+    with pytest.raises(SystemExit):
+        parsed(words)
+    text = capsys.readouterr().out
+    for flag, value in (("--lambda0 ", start), ("--lambda-min ", least)):
+        about = text.partition(flag + "FLOAT")[2]
+        assert re.findall(r"default:[\s│]*([^)]*)\)", about)[0] == value, flag
+
+
+def test_every_field_is_documented():
+    """Its docstring is the help text of its flag."""
+    tree = ast.parse(inspect.getsource(train.config.schema))
+    fields = 0
+    for owner in ast.walk(tree):
+        if not isinstance(owner, ast.ClassDef):
+            continue
+        for field, following in itertools.pairwise(owner.body):
+            if isinstance(field, ast.AnnAssign):
+                fields += 1
+                assert isinstance(following, ast.Expr), ast.unparse(field)
+    assert fields == len(flags(Config)) + 4  # and the four nested dataclasses
