@@ -148,3 +148,20 @@ def test_video_of_an_episode(cartpole, tmp_path):
             image.seek(index)
             duration += image.info["duration"]
         assert count > 10 and duration == 250 * 40  # 10 s of simulated time
+
+
+def test_a_renderer_that_nobody_closes_ends_without_a_word():
+    """MuJoCo's own clean-up at exit printed tracebacks."""
+    drawn = python(
+        "import numpy as np, envs\n"
+        "from envs.render.opengl import BodyRenderer, NoOpenGLError\n"
+        "try:\n"
+        "    draw = BodyRenderer(envs.make('pendulum-swingup'), 32, 32)\n"
+        "except NoOpenGLError:\n"
+        "    raise SystemExit(77)\n"
+        "print(draw(np.zeros(1), np.zeros(0)).shape)\n"
+    )
+    if drawn.returncode == 77:
+        pytest.skip("no OpenGL here")
+    assert (drawn.returncode, drawn.stdout) == (0, "(32, 32, 3)\n"), drawn.stderr
+    assert "Traceback" not in drawn.stderr

@@ -1,11 +1,13 @@
 """MuJoCo's own renderer, for people to look at: larger, with shadows, on the host."""
 
+import atexit
 import functools
 import importlib
 import os
 import subprocess
 import sys
 import warnings
+import weakref
 from typing import Any
 
 import jax
@@ -95,6 +97,12 @@ def open_renderer(model: MjModel, height: int, width: int) -> Any:
         raise NoOpenGLError from error
 
 
+def _close(renderer: "weakref.ref[BodyRenderer]") -> None:
+    alive = renderer()
+    if alive is not None:
+        alive.close()
+
+
 class BodyRenderer:
     """Draws states of an environment, seen by its task's camera.
 
@@ -112,6 +120,8 @@ class BodyRenderer:
     def __init__(self, env: MjxEnv, height: int, width: int) -> None:
         self._env = env
         self._renderer = open_renderer(env.model, height, width)
+        # Before EGL's own exit: what Python deletes later finds MuJoCo's OpenGL gone.
+        atexit.register(_close, weakref.ref(self))
         self.name = f"MuJoCo with {choose_opengl()}"
         self._host = mujoco.MjData(env.model)
         self._placed = jax.jit(
@@ -137,7 +147,7 @@ class BodyRenderer:
         return self._renderer.render()
 
     def close(self) -> None:
-        """Give the OpenGL context back."""
+        """Give the OpenGL context back; more than once does nothing."""
         self._renderer.close()
 
 
