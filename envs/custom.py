@@ -214,8 +214,11 @@ def _check_initial(model: MjModel, initial: Initial) -> None:
     drawn = checks.traced("initial", lambda key: initial(model, key), "(key)", key)
     found = [leaf.shape for leaf in jax.tree.leaves(drawn)]
     want = [(model.nq,), (model.nv,)]
-    if found != want or len(drawn) != 2:
-        raise ValueError(f"initial returns shapes {found}, but must return {want}")
+    if not isinstance(drawn, tuple | list) or len(drawn) != 2 or found != want:
+        raise ValueError(
+            f"initial returns {checks.types(drawn)}, but must return a pair of "
+            f"positions and velocities, of shapes {want}"
+        )
     for leaf in drawn:
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             raise ValueError(f"initial returns {checks.types(drawn)}: not complex ones")

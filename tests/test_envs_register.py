@@ -159,6 +159,10 @@ def test_whatever_mjx_raises_is_one_error_that_names_the_model():
         ({"reward": lambda m, d: d.qpos}, r"reward returns .* must return \(\)"),
         ({"terminal": lambda m, d: d.qpos > 0}, "terminal returns"),
         ({"initial": lambda m, k: jnp.zeros(1)}, r"initial returns .*\[\(1,\), \(1,\)"),
+        (
+            {"initial": lambda m, k: {"qpos": m.qpos0, "qvel": np.zeros(m.nv)}},
+            "initial returns {'qpos': .*must return a pair",
+        ),
         ({"control_timestep": 0.015}, "control_timestep=0.015 must be a multiple"),
         ({"episode_steps": 0}, "episode_steps=0"),
         ({"action_repeat": 3}, "action_repeat=3 must be a positive divisor"),

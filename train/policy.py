@@ -180,8 +180,9 @@ def load_policy(
     """
     path = Path(run_dir).expanduser()
     config = read_config(path)
-    if agent < 0:
-        raise UserError(f"agent={agent}: allowed: an integer from 0")
+    for name, value in {"agent": agent, "at": 0 if at is None else at}.items():
+        if not isinstance(value, int | np.integer) or value < 0:
+            raise UserError(f"{name}={value!r}: allowed: an integer from 0")
     choose_agents(agent, config.seeds)
     env = start.make_env(config)
     _, agents = load_agents(path, config, env, at)
