@@ -128,3 +128,7 @@ def test_what_is_not_there(run_dir, tmp_path):
         load_policy(run_dir, agent=1)
     with pytest.raises(UserError, match="from 0"):
         load_policy(run_dir, agent=-1)
+    wrong = {"agent": "0", "at": "newest"}
+    for name, value in wrong.items():
+        with pytest.raises(UserError, match=f"{name}='{value}': allowed: an integer"):
+            load_policy(run_dir, **{name: value})  # pyright: ignore
