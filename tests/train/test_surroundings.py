@@ -13,7 +13,7 @@ from train import provenance, resume
 from train.errors import ending
 from train.streams import encodable
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def ran(command: str, **variables: str) -> subprocess.CompletedProcess[str]:

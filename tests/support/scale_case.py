@@ -1,6 +1,6 @@
 """Runs in a child process, whose CPU stands for several devices; prints JSON.
 
-python tests/scale_case.py CASE COUNT[,COUNT...] [FLAGS OF train.main]
+python tests/support/scale_case.py CASE COUNT[,COUNT...] [FLAGS OF train.main]
     same      20 updates on each number of devices, compared with the first;
               all begin with what the first one collected
     whole     the same, and each collects and evaluates for itself

@@ -62,5 +62,5 @@ def python(code: str, gl: str = "") -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         env=environment,
-        cwd=pathlib.Path(__file__).parent.parent,
+        cwd=pathlib.Path(__file__).parents[2],
     )

@@ -31,7 +31,7 @@ from train.state import init_learner
 from train.update import UpdateOptions, update
 
 SMOKE = "--preset smoke --env toy-target"
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def configured(words: str = "") -> Config:

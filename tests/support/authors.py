@@ -33,7 +33,7 @@ class Fixture:
     """One file: each method gives one of its groups of arrays, by their name."""
 
     def __init__(self, case: str):
-        path = Path(__file__).parent / "fixtures" / f"tiny-{case}.npz"
+        path = Path(__file__).parents[1] / "fixtures" / f"tiny-{case}.npz"
         with np.load(path) as file:
             self.arrays = dict(file)
 

@@ -20,7 +20,7 @@ from train import loop, record
 from train.checkpoint import Checkpointer
 from train.start import choose_penalty, make_env
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 PATIENCE = 300.0  # seconds until a child counts as stuck
 
 Moment = Literal["start", "chunk", "save"]

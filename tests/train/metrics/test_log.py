@@ -19,7 +19,7 @@ from tensorboardX.proto import event_pb2
 from train import jsonl
 from train.log import Logger, TensorBoard
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def lines(path: pathlib.Path) -> list[dict]:

@@ -310,7 +310,7 @@ def test_an_error_inside_the_module_is_told_in_full(tmp_path, monkeypatch):
         envs.make("broken_robot:make")
 
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def documented() -> str:

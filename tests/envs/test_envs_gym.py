@@ -142,7 +142,7 @@ def python(code: str, gl: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         env=os.environ | {"MUJOCO_GL": gl},
-        cwd=pathlib.Path(__file__).parent.parent,
+        cwd=pathlib.Path(__file__).parents[2],
         check=False,
     )
 
@@ -190,7 +190,7 @@ if __name__ == "__main__":
 def test_processes_of_gymnasium(tmp_path, context, said):
     script = tmp_path / "script.py"
     script.write_text(FORK.format(context=context))
-    root = pathlib.Path(__file__).parent.parent
+    root = pathlib.Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(script)],
         capture_output=True,

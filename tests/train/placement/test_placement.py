@@ -12,17 +12,17 @@ from train.cli import parse
 from train.errors import UserError
 from train.placement import Placement, check_division, choose_devices
 
-HERE = pathlib.Path(__file__).parent
+ROOT = pathlib.Path(__file__).parents[3]
 SMOKE = "--preset smoke --env toy-target"
 
 
 def case(*words: str) -> dict:
     """What `scale_case.py` prints, run where the CPU stands for 8 devices."""
     child = subprocess.run(
-        [sys.executable, str(HERE / "scale_case.py"), *words],
+        [sys.executable, str(ROOT / "tests" / "support" / "scale_case.py"), *words],
         capture_output=True,
         text=True,
-        cwd=HERE.parent,
+        cwd=ROOT,
         # The kernel's interpreter asks how many threads it may have.
         env=os.environ | {"NPROC": "8"},
     )

@@ -26,7 +26,7 @@ N_STATES = 64
 # test_envs_parity and test_envs_rewards.
 OWN_FILE = {
     path.stem.removeprefix("test_envs_parity_")
-    for path in pathlib.Path(__file__).parent.glob("test_envs_parity_*.py")
+    for path in pathlib.Path(__file__).parents[1].rglob("test_envs_parity_*.py")
 }
 
 # Groups that are not the whole domain: the default task of each.

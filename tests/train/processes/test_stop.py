@@ -41,7 +41,7 @@ def busy(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=pathlib.Path(__file__).parent.parent,
+        cwd=pathlib.Path(__file__).parents[3],
     )
     try:
         assert process.stdout is not None and process.stdout.readline() == "busy\n"
@@ -126,7 +126,7 @@ def test_a_ctrl_c_that_ends_a_program_comes_twice():
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=pathlib.Path(__file__).parent.parent,
+        cwd=pathlib.Path(__file__).parents[3],
     )
     assert process.stdout is not None and process.stderr is not None
     process.stdout.readline()

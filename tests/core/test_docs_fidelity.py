@@ -8,7 +8,7 @@ import test_fidelity
 from train.config.fields import flags
 from train.config.schema import Config
 
-PAGE = Path(__file__).parent.parent / "docs" / "fidelity.md"
+PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
 
 
 def test_every_flag_exists():

@@ -169,7 +169,7 @@ def test_models_are_solved_as_measured():
 # dm_control's indexing, under numpy 2.5.
 @pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array")
 def test_the_task_that_contributing_adds_is_dm_controls(tmp_path):
-    text = pathlib.Path(__file__).parent.parent.joinpath("CONTRIBUTING.md").read_text()
+    text = pathlib.Path(__file__).parents[2].joinpath("CONTRIBUTING.md").read_text()
     after = text.partition("<!-- envs/dmc/point_mass.py")[2]
     path = tmp_path / "point_mass.py"
     path.write_text(re.findall(r"```python\n(.*?)```", after, flags=re.DOTALL)[0])

@@ -36,7 +36,7 @@ def growth(path: pathlib.Path, what: str) -> float:
         [sys.executable, "-c", SAVES, str(path), what],
         capture_output=True,
         text=True,
-        cwd=pathlib.Path(__file__).parent.parent,
+        cwd=pathlib.Path(__file__).parents[3],
         check=True,
     )
     found = json.loads(done.stdout.splitlines()[-1])
