@@ -90,6 +90,6 @@ class Agent(eqx.Module):
             "policy": self.policy,
             "value": self.value,
         }
-        size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
+        size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
         counts = {name: size(module) for name, module in parts.items()}
         return counts | {"total": sum(counts.values())}

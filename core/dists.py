@@ -129,7 +129,7 @@ def _cross_entropies_forward(logits: Array, targets: Array, scales: tuple[float,
     normalizer = jax.nn.logsumexp(logits, axis=-1)
     loss = sum(scales) * normalizer
     upper, weight = twohot_bins(targets, symexp_bins(logits.shape[-1]))
-    pick = lambda index: jnp.take_along_axis(logits, index[..., None], -1)[..., 0]  # noqa: E731
+    pick = lambda index: jnp.take_along_axis(logits, index[..., None], -1)[..., 0]
     for index, share, scale in zip(upper, weight, scales, strict=True):
         loss -= scale * ((1.0 - share) * pick(index - 1) + share * pick(index))
     return loss, (logits, normalizer, upper, weight)

@@ -145,7 +145,7 @@ def _roll_out(
         _, action = draw(state.features, noise)
         return action, (state.features, action)
 
-    join = lambda xs, x: jnp.concatenate([xs, x[None]])  # noqa: E731
+    join = lambda xs, x: jnp.concatenate([xs, x[None]])
     roll_out = partial(
         block_gru.imagine, model.rssm, starts, inputs=noise, uniforms=uniforms
     )

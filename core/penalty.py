@@ -148,7 +148,7 @@ def posterior_jacobian(
     """
     # One state of each sequence: those of one sequence are alike, and where devices
     # share the batch each has its own.
-    last = lambda x: merge(x[-1], x.ndim - 2)  # noqa: E731
+    last = lambda x: merge(x[-1], x.ndim - 2)
     u = jnp.concatenate([last(observed.states.deter), last(embeds)], axis=-1)
     inputs = (_posterior_head(rssm), u, last(observed.preactivation))
     # Without the barrier XLA could fuse this with what training computes, whose
@@ -218,9 +218,7 @@ def core_penalty(
     """`core_norm` at each of n states, with `probes` random Rademacher vectors each."""
     shape = (actions.shape[0], probes, rssm.deter)
     signs = jax.random.rademacher(key, shape, states.deter.dtype)
-    norm = lambda state, action, v: core_norm(  # noqa: E731
-        rssm, state, action, v, carry=carry
-    )
+    norm = lambda state, action, v: core_norm(rssm, state, action, v, carry=carry)
     return jax.vmap(norm)(states, actions, signs)
 
 

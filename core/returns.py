@@ -55,7 +55,7 @@ class ReturnScale(NamedTuple):
     ) -> "ReturnScale":
         """Move both averages towards the percentiles of `returns` by `rate`."""
         low, high = jnp.percentile(returns, jnp.array([5.0, 95.0]))
-        mix = lambda old, new: (1.0 - rate) * old + rate * new  # noqa: E731
+        mix = lambda old, new: (1.0 - rate) * old + rate * new
         return ReturnScale(mix(self.low, low), mix(self.high, high))
 
     def scale(self, limit: float = 1.0) -> Float[Array, ""]:

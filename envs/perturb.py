@@ -149,7 +149,7 @@ def rotate(
     cosine, sine = jnp.cos(radians), jnp.sin(radians)
     # Rows go down, so the way back to the source is this one.
     source = (middle[0] + cosine * y + sine * x, middle[1] - sine * y + cosine * x)
-    turn = lambda channel: map_coordinates(channel, source, order=1)  # noqa: E731
+    turn = lambda channel: map_coordinates(channel, source, order=1)
     return jax.vmap(turn, in_axes=-1, out_axes=-1)(image)
 
 

@@ -81,7 +81,7 @@ def row_probe_penalty(
     if first_layer is not None:
         wide = first_layer.astype(jnp.promote_types(first_layer.dtype, jnp.float32))
         gram = wide.T @ wide
-    one = lambda x, e: _one_state(fn, x, e, gram)  # noqa: E731
+    one = lambda x, e: _one_state(fn, x, e, gram)
     return jax.vmap(one, in_axes=(0, 2))(u, epsilon)
 
 

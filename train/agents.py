@@ -43,7 +43,7 @@ def one_by_one(function: Function, *, in_place: bool = False) -> Function:
         # Read once: XLA would else read again after it has written, from a copy of all.
         own = jax.lax.optimization_barrier(jax.tree.map(lambda x: x[index], states))
         own, output = function(own)
-        put = lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, index, 0)  # noqa: E731
+        put = lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, index, 0)
         return jax.tree.map(put, states, own), output
 
     def run(states: PyTree) -> tuple[PyTree, Any]:

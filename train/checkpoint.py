@@ -141,9 +141,9 @@ class Checkpointer:
             os.rename(scratch, final)
             self._prune(latest=step)
 
-        nothing = lambda: None  # noqa: E731
+        nothing = lambda: None
         first, last = (begin, end) if cluster.leads() else (nothing, nothing)
-        write = lambda: self._orbax.save(scratch / _ARRAYS, arrays)  # noqa: E731
+        write = lambda: self._orbax.save(scratch / _ARRAYS, arrays)
         saved = all(self._try(step, part) for part in (first, write, last))
         give_back_memory()
         return saved

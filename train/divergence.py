@@ -183,7 +183,7 @@ def dump(
         OSError: the files cannot be written.
     """
     several = config.seeds > 1
-    one = lambda x: np.asarray(x)[agent] if several else np.asarray(x)  # noqa: E731
+    one = lambda x: np.asarray(x)[agent] if several else np.asarray(x)
     metrics = _metrics(output, agent)
     terms = failing_terms(metrics)
     if not cluster.leads():

@@ -23,7 +23,7 @@ def adaptive_clip(ratio: float, floor: float = 1e-3) -> optax.GradientTransforma
         return gradient / jnp.maximum(1.0, jnp.linalg.norm(gradient.ravel()) / bound)
 
     def clip_parts(gradient, parameter, parts):
-        split = lambda x: jnp.split(x, list(accumulate(parts))[:-1], axis=-1)  # noqa: E731
+        split = lambda x: jnp.split(x, list(accumulate(parts))[:-1], axis=-1)
         return jnp.concatenate(
             [
                 clip(*pair)

@@ -75,8 +75,8 @@ class Placement:
         """How every leaf of a run's state is divided (`jax.sharding.PartitionSpec`)."""
         if self.by_seed:
             return jax.tree.map(lambda _: ROWS, run)
-        rows = lambda x: ROWS if x.ndim else WHOLE  # noqa: E731
-        whole = lambda tree: jax.tree.map(lambda _: WHOLE, tree)  # noqa: E731
+        rows = lambda x: ROWS if x.ndim else WHOLE
+        whole = lambda tree: jax.tree.map(lambda _: WHOLE, tree)
         ring = jax.tree.map(lambda _: SECOND, run.replay.rows)
         return RunState(
             whole(run.learner),

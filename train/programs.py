@@ -36,7 +36,7 @@ class Programs:
             acting=config.eval_policy,
             max_decisions=config.eval_max_decisions,
         )
-        init = lambda key: init_run(config, env, key)  # noqa: E731
+        init = lambda key: init_run(config, env, key)
         shapes = place.shapes(init, self.keys(0))
         self.template = place.template(shapes)
         state = place.shardings(shapes)
@@ -56,7 +56,7 @@ class Programs:
 
     def keys(self, salt: int) -> jax.Array:
         """A key for each seed, from the seed and `salt` alone."""
-        key = lambda seed: jax.random.fold_in(jax.random.key(seed), salt)  # noqa: E731
+        key = lambda seed: jax.random.fold_in(jax.random.key(seed), salt)
         first, count = self.config.seed, self.config.seeds
         if count == 1:
             return self._placement.put(key(first))

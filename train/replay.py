@@ -96,7 +96,7 @@ def init(capacity: int, row: Row) -> Replay:
 
 def add(replay: Replay, row: Row) -> Replay:
     """Write one row of every environment, over the oldest when full."""
-    write = lambda ring, x: jax.lax.dynamic_update_index_in_dim(  # noqa: E731
+    write = lambda ring, x: jax.lax.dynamic_update_index_in_dim(
         ring, x, replay.position, 0
     )
     capacity = replay.rows.reward.shape[0]
@@ -194,7 +194,7 @@ def write_latents(
         # Past the end: written nowhere.
         kept = window.usable[None] & finite & learned
         own = jnp.where(kept, own[None], envs)
-        put = lambda old, x: old.at[window.time, own].set(x, mode="drop")  # noqa: E731
+        put = lambda old, x: old.at[window.time, own].set(x, mode="drop")
         return put(ring[0], new[0]), put(ring[1], new[1])
 
     rows = replay.rows

@@ -164,7 +164,7 @@ def check_memory(
         UserError: it does not fit, and the message gives the largest size that does;
             or the rest certainly does not.
     """
-    size = lambda config: replay_bytes(  # noqa: E731
+    size = lambda config: replay_bytes(
         config, obs_shape=spec.obs_shape, action_dim=spec.action_dim
     )
     needed, free = size(config), available_memory()

@@ -190,7 +190,7 @@ def _start(
         RuntimeError: it ended otherwise than by finishing or by the stop asked for.
     """
     run_dir.parent.mkdir(parents=True, exist_ok=True)
-    saved = lambda: bool(Checkpointer(run_dir).steps())  # noqa: E731
+    saved = lambda: bool(Checkpointer(run_dir).steps())
     code, said = stopped_in_time(
         [
             *(sys.executable, "-m", "train.main", *words.split()),

@@ -37,7 +37,7 @@ def repeated(step: Callable[[Any, Any], Any], times: int) -> Callable[[Any, Any]
     """
 
     def program(carry, key):
-        body = lambda carry, key: (step(carry, key), None)  # noqa: E731
+        body = lambda carry, key: (step(carry, key), None)
         return jax.lax.scan(body, carry, jax.random.split(key, times))[0]
 
     return program

@@ -124,7 +124,7 @@ def measure(
 
         return dynamics_part(jax.grad(value)(agent).model)
 
-    each = lambda fn: jax.jit(lambda *xs: jax.lax.map(lambda x: fn(*x), xs))  # noqa: E731
+    each = lambda fn: jax.jit(lambda *xs: jax.lax.map(lambda x: fn(*x), xs))
     say("the loss's gradient")
     loss = each(loss_gradient)(*data, keys)
     say("the exact penalty's gradient")

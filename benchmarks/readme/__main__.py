@@ -144,7 +144,7 @@ def read(path: Path, base: Path) -> Result:
 
 def kind(data: Any) -> str | None:
     """Which benchmark wrote a result, by what it holds; None for all others."""
-    holds: Callable[..., bool] = lambda *keys: all(key in data for key in keys)  # noqa: E731
+    holds: Callable[..., bool] = lambda *keys: all(key in data for key in keys)
     if holds("stage", "parts"):
         return f"gpu {data['stage']}"
     if holds("shape", "baseline_seconds", "rows"):

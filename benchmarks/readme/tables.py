@@ -210,7 +210,7 @@ def _scopes(traces: Mapping[str, Any]) -> str:
     }
     names = list(dict.fromkeys(name for share in shares.values() for name in share))
     names.sort(key=lambda name: -sum(share.get(name, 0.0) for share in shares.values()))
-    percent = lambda name, share: f"{100 * share.get(name, 0.0):.1f} %"  # noqa: E731
+    percent = lambda name, share: f"{100 * share.get(name, 0.0):.1f} %"
     rows = [[percent(name, share) for share in shares.values()] for name in names]
     title = "share of a profiled update with penalty, both cores added up"
     return "\n".join(

@@ -126,7 +126,7 @@ class Update:
         learner = self.bench.learner
         shapes = jax.eval_shape(step, learner, jax.random.key(0))
         empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        both = lambda carry, key: (carry[0], step(carry[0], key))  # noqa: E731
+        both = lambda carry, key: (carry[0], step(carry[0], key))
         return self._repeat(both, (learner, empty))
 
     def _update(
@@ -237,7 +237,7 @@ class Loop:
             _, batch = jax.eval_shape(one, ring, key)
             empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
             # The batch is carried, so that none of it can be left out.
-            step = lambda carry, key: (one(carry[0], key), None)  # noqa: E731
+            step = lambda carry, key: (one(carry[0], key), None)
             return jax.lax.scan(step, (ring, empty), keys)[0]
 
         return donated(program, self.run.replay, times=self.updates)

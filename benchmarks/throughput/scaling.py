@@ -56,7 +56,7 @@ class Step:
         env = VectorEnv(make_env(config), config.num_envs)
         dtype = compute_dtype(config, jax.default_backend())
         penalty = choose_penalty(config, jax.default_backend()).options
-        init = lambda key: init_run(config, env, key)  # noqa: E731
+        init = lambda key: init_run(config, env, key)
         shapes = jax.eval_shape(init, jax.random.key(0))
         where = place.shardings(shapes)
         run = place.compile(init, out=where)(place.put(jax.random.key(0)))

@@ -268,7 +268,7 @@ def value_expansion(
 
     def one_path(error: Array, rows: Array) -> tuple[Array, Array, Array]:
         zero, one = jnp.zeros((), x0.dtype), jnp.ones((), x0.dtype)
-        slope = lambda s: jax.jvp(lambda r: curve(r, error, rows), (s,), (one,))  # noqa: E731
+        slope = lambda s: jax.jvp(lambda r: curve(r, error, rows), (s,), (one,))
         (base, first), (_, second) = jax.jvp(slope, (zero,), (one,))
         return base, first, second
 

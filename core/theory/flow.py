@@ -154,7 +154,7 @@ def second_variation(
 
     def along(x: Array, row: Array, *directions: Array) -> Array:
         """The derivative of one step's increment along each direction in turn."""
-        function = lambda at: increment(at, row)  # noqa: E731
+        function = lambda at: increment(at, row)
         for direction in directions:
             function = _derivative(function, direction)
         return function(x)

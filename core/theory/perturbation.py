@@ -203,7 +203,7 @@ def expansion_terms(
             return last(eps, start, rows)
 
         def second(u: Array, v: Array) -> Array:
-            along = lambda eps: jax.jvp(curve, (eps,), (u,))[1]  # noqa: E731
+            along = lambda eps: jax.jvp(curve, (eps,), (u,))[1]
             return jax.jvp(along, (zero,), (v,))[1]
 
         x, y_s = jax.jvp(curve, (zero,), (unit[0],))
@@ -211,7 +211,7 @@ def expansion_terms(
         z_ss = second(unit[0], unit[0])
         z_rest = second(unit[1], unit[1]) + 2 * second(unit[1], unit[0])
         gradient = jax.grad(loss)
-        bend = lambda y: jax.jvp(gradient, (x,), (y,))[1]  # noqa: E731
+        bend = lambda y: jax.jvp(gradient, (x,), (y,))[1]
         slope, bent = gradient(x), bend(y_d)
         return (
             loss(x),

@@ -237,7 +237,7 @@ def sample_estimates(
         raise ValueError(f"count={count}: give a number of rollouts, at least 1")
     reward = mdp.reward if bias is None else mdp.reward + bias
     weights = _step_weights(mdp, discounted)
-    single = lambda table: jnp.asarray(table, jnp.float32)  # noqa: E731
+    single = lambda table: jnp.asarray(table, jnp.float32)
     return _sample(
         key,
         single(mdp.transition),

@@ -35,7 +35,7 @@ def directional_energy(
     directions: Float[Array, "k d"],
 ) -> Float[Array, ""]:
     """d times the mean of ‖J u‖² over unit directions u (eq. 4, times d)."""
-    push = lambda u: jnp.sum(jax.jvp(fn, (x,), (u,))[1] ** 2)  # noqa: E731
+    push = lambda u: jnp.sum(jax.jvp(fn, (x,), (u,))[1] ** 2)
     return x.size * jnp.mean(jax.vmap(push)(directions))
 
 
@@ -50,7 +50,7 @@ def difference_energy(
     Needs float64 for small steps (`jax.enable_x64`): the difference cancels.
     """
     here = fn(x)
-    energy = lambda u: jnp.sum(((fn(x + step * u) - here) / step) ** 2)  # noqa: E731
+    energy = lambda u: jnp.sum(((fn(x + step * u) - here) / step) ** 2)
     return x.size * jnp.mean(jax.vmap(energy)(directions))
 
 

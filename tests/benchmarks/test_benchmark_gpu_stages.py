@@ -39,7 +39,7 @@ DEAF = f"import signal; signal.signal(15, signal.SIG_IGN); {SLEEP}"
 
 def test_a_run_is_asked_to_stop_and_killed_if_it_does_not(tmp_path):
     log = tmp_path / "log"
-    begun = lambda: log.exists() and "begun" in log.read_text()  # noqa: E731
+    begun = lambda: log.exists() and "begun" in log.read_text()
     code, said = child(SLEEP, tmp_path, until_stop=60, until_kill=60, stop_when=begun)
     assert (code, said) == (-15, "begun\n")
     code, _ = child(DEAF, tmp_path, until_stop=60, until_kill=1, stop_when=begun)

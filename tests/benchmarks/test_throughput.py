@@ -38,7 +38,7 @@ def test_products_are_counted_as_often_as_they_run():
     assert matmul_flops(gradient, w) == 2 * once + 3 * once
     batched = jax.vmap(lambda a, b: a @ b)
     assert matmul_flops(batched, jnp.ones((5, 3, 4)), jnp.ones((5, 4, 4))) == 5 * once
-    branch = lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ w, lambda x: x, x)  # noqa: E731
+    branch = lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ w, lambda x: x, x)
     assert matmul_flops(branch, x) == once
 
 
@@ -53,7 +53,7 @@ def test_a_repeat_runs_the_step_that_often_with_its_own_keys():
 def test_a_donated_program_goes_on_and_can_be_waited_for():
     """Without its carry a program with no output would not be waited for."""
     start = {"x": jnp.zeros(()), "key": jax.random.key(0)}
-    step = lambda carry, _: (carry | {"x": carry["x"] + 1}, None)  # noqa: E731
+    step = lambda carry, _: (carry | {"x": carry["x"] + 1}, None)
     one, other = (donated(step, start, times=3) for _ in range(2))
     for expected in (1.0, 2.0):
         carry, output = one.call()  # pyright: ignore[reportGeneralTypeIssues]

@@ -136,8 +136,8 @@ def test_mixed_precision_sums_in_float32(getkey):
     carry = jnp.zeros((1, size), jnp.bfloat16)
 
     def gradient(run, dtype):
-        cast = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)  # noqa: E731
-        loss = lambda weights: jnp.sum(  # noqa: E731
+        cast = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)
+        loss = lambda weights: jnp.sum(
             run(step, cast(params), weights, cast(carry), cast(inputs))[1].astype(
                 jnp.float32
             )
@@ -145,6 +145,6 @@ def test_mixed_precision_sums_in_float32(getkey):
         return jax.grad(loss)(cast(weights))["v"].astype(jnp.float32)
 
     wanted = gradient(scan, jnp.float32)
-    error = lambda x: np.abs(x - wanted).max() / np.abs(wanted).max()  # noqa: E731
+    error = lambda x: np.abs(x - wanted).max() / np.abs(wanted).max()
     deferred = error(gradient(deferred_scan, jnp.bfloat16))
     assert deferred < 0.01 < error(gradient(scan, jnp.bfloat16))

@@ -73,7 +73,7 @@ def test_the_gradient_also_flows_through_the_kept_state(rssm, states):
     """Without the carry h still acts on the penalty as more than a constant."""
     state = jax.tree.map(lambda x: x[0], states)
     signs = jnp.ones((1, 8))
-    norm = lambda s: core_norm(rssm, s, jnp.zeros(ACTION), signs, carry=False)  # noqa: E731
+    norm = lambda s: core_norm(rssm, s, jnp.zeros(ACTION), signs, carry=False)
     gradient = jax.grad(norm)(state)
     step = 1e-3
     bumped = State(state.deter.at[1].add(step), state.stoch)

@@ -356,7 +356,7 @@ def test_sequences_that_do_not_fit(change, said, observe, getkey):
 @IMAGINE
 def test_a_batch_is_imagined_with_numbers_of_its_own(imagine, getkey):
     rssm = RSSM(6, 3, key=getkey(), deter=16, hidden=8, rows=2, classes=3)
-    act = lambda state, _: (jnp.zeros((4, 3)), state)  # noqa: E731
+    act = lambda state, _: (jnp.zeros((4, 3)), state)
     with pytest.raises(
         ValueError, match=r"uniforms has shape \(5, 2\).*\(time, 4, 2\)"
     ):

@@ -34,7 +34,7 @@ COUNTS = {
 def counted(depth, *, units, deter, latent):
     """Encoder and decoder of 64 × 64 × 3 images, layer by layer."""
     channels = [3, 2 * depth, 3 * depth, 4 * depth, 4 * depth]
-    conv = lambda i, o: 25 * i * o + o  # noqa: E731
+    conv = lambda i, o: 25 * i * o + o
     encoder = sum(conv(i, o) + o for i, o in itertools.pairwise(channels))
     lowest = 4 * 4 * channels[-1]
     decoder = deter * lowest // 8 + lowest  # eight blocks
@@ -109,7 +109,7 @@ def test_gradients_of_the_convolution(conv, getkey):
         doubled = full(conv, x.repeat(2, 1).repeat(2, 2))
         return jnp.sum(jnp.square(halved)) + jnp.sum(jnp.square(doubled))
 
-    both = lambda f: jax.grad(lambda args: f(*args))((conv, x))  # noqa: E731
+    both = lambda f: jax.grad(lambda args: f(*args))((conv, x))
     chex.assert_trees_all_close(both(squares), both(plain), rtol=2e-4, atol=2e-4)
 
 

@@ -131,7 +131,7 @@ def fill[T](tree: T, values: Arrays) -> T:
     """The tree with each array replaced by the one of its path; none may be left."""
     shapes = {name: x.shape for name, x in by_path(tree).items()}
     assert shapes == {name: x.shape for name, x in values.items()}
-    replace = lambda path, _: jnp.asarray(values[jax.tree_util.keystr(path)])  # noqa: E731
+    replace = lambda path, _: jnp.asarray(values[jax.tree_util.keystr(path)])
     return jax.tree.map_with_path(replace, tree)
 
 

@@ -107,7 +107,7 @@ class Rollout:
 
     def __init__(self, model, heads, starts, length, **options):
         policy, value, slow_value = heads
-        stop = lambda tree: jax.tree.map(jax.lax.stop_gradient, tree)  # noqa: E731
+        stop = lambda tree: jax.tree.map(jax.lax.stop_gradient, tree)
         model, starts = stop((model, starts))
         act_key, prior_key = jax.random.split(options["key"])
         shape = (length, starts.deter.shape[0], model.rssm.rows)

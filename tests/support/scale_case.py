@@ -50,7 +50,7 @@ def trained(words: str, devices: int, start: Any = None) -> dict[str, Any]:
         run, _ = made.prefill(made.init(made.keys(0)))
         start = jax.device_get(jax.tree.map(jnp.copy, run))
     else:
-        place = lambda x, to: jax.device_put(x, to.sharding)  # noqa: E731
+        place = lambda x, to: jax.device_put(x, to.sharding)
         run = jax.tree.map(place, start, made.template)
     losses, updates = [], 0
     while updates < 20:
@@ -138,7 +138,7 @@ def kernel(counts: list[int]) -> dict[str, Any]:
     gpu_callbacks._assert_no_barriers_allocated = lambda token: token
     n, d, h, rows, classes = 12, 24, 64, 4, 4
     keys = iter(jax.random.split(jax.random.key(0), 6))
-    draw = lambda *shape: jax.random.normal(next(keys), shape) / 4  # noqa: E731
+    draw = lambda *shape: jax.random.normal(next(keys), shape) / 4
     head = CategoricalHead(
         draw(d, h), draw(h), 1 + draw(h), draw(h, rows * classes), draw(rows * classes)
     )

@@ -109,7 +109,7 @@ def test_second_variation_is_the_second_derivative_of_the_path():
 
 def test_local_policy_has_the_derivatives_of_the_maximizer():
     """Q whose maximizer is known: a = sin(h z) + h², with a curvature that moves."""
-    best = lambda h, z: jnp.sin(h * z) + h**2  # noqa: E731
+    best = lambda h, z: jnp.sin(h * z) + h**2
 
     def value(h, z, a):
         wrong = a - best(h, z)
@@ -217,14 +217,14 @@ def test_value_expansion_falls_with_the_third_power():
     tree = rademacher_tree(3, 2, DT)
     start = jnp.array([0.3, -0.2, 0.5, 0.1, 0.4])
     errors = jnp.asarray(np.random.default_rng(0).normal(size=(len(tree), 5)))
-    value = lambda x: jnp.sin(jnp.sum(x)) + x[0] * x[3]  # noqa: E731
+    value = lambda x: jnp.sin(jnp.sum(x)) + x[0] * x[3]
     found = value_expansion(system.step, value, start, errors, tree)
     small, large = (
         float(jnp.mean(jnp.abs(found.remainder(scale)))) for scale in (1e-3, 2e-3)
     )
     assert np.log2(large / small) == pytest.approx(3.0, abs=0.05)
     # One path by hand: Corollary 4.2 with the path's Jacobian and second derivatives.
-    last = lambda x: trajectory(system, x, tree[5])[-1]  # noqa: E731
+    last = lambda x: trajectory(system, x, tree[5])[-1]
     jacobian, bent = jax.jacfwd(last)(start), jax.jacfwd(jax.jacfwd(last))(start)
     slope, curve = jax.grad(value)(last(start)), jax.hessian(value)(last(start))
     moved = jacobian @ errors[5]

@@ -91,7 +91,7 @@ def test_without_them_it_is_no_gradient_of_anything():
     error = np.linalg.norm(mean - rf.policy_gradient(mdp, logits))
     assert error > 0.3 * np.linalg.norm(rf.policy_gradient(mdp, logits))
     for discounted, symmetric in [(True, True), (False, False)]:
-        mean_of = lambda x, d=discounted: rf.policy_gradient(  # noqa: E731
+        mean_of = lambda x, d=discounted: rf.policy_gradient(
             mdp, x, discounted=d
         ).ravel()
         derivative = numerical_gradient(mean_of, logits)
@@ -173,7 +173,7 @@ def kind(model, objective, lowest=0.05, **weights):
 
 
 def test_corollary_2_as_printed():
-    power = lambda p, floor=0.0: rn.PowerLaw(0.1, p, floor)  # noqa: E731
+    power = lambda p, floor=0.0: rn.PowerLaw(0.1, p, floor)
     assert kind(power(2.0), "noise_only") == "highest"
     assert kind(power(0.5), "noise_only") == "lowest"
     assert kind(power(1.0), "noise_only") == "flat"

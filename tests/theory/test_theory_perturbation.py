@@ -127,10 +127,10 @@ def test_any_step_function_against_derivatives_of_the_mean_loss():
         "shift": jnp.asarray(rng.normal(size=(2, 3))),
     }
     start = jnp.asarray(rng.normal(size=(2, 3)))
-    step = lambda x, w: w["gate"] * jnp.tanh(inner @ x + w["shift"]) + 0.5 * x  # noqa: E731
-    drift = lambda x, w: jnp.cos(outer @ x)  # noqa: E731
-    shaken = lambda x, w: w["shift"] * jnp.sin(x)  # noqa: E731
-    loss = lambda x: jnp.log1p(jnp.sum(x**2))  # noqa: E731
+    step = lambda x, w: w["gate"] * jnp.tanh(inner @ x + w["shift"]) + 0.5 * x
+    drift = lambda x, w: jnp.cos(outer @ x)
+    shaken = lambda x, w: w["shift"] * jnp.sin(x)
+    loss = lambda x: jnp.log1p(jnp.sum(x**2))
 
     def mean_loss(eps):
         def advance(x, w):
@@ -256,7 +256,7 @@ def test_the_tree_has_every_path_once():
 
 
 def test_errors_name_the_argument():
-    step = lambda x, w: x  # noqa: E731
+    step = lambda x, w: x
     with pytest.raises(
         ValueError, match="drift_error and diffusion_error are both None"
     ):

@@ -207,7 +207,7 @@ def test_shuffling_moves_the_points_and_nothing_else():
     world = tb.push_world()
     shuffled = tb.shuffled_embedding(world, rng=np.random.default_rng(0))
     assert not np.array_equal(shuffled.embedding, world.embedding)
-    order = lambda points: sorted(map(tuple, points))  # noqa: E731
+    order = lambda points: sorted(map(tuple, points))
     assert order(shuffled.embedding) == order(world.embedding)
     np.testing.assert_array_equal(shuffled.transition, world.transition)
     np.testing.assert_array_equal(shuffled.reward, world.reward)
@@ -233,7 +233,7 @@ def network():
     with jax.enable_x64(True):
         one, two = jax.random.split(jax.random.key(0))
         first, last = jax.random.normal(one, (3, 8)), jax.random.normal(two, (8, 6))
-        fn = lambda x: jax.nn.softmax(jnp.tanh(x @ first) @ last)  # noqa: E731
+        fn = lambda x: jax.nn.softmax(jnp.tanh(x @ first) @ last)
         yield fn, jnp.array([0.3, -0.2, 0.5])
 
 

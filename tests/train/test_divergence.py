@@ -279,7 +279,7 @@ def test_the_batch_written_down_is_the_one_that_failed(toy, one_update, tmp_path
     record, arrays = dumped(tmp_path)
     assert "loss/rew" in found == record["terms"]
     assert np.isnan(arrays["reward"]).any() and not np.isnan(arrays["reward"]).all()
-    put = lambda name: jax.device_put(arrays[name], jax.devices()[0])  # noqa: E731
+    put = lambda name: jax.device_put(arrays[name], jax.devices()[0])
     batch = Sequence(**{name: put(name) for name in Sequence._fields})
     initial = State(put("initial_deter"), put("initial_stoch"))
     key = jax.random.split(jax.random.wrap_key_data(put("key")))[1]
@@ -294,7 +294,7 @@ def test_of_several_agents_the_last_to_diverge_stops_the_run(toy, tmp_path):
     config = parse([*SMOKE.split(), "--seeds", "2"], "cpu")
     run = toy.filled()
     run, output = toy.programs.chunk(poisoned(run, slice(None)))
-    both = lambda tree: jax.tree.map(lambda x: jnp.stack([x, x]), tree)  # noqa: E731
+    both = lambda tree: jax.tree.map(lambda x: jnp.stack([x, x]), tree)
     run, output = both(run), both(output)
     warnings: list[str] = []
     watch = Watch(config, tmp_path, warnings.append, limit=3)

@@ -100,7 +100,7 @@ def make_player(
         if conditions.perturbation is None:
             return fold(timestep.obs)
         keys = jax.random.split(jax.random.fold_in(key, 1), episodes)
-        perturb = lambda eye, obs: jax.vmap(eye)(keys, obs)  # noqa: E731
+        perturb = lambda eye, obs: jax.vmap(eye)(keys, obs)
         return jax.vmap(perturb)(conditions.perturbation, fold(timestep.obs))
 
     def choose(agent: Agent, now: _Playing, key: PRNGKeyArray) -> tuple[Any, Array]:
@@ -126,7 +126,7 @@ def make_player(
             state = env.with_gravity(state, gravity)
         film = None
         if poses:
-            empty = lambda x: jnp.zeros((min(limit, FILM_DECISIONS), *x.shape), x.dtype)  # noqa: E731
+            empty = lambda x: jnp.zeros((min(limit, FILM_DECISIONS), *x.shape), x.dtype)
             film = jax.tree.map(empty, first_pose(state))
         zero = jnp.zeros(count * episodes)
         return _Playing(
@@ -155,7 +155,7 @@ def make_player(
             state, timestep = copies.step(now.state, flat)
             film = now.poses
             if film is not None:
-                put = lambda x, y: x.at[now.time].set(y, mode="drop")  # noqa: E731
+                put = lambda x, y: x.at[now.time].set(y, mode="drop")
                 film = jax.tree.map(put, film, first_pose(state))
             return _Playing(
                 state,

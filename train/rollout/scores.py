@@ -40,7 +40,7 @@ def load_agents(
     Raises:
         UserError: there is no agent, or it is not one of this configuration.
     """
-    init = lambda key: init_agent(config, VectorEnv(env, 1), key)  # noqa: E731
+    init = lambda key: init_agent(config, VectorEnv(env, 1), key)
     key = jax.random.key(0)
     if config.seeds > 1:
         init, key = jax.vmap(init), jax.random.split(key, config.seeds)
@@ -54,7 +54,7 @@ def load_agents(
     agent = restored.tree.learner.agent
     if config.seeds == 1:
         return restored.step, [agent]
-    one = lambda index: jax.tree.map(lambda x: x[index], agent)  # noqa: E731
+    one = lambda index: jax.tree.map(lambda x: x[index], agent)
     return restored.step, [one(index) for index in range(config.seeds)]
 
 

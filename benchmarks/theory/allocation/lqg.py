@@ -158,7 +158,7 @@ def _facts(key: Array) -> tuple[Array, Array]:
     """Lipschitz constant of the reward on the unit ball, and the rollout's radius."""
     system, gain, start = _system(key)
     states, _ = lqg.rollout(system, gain, start, steps=_STEPS)
-    norm = lambda block: jnp.linalg.norm(block, ord=2)  # noqa: E731
+    norm = lambda block: jnp.linalg.norm(block, ord=2)
     cost, mixed = system.cost, norm(system.cost[:_STATE, _STATE:])
     slope_s = 2 * (norm(cost[:_STATE, :_STATE]) + mixed * POLICY_NORM)
     slope_a = 2 * (mixed + norm(cost[_STATE:, _STATE:]) * POLICY_NORM)
@@ -170,9 +170,7 @@ def _models(key: Array, n: int) -> Measured:
     """Fits `MODELS` models of one system to n samples each."""
     system, gain, start = _system(key)
     keys = jax.random.split(jax.random.fold_in(key, n), MODELS)
-    value = lambda model: lqg.discounted_return(  # noqa: E731
-        model, gain, start, discount=DISCOUNT
-    )
+    value = lambda model: lqg.discounted_return(model, gain, start, discount=DISCOUNT)
     true = value(system)
     real = lqg.rollout(system, gain, start, steps=_STEPS)
 
@@ -183,11 +181,11 @@ def _models(key: Array, n: int) -> Measured:
         # One part of the model at a time, and a small step towards it.
         in_f = wrong._replace(cost=jnp.zeros_like(wrong.cost), bonus=jnp.zeros(()))
         in_r = jax.tree.map(lambda a, b: a - b, wrong, in_f)
-        moved = lambda by, h: jax.tree.map(lambda a, b: a + h * b, system, by)  # noqa: E731
+        moved = lambda by, h: jax.tree.map(lambda a, b: a + h * b, system, by)
         imagined = lqg.rollout(moved(in_f, 1.0), gain, start, steps=_STEPS)
         # Errors of the differences are themselves linear maps and quadratic forms.
         off = jnp.linalg.norm(lqg.dynamics(wrong, *imagined), axis=1)
-        gap = lambda by, h: jnp.abs(value(moved(by, h)) - true)  # noqa: E731
+        gap = lambda by, h: jnp.abs(value(moved(by, h)) - true)
         return Measured(
             dynamics_error=jnp.max(off),
             reward_error=jnp.max(jnp.abs(lqg.reward(wrong, *real))),

@@ -287,7 +287,7 @@ def _lqg(draw: Draw, wrong_dynamics: Array, wrong_reward: Array) -> tuple[Array,
         cost=system.cost + in_r * (lopsided + lopsided.T) / 10,
         bonus=system.bonus + in_r * jax.random.normal(keys[7]),
     )
-    value = lambda s: lqg.discounted_return(s, gain, start, discount=draw.discount)  # noqa: E731
+    value = lambda s: lqg.discounted_return(s, gain, start, discount=draw.discount)
     real, _ = lqg.rollout(system, gain, start, steps=STEPS)
     states, actions = lqg.rollout(model, gain, start, steps=STEPS)
     deviation = lqg.dynamics(model, states, actions) - lqg.dynamics(
@@ -297,7 +297,7 @@ def _lqg(draw: Draw, wrong_dynamics: Array, wrong_reward: Array) -> tuple[Array,
     # On ‖s‖ ≤ radius the policy's actions are within ‖K‖ radius, and the gradient of
     # zᵀ M z is 2 (M_ss s + M_sa a, M_as s + M_aa a).
     radius = jnp.maximum(*(jnp.max(jnp.linalg.norm(x, axis=1)) for x in (real, states)))
-    norm = lambda block: jnp.linalg.norm(block, ord=2)  # noqa: E731
+    norm = lambda block: jnp.linalg.norm(block, ord=2)
     cost, mixed = system.cost, norm(system.cost[:3, 3:])
     slope_s = 2 * radius * (norm(cost[:3, :3]) + mixed * draw.policy)
     slope_a = 2 * radius * (mixed + norm(cost[3:, 3:]) * draw.policy)

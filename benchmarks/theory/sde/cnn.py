@@ -121,7 +121,7 @@ def _train(key: Array, width: int, steps: int) -> tuple[Array, Array, Array]:
     z = disc(held_out, _HELD_OUT)
     x = oracle(z)
     code = _encode(params, x)
-    rms = lambda wrong: jnp.mean(jnp.sqrt(jnp.mean(wrong**2, axis=1)))  # noqa: E731
+    rms = lambda wrong: jnp.mean(jnp.sqrt(jnp.mean(wrong**2, axis=1)))
     return (
         jnp.mean(jnp.linalg.norm(code - z, axis=1)),
         rms(_decode(params, z) - x),

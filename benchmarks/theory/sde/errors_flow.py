@@ -74,7 +74,7 @@ def second_variation_start() -> list[Finding]:
             float(second_variation(system, start, row, printed=wrong)[0, 0, 0])
             for wrong in (True, False)
         )
-        last = lambda x, system=system: trajectory(system, x, row)[-1, 0]  # noqa: E731
+        last = lambda x, system=system: trajectory(system, x, row)[-1, 0]
         exact = float(jax.hessian(last)(start)[0, 0])
         label = f"∂²x_T/∂x_0² of a path, {name} SDE"
         found.append(Finding(case, label, printed, true, exact))

@@ -132,7 +132,7 @@ def _score(
     world: tb.EmbeddedMDP, policy: np.ndarray, model: np.ndarray
 ) -> dict[str, float]:
     """Total variation; RMS error of the optimal policy's value; loss of planning."""
-    value_in = lambda laws, policy: tb.policy_value(  # noqa: E731
+    value_in = lambda laws, policy: tb.policy_value(
         laws, world.reward, policy, discount=_DISCOUNT
     )
     value = value_in(world.transition, policy)
@@ -151,7 +151,7 @@ def _continuum(lattices: Sequence[int]) -> dict[str, Any]:
     with jax.enable_x64(True):
         one, two, three = jax.random.split(jax.random.key(0), 3)
         first, last = jax.random.normal(one, (3, 8)), jax.random.normal(two, (8, 6))
-        fn = lambda x: jax.nn.softmax(jnp.tanh(x @ first) @ last)  # noqa: E731
+        fn = lambda x: jax.nn.softmax(jnp.tanh(x @ first) @ last)
         x = jnp.array([0.3, -0.2, 0.5])
         exact = float(limit.jacobian_energy(fn, x))
         errors = {}

@@ -36,7 +36,7 @@ def test_only_the_observation_differs(pair):
         @jax.jit
         def play(key, vector=vector):
             state, first = vector.reset(key)
-            step = lambda state, a: vector.step(state, a)  # noqa: E731
+            step = lambda state, a: vector.step(state, a)
             state, row = jax.lax.scan(step, state, jnp.ones((3, 2, 1)))
             return state, first, row
 
@@ -116,7 +116,7 @@ def test_the_camera_of_a_users_own_model_is_chosen():
     plain = envs.make("pendulum")
     assert isinstance(plain, MjxEnv)
     model, observe = plain.model, lambda model, data: data.qpos
-    reward = lambda model, data: data.qpos[0]  # noqa: E731
+    reward = lambda model, data: data.qpos[0]
     env = envs.from_mjx(model, observe=observe, reward=reward, camera="lookat")
     assert PixelEnv(env).renderer.scene.camera.offset[1] == -2
     assert PixelEnv(plain).renderer.scene.camera.offset[1] == -1.5

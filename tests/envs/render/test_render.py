@@ -147,7 +147,7 @@ def test_floor_shows_the_texture(tint):
     u, v = (x + 3) / 2, (2 - y) / 2 * 2
     texture = model.tex_data[: 60 * 60 * 3].reshape(60, 60, 3)
     expected = texture[(v % 1 * 60).astype(int), (u % 1 * 60).astype(int)] * tint
-    edge = lambda w: np.abs((2 * w + 0.5) % 1 - 0.5) < 0.2  # noqa: E731
+    edge = lambda w: np.abs((2 * w + 0.5) % 1 - 0.5) < 0.2
     inside = (seen == 0) & ~edge(u) & ~edge(v)
     assert np.sum(inside) > 1000
     np.testing.assert_allclose(

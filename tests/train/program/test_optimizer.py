@@ -193,7 +193,7 @@ def learner():
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(1)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     no = jnp.zeros((TIME, BATCH), bool)
     return Sequence(
         draw(TIME, BATCH, OBS),

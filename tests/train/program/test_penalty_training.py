@@ -107,6 +107,6 @@ def test_the_kernel_trains_like_the_fast_form(monkeypatch):
     assert calls, "the kernel was not traced"
     # bfloat16 keeps 8 bits, and a sampled class of the posterior may turn over as well:
     # the means over the updates are what must agree.
-    mean = lambda metrics: {name: np.mean(x) for name, x in metrics.items()}  # noqa: E731
+    mean = lambda metrics: {name: np.mean(x) for name, x in metrics.items()}
     compare(mean(found), mean(expected), rtol=1e-2)
     acted(expected)

@@ -80,7 +80,7 @@ def test_the_player_is_a_plain_loop(acting):
 def test_a_sample_is_no_mode_and_repeats_itself():
     env = envs.make("toy-target")
     agent = agent_for(env)
-    score = lambda acting, seed: make_scorer(env, Episodes(4, seed, acting))(agent)[0]  # noqa: E731
+    score = lambda acting, seed: make_scorer(env, Episodes(4, seed, acting))(agent)[0]
     sample = score("sample", 3).returns
     np.testing.assert_array_equal(score("sample", 3).returns, sample)
     assert not set(sample) & set(score("sample", 4).returns)
