@@ -89,16 +89,15 @@ def _descend(
 ) -> Learner:
     """The learner after one optimizer step, or with one more skip counted."""
     # optax's annotations know no Equinox modules: to it these are plain pytrees.
-    gradients, params = cast_type(Any, (gradient, learner.agent))
+    gradients, params, slow = cast_type(
+        Any, (gradient, learner.agent, learner.slow_value)
+    )
     updates, optimizer = make_optimizer(config.optimizer).update(
         gradients, learner.optimizer, params
     )
     agent: Agent = eqx.apply_updates(learner.agent, updates)
-    rate = config.loss.slow_rate
-    slow_value = jax.tree.map(
-        lambda slow, new: (1.0 - rate) * slow + rate * new,
-        learner.slow_value,
-        agent.value,
+    slow_value: Any = optax.incremental_update(
+        cast_type(Any, agent).value, slow, config.loss.slow_rate
     )
     following = Learner(
         agent,
@@ -112,7 +111,7 @@ def _descend(
     skipped = learner._replace(
         skipped=learner.skipped + 1, skipped_in_row=learner.skipped_in_row + 1
     )
-    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), following, skipped)
+    return optax.tree.where(finite, following, skipped)
 
 
 def total_loss(
