@@ -61,18 +61,47 @@ def observe(
     is_first: Bool[Array, "time *batch"],
     *,
     key: PRNGKeyArray,
-    deferred: bool = False,
 ) -> tuple[State, Observed]:
     """The same as `RSSM.observe`.
-
-    Args:
-        deferred: take the weights' gradients in one product after the backward
-            scan (`core.deferred`): faster, but for reverse mode only. Devices that
-            share the work must divide the (one) batch axis evenly.
 
     Raises:
         ValueError: the shapes do not fit together, or `is_first` is not boolean.
     """
+    run = partial(scan, _observe_step)
+    return _observe(run, rssm, state, (embeds, actions, is_first), key)
+
+
+def observe_deferred(
+    rssm: RSSM,
+    state: State,
+    embeds: Float[Array, "time *batch embed"],
+    actions: Float[Array, "time *batch action"],
+    is_first: Bool[Array, "time *batch"],
+    *,
+    key: PRNGKeyArray,
+) -> tuple[State, Observed]:
+    """`observe` with the weights' gradients in one product after the backward scan.
+
+    Faster, but for reverse mode only (`core.deferred`). Devices that share the work
+    must divide the (one) batch axis evenly.
+    """
+    # Gradients of what devices share are added up after the scan, not in it.
+    run = divided(
+        partial(deferred_scan, _observe_step),
+        (None, None, _CARRY_AXES, 1),
+        (_CARRY_AXES, 1),
+    )
+    return _observe(run, rssm, state, (embeds, actions, is_first), key)
+
+
+def _observe(
+    run: Callable,
+    rssm: RSSM,
+    state: State,
+    sequence: tuple[Array, Array, Array],
+    key: PRNGKeyArray,
+) -> tuple[State, Observed]:
+    embeds, actions, is_first = sequence
     check_sequence(state, embeds, actions, is_first, rssm.sizes)
     weights, from_action = recurrent_weights(rssm)
     keep = ~is_first
@@ -87,14 +116,6 @@ def observe(
     }
     inputs = (action_terms, embed_terms, uniforms, keep)
     vectors = eqx.filter(rssm, lambda x: eqx.is_array(x) and x.ndim == 1)
-    run = partial(scan, _observe_step)
-    if deferred:
-        # Gradients of what devices share are added up after the scan, not in it.
-        run = divided(
-            partial(deferred_scan, _observe_step),
-            (None, None, _CARRY_AXES, 1),
-            (_CARRY_AXES, 1),
-        )
     last, observed = run(vectors, weights, Carry.of(rssm, state), inputs)
     return last.state, observed
 

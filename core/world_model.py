@@ -125,8 +125,8 @@ def world_model_loss(
     with jax.named_scope("encoder"):
         embeds = model.encoder(batch.obs if seen is None else seen)
     with jax.named_scope("observe"):
-        _, observed = block_gru.observe(
-            rssm, initial, embeds, batch.action, batch.is_first, key=key, deferred=True
+        _, observed = block_gru.observe_deferred(
+            rssm, initial, embeds, batch.action, batch.is_first, key=key
         )
     features = observed.states.features
     # The prior needs no recurrence: one call for all steps, after the scan.

@@ -1,7 +1,5 @@
 """Gradients taken after the scan are the gradients."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +20,7 @@ def rssm(getkey):
 OBSERVE = {
     "definition": RSSM.observe,
     "block_gru": block_gru.observe,
-    "deferred": functools.partial(block_gru.observe, deferred=True),
+    "deferred": block_gru.observe_deferred,
 }
 
 
@@ -82,11 +80,11 @@ def test_without_a_gradient_it_is_the_plain_scan(rssm, getkey):
     inputs = example(rssm, getkey)
     jaxpr = str(
         jax.make_jaxpr(
-            lambda: block_gru.observe(rssm, *inputs[:4], key=inputs[4], deferred=True)
+            lambda: block_gru.observe_deferred(rssm, *inputs[:4], key=inputs[4])
         )
     )
     assert "_tapped" not in jaxpr
-    a = block_gru.observe(rssm, *inputs[:4], key=inputs[4], deferred=True)
+    a = block_gru.observe_deferred(rssm, *inputs[:4], key=inputs[4])
     b = block_gru.observe(rssm, *inputs[:4], key=inputs[4])
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)
