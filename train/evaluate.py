@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,7 +92,6 @@ def run(argv: Sequence[str]) -> int:
     check_output("--json", options.json)
 
     # Imported only now: a mistyped flag is answered before JAX and MuJoCo load.
-    load_mujoco()
     from train import start
     from train.provenance import provenance
     from train.rollout.conditions import read_conditions
@@ -213,25 +210,6 @@ def read_config(run_dir: Path) -> Config:
     except OSError as error:
         near, reason = "", f"cannot be read ({error.strerror})"
     raise UserError(f"--run {run_dir}: {reason}; allowed: the directory of a run{near}")
-
-
-def load_mujoco() -> None:
-    """Import MuJoCo, which fails where MUJOCO_GL names what is not installed.
-
-    Raises:
-        UserError: it does.
-    """
-    try:
-        importlib.import_module("envs._mjx")
-    except Exception as error:
-        library = os.environ.get("MUJOCO_GL")
-        if not library:
-            raise
-        raise UserError(
-            f"MUJOCO_GL={library}: MuJoCo cannot use it here ({error}); allowed: egl "
-            "or osmesa where their libraries are installed (libegl1, libosmesa6), or "
-            "nothing at all without --video"
-        ) from None
 
 
 def choose_agents(asked: int | None, count: int) -> list[int]:

@@ -273,8 +273,17 @@ slow = pytest.mark.slow  # each compiles a program of its own
         pytest.param("both", "reference", False, marks=slow),
     ],
 )
-def test_everything_equals_the_authors_numbers(case, implementation, heads_at_once):
-    assert not wrong(compiled(case, implementation, heads_at_once)(factors(case)), case)
+def test_everything_equals_the_authors_numbers(
+    case, implementation, heads_at_once, record_property
+):
+    found = compiled(case, implementation, heads_at_once)(factors(case))
+    largest: dict[str, float] = {}
+    for name, error in errors(found, case).items():
+        group = name.partition("/")[0]
+        largest[group] = max(largest.get(group, 0.0), error)
+    for group, error in largest.items():
+        record_property(group, error)  # `--record` writes it down
+    assert not wrong(found, case)
 
 
 @pytest.mark.parametrize("name", factors("both"))
