@@ -32,8 +32,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.cli import Parser, amount, publish
-from train import jsonl
 from train.errors import UserError
+from train.metrics import jsonl
 
 WARM_UP = 0.25
 """Share of the time that is not judged: the replay fills, the allocator settles."""

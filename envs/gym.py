@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from envs import forked, registry
+from envs import registry
 from envs.base import Env, EnvSpec, Timestep, leaving, row_obs
-from envs.mjx_env import MjxEnv
+from envs.checks import forked
+from envs.mjx.env import MjxEnv
 from envs.render.opengl import BodyRenderer, body_of
 from envs.render.pixels import PixelEnv
 from envs.vector import VectorEnv
@@ -52,7 +53,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     `reset(seed=...)` makes all later episodes follow from the seed. With
     `reset(options={"gravity": 4.0, "mass": 1.2})` the episode runs under other physics
-    parameters (see `envs.physics.PhysicsParameters`), which later ones do not keep.
+    parameters (`envs.PhysicsParameters`), which later ones do not keep.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
 
 class _Forked(gymnasium.Env[np.ndarray, np.ndarray]):
-    """Has the spaces of an environment, and answers `reset` with `envs.forked`'s error.
+    """Has the spaces of an environment, and answers `reset` with an error.
 
     Gymnasium's workers hand errors of `reset` on to the parent, but not those of making
     an environment: there the parent would see a closed pipe.
@@ -244,8 +245,8 @@ def make(
 
     Raises:
         ValueError: an argument is unknown or does not fit.
-        RuntimeError: see `envs.forked`; where Gymnasium forked the process, it comes
-            from `reset`, which Gymnasium hands on to the parent.
+        RuntimeError: the process was forked from one in which JAX runs; where
+            Gymnasium forked it, from `reset`, whose errors it hands on to the parent.
     """
     what = name, obs, action_repeat
     if forked.is_forked() and what in _SPECS:

@@ -18,10 +18,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
-from envs import carry, checks, forked
+from envs import checks
+from envs.adapters import carry
+from envs.adapters.inner import InnerEnv, InnerState
 from envs.base import EnvSpec, Timestep, select
-from envs.inner import InnerEnv, InnerState
-from envs.task import EPISODE_STEPS
+from envs.checks import forked
+from envs.mjx.task import EPISODE_STEPS
 
 _NAMES = ("reset", "step")
 

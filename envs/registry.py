@@ -6,11 +6,13 @@ To add a domain, write its file in `envs/dmc/` and add its line to `DOMAINS`.
 import difflib
 import importlib
 
-from envs import factories, forked, rows
+from envs import factories
+from envs.adapters import rows
+from envs.adapters.from_jax import FunctionEnv
 from envs.base import Env
+from envs.checks import forked
 from envs.factories import plain
-from envs.functional import FunctionEnv
-from envs.mjx_env import MjxEnv
+from envs.mjx.env import MjxEnv
 from envs.render.pixels import PixelEnv
 from envs.synthetic import toy
 from envs.synthetic.lqg import LQGEnv
@@ -83,7 +85,7 @@ def make(name: str, *, obs: str = "state", action_repeat: int = 2) -> Env:
 
     Raises:
         ValueError: an argument is not one of those above.
-        RuntimeError: see `envs.forked`.
+        RuntimeError: see `envs.checks.forked`.
     """
     forked.check()
     canonical = canonical_name(name)

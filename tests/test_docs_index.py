@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from toy_run import configured, shared
 
-from train import record
-from train.checkpoint import Checkpointer
+from train.checkpoint.checkpointer import Checkpointer
+from train.run_dir import record
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "index.md"
 SECTION = PAGE.read_text("utf-8").split("## In a notebook")[1].split("\n## ")[0]

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import BENCHMARKS
 from train.errors import UserError
-from train.origin import PACKAGES, check_origin
+from train.preflight.shadowing import PACKAGES, check_origin
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (*PACKAGES, "train", "tests")

@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from train import record
 from train.config import MAX_COUNT, Config, Count
 from train.config.cli import read_words
 from train.config.fields import Range, did_you_mean
 from train.errors import UserError, guarded, one_line, tell
 from train.rollout.report import Report
 from train.rollout.report import say as say
+from train.run_dir import record
 
 PROGRAM = "python -m train.evaluate"
 # Flags that take several values.
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Parse, load the agents, play, report; returns 0."""
-    from train.origin import check_origin
+    from train.preflight.shadowing import check_origin
 
     check_origin()
     options = read_options(argv)
@@ -92,14 +92,14 @@ def run(argv: Sequence[str]) -> int:
     check_output("--json", options.json)
 
     # Imported only now: a mistyped flag is answered before JAX and MuJoCo load.
-    from train import start
+    from train.preflight import setup
     from train.provenance import provenance
     from train.rollout.conditions import read_conditions
     from train.rollout.scores import Episodes, load_agents, make_scorer
     from train.rollout.video import Film
 
-    start.enable_compilation_cache()
-    env = start.make_env(config)
+    setup.enable_compilation_cache()
+    env = setup.make_env(config)
     conditions = read_conditions(env, options.perturb, options.gravity)
     film = Film(env, options.video_size) if options.video else None
     step, agents = load_agents(run_dir, config, env, options.at)

@@ -12,23 +12,30 @@ import jax
 import numpy as np
 
 from envs import VectorEnv
-from train import cluster, record
-from train.checkpoint import Checkpointer, Restored
-from train.chunk import ChunkOutput
+from train.checkpoint.checkpointer import Checkpointer, Restored
+from train.checkpoint.disk import (
+    agent_bytes,
+    check_disk,
+    describe_checkpoints,
+    kept,
+    kept_agents,
+)
+from train.checkpoint.saved_agents import AgentSaver
 from train.config import Config
-from train.disk import agent_bytes, check_disk, describe_checkpoints, kept, kept_agents
-from train.divergence import Diverged as Diverged
-from train.divergence import Watch
 from train.errors import logdir_errors
-from train.log import Logger, Silent
-from train.placement import Placement
-from train.programs import Programs
+from train.metrics.logger import Logger, Silent
+from train.placement.placement import Placement
+from train.placement.programs import Programs
+from train.processes import coordination
+from train.processes.signals import StopRequest
+from train.program.chunk import ChunkOutput
+from train.program.divergence import Diverged as Diverged
+from train.program.divergence import Watch
+from train.program.penalty import Penalty
+from train.program.state import RunState
 from train.provenance import provenance
 from train.rollout.openloop import encode
-from train.saved_agents import AgentSaver
-from train.start import Penalty
-from train.state import RunState
-from train.stop import StopRequest
+from train.run_dir import record
 
 # After so many updates in a row without a finite loss and gradient, a run has diverged.
 MAX_SKIPPED_IN_ROW = 50
@@ -63,20 +70,20 @@ def train(
     programs = Programs(config, env, penalty, placement)
     template = programs.template
     keep = kept(config, template)
-    with cluster.leader_first():
+    with coordination.leader_first():
         # One agent more than is kept is there while it is written.
         agents = (kept_agents(config) + 1) * agent_bytes(template)
         check_disk(run_dir, template, keep, agents)
-    warn = None if cluster.leads() else lambda _: None
+    warn = None if coordination.leads() else lambda _: None
     checkpoints = Checkpointer(run_dir, keep, warn=warn)
     agents = AgentSaver(run_dir, warn=warn)
     restored = checkpoints.restore(template) if config.resume != "never" else None
-    with cluster.leader_first():
+    with coordination.leader_first():
         open_logger = _open_log(config, run_dir, _logged_until(restored))
     with StopRequest() as stop, open_logger as logger:
         stop.say = logger.say
         stop.left = lambda: _newest(checkpoints)
-        if restored is None and cluster.leads() and (line := agents.set_aside()):
+        if restored is None and coordination.leads() and (line := agents.set_aside()):
             logger.say(line)
         for line in describe_checkpoints(config, template):
             logger.say(line)
@@ -111,7 +118,7 @@ def _newest(checkpoints: Checkpointer) -> str:
 
 def _open_log(config: Config, run_dir: Path, restored_step: int | None) -> Logger:
     """The log, and beside it the configuration and a line on this start."""
-    if not cluster.leads():
+    if not coordination.leads():
         return Silent()
     with logdir_errors(run_dir):
         record.write(config, run_dir / "config.json")
@@ -183,7 +190,7 @@ class _Session:
         with self._phase("filling the replay buffer"):
             run, episodes = jax.block_until_ready(programs.prefill(run))
         self.unsaved = True
-        corrupt = int(np.sum(cluster.fetch(episodes.corrupt)))
+        corrupt = int(np.sum(coordination.fetch(episodes.corrupt)))
         if corrupt:
             self._logger.say(
                 f"warning: the simulation diverged (NaN or Inf) in {corrupt:,} of the "
@@ -220,7 +227,7 @@ class _Session:
         while goes_on:
             with self._phase("first updates") if first else contextlib.nullcontext():
                 run, output = self._programs.chunk(run)
-                output = jax.tree.map(cluster.fetch, output)
+                output = jax.tree.map(coordination.fetch, output)
             if first:
                 seconds = time.monotonic() - began
                 logger.say(f"first updates done {seconds:.0f} s after the start")
@@ -284,7 +291,7 @@ def evaluate(
     """Returns of separate episodes, by the policy's sample or mode (`eval_policy`)."""
     # The key depends on the step alone, so that a resumed run repeats it.
     played = programs.evaluate(run.learner.agent, programs.keys(1 + step))
-    played = jax.tree.map(cluster.fetch, played)
+    played = jax.tree.map(coordination.fetch, played)
     cut_off = int(np.sum(played.cut_off))
     if cut_off:
         logger.say(
@@ -310,10 +317,10 @@ def show_open_loop(
     films, error = programs.open_loop(
         run.learner.agent, run.replay, programs.keys(1 + step)
     )
-    films = cluster.fetch(films)
+    films = coordination.fetch(films)
     each = films if programs.config.seeds > 1 else films[None]
     logger.write_gifs(step, "openloop", [encode(film) for film in each])
-    return {"eval/openloop_error": cluster.fetch(error)}
+    return {"eval/openloop_error": coordination.fetch(error)}
 
 
 def log_metrics(config: Config, output: ChunkOutput) -> dict[str, Any]:
@@ -339,7 +346,7 @@ def env_steps(config: Config, run: RunState) -> int:
 
 def count(counter: jax.Array) -> int:
     """A counter of one agent; of several, the largest."""
-    return int(np.max(cluster.fetch(counter)))
+    return int(np.max(coordination.fetch(counter)))
 
 
 def untrained(run: RunState) -> bool:

@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
     """Parse, say what will happen, train."""
     began = time.monotonic()
     from train.config.cli import read_command
-    from train.origin import check_origin
+    from train.preflight.shadowing import check_origin
 
     check_origin()
     config, preset = read_command(argv, start_jax)
@@ -33,21 +33,24 @@ def run(argv: Sequence[str]) -> int:
     import jax
 
     from envs import VectorEnv
-    from train import cluster, loop, start
-    from train.lock import RunLock
-    from train.placement import Placement
-    from train.record import run_dir as run_directory
-    from train.resume import check_resume
+    from train import loop
+    from train.placement.placement import Placement
+    from train.preflight import setup
+    from train.preflight.resume import check_resume
+    from train.processes import coordination
+    from train.program.penalty import choose_penalty, with_taken
+    from train.run_dir.lock import RunLock
+    from train.run_dir.record import run_dir as run_directory
 
     platform = jax.default_backend()
-    start.check_device(config, platform)
+    setup.check_device(config, platform)
     placement = Placement.of(config)
-    penalty = start.choose_penalty(config, platform)
-    config = start.with_taken(config, penalty)
-    cache = start.enable_compilation_cache()
-    env = VectorEnv(start.make_env(config), config.num_envs)
+    penalty = choose_penalty(config, platform)
+    config = with_taken(config, penalty)
+    cache = setup.enable_compilation_cache()
+    env = VectorEnv(setup.make_env(config), config.num_envs)
     run_dir = run_directory(config)
-    lines = start.describe(
+    lines = setup.describe(
         config,
         env,
         preset_reason=preset.reason,
@@ -56,8 +59,8 @@ def run(argv: Sequence[str]) -> int:
         cache=cache,
     )
     with contextlib.ExitStack() as stack:
-        with cluster.leader_first():
-            if cluster.leads():
+        with coordination.leader_first():
+            if coordination.leads():
                 changes = check_resume(config, run_dir)
                 for line in lines:
                     tell(line, sys.stdout)
@@ -88,15 +91,15 @@ def start_jax(values: Mapping[str, Any]) -> str:
     Raises:
         UserError: the flags on processes do not fit, or the others did not come.
     """
-    from train import cluster
+    from train.processes import coordination
 
-    join = cluster.requested(values)
-    usual = 1 if join else cluster.cpu_devices(values.get("--seeds", 1))
+    join = coordination.requested(values)
+    usual = 1 if join else coordination.cpu_devices(values.get("--seeds", 1))
     devices = values.get("--devices") or usual
     processes = (join.num_processes if join else None) or 1
-    cluster.offer_cpu_devices(max(1, devices // processes))
+    coordination.offer_cpu_devices(max(1, devices // processes))
     if join:
-        cluster.connect(join)
+        coordination.connect(join)
     import jax
 
     return jax.default_backend()

@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float
 
 from core.agent import Agent
 from core.encoder import ImageEncoder
-from envs import checks, forked
-from train import start
+from envs import checks
+from envs.checks import forked
 from train.errors import UserError
 from train.evaluate import choose_agents, read_config
+from train.preflight import setup
 from train.rollout.scores import load_agents
 
 
@@ -184,7 +185,7 @@ def load_policy(
         if not isinstance(value, int | np.integer) or value < 0:
             raise UserError(f"{name}={value!r}: allowed: an integer from 0")
     choose_agents(agent, config.seeds)
-    env = start.make_env(config)
+    env = setup.make_env(config)
     _, agents = load_agents(path, config, env, at)
     return Policy(
         agents[agent], env.spec.obs_shape, batch=batch, explore=explore, seed=seed

@@ -12,7 +12,7 @@ from train.config import Config
 from train.config.fields import flags
 from train.config.presets import PRESETS, build, for_target, preset_values
 from train.errors import printable
-from train.record import MAY_CHANGE
+from train.run_dir.record import MAY_CHANGE
 
 Settings = dict[str, Any]
 

@@ -24,7 +24,7 @@ from benchmarks.gpu.parts import Clock, Entries, Part, differing, items
 from benchmarks.measure.timing import interleave
 from benchmarks.throughput.measure import cached_in
 from benchmarks.throughput.programs import Update
-from train.checkpoint import Checkpointer
+from train.checkpoint.checkpointer import Checkpointer
 from train.config import Config
 
 FLAGS: dict[str, dict[str, Any]] = {

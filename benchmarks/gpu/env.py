@@ -18,7 +18,7 @@ from jaxtyping import Array
 from benchmarks.gpu.parts import Clock, Entries, Part, items
 from benchmarks.measure.rollouts import DECISIONS, make, mjx_rollout
 from benchmarks.measure.timing import Spread, interleave
-from envs._mjx import mujoco
+from envs.mjx._mjx import mujoco
 from envs.render import Renderer
 
 ITEM_SECONDS = 45.0

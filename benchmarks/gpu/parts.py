@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from train.leaves import storable
+from train.checkpoint.leaves import storable
 
 Entries = Iterator[tuple[str, dict[str, Any]]]
 Clock = Callable[[], float]

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import envs
-from envs._mjx import mujoco
-from envs.mjx_env import MjxEnv
+from envs.mjx._mjx import mujoco
+from envs.mjx.env import MjxEnv
 
 DECISIONS = 8
 """Decisions in one compiled program."""

@@ -6,8 +6,9 @@
     python -m benchmarks.overhead --op                      the op alone
 
 The counterpart of GPLD's Table 4. Every row is the whole optimizer step of
-`train.update` on one batch, timed in turn with the step without penalty; the ratio is
-taken within each round. Compiling and memory are what XLA reports for the program.
+`train.program.update` on one batch, timed in turn with the step without penalty;
+the ratio is taken within each round. Compiling and memory are what XLA reports for the
+program.
 """
 
 import argparse
@@ -33,9 +34,9 @@ from train.config import Config
 from train.config.presets import build, preset_values
 from train.errors import UserError
 from train.evaluate import read_config
+from train.preflight.setup import make_env
+from train.program.state import init_agent
 from train.rollout.scores import load_agents
-from train.start import make_env
-from train.state import init_agent
 
 
 class Outcome(NamedTuple):

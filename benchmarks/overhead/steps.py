@@ -13,8 +13,8 @@ from benchmarks.overhead.rows import Measured, Variant
 from core.penalty import PenaltyOptions
 from core.world_model import Sequence as Batch
 from train.config import Config
-from train.state import compute_dtype, init_learner
-from train.update import UpdateOptions, update
+from train.program.state import compute_dtype, init_learner
+from train.program.update import UpdateOptions, update
 
 
 class Program(NamedTuple):

@@ -29,12 +29,12 @@ from core.penalty import PenaltyOptions, dynamics_penalty
 from core.rssm import State
 from core.world_model import Sequence as Batch
 from core.world_model import WorldModel
-from train.chunk import draw_batch
-from train.collect import collect
 from train.config import Config
-from train.start import make_env
-from train.state import compute_dtype, init_learner, init_run
-from train.update import UpdateOptions, total_loss
+from train.preflight.setup import make_env
+from train.program.chunk import draw_batch
+from train.program.collect import collect
+from train.program.state import compute_dtype, init_learner, init_run
+from train.program.update import UpdateOptions, total_loss
 
 EXACT = PenaltyOptions(rho=1.0, probe_kind="exact")
 

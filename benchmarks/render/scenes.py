@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from envs import registry
-from envs._mjx import MjModel, mujoco
+from envs.mjx._mjx import MjModel, mujoco
 from envs.render import Renderer
 from envs.render.opengl import open_renderer
 from envs.render.pose import Pose

@@ -39,10 +39,10 @@ from benchmarks.throughput.measure import (
 )
 from benchmarks.throughput.report import draw, table, trace_table
 from core.sizes import SIZES
-from train import cluster
 from train.config import Config
 from train.config.presets import build, preset_values
 from train.errors import UserError
+from train.processes import coordination
 
 TIMES = {"1m": 8, "12m": 4}
 """Updates in a program, by size; 2 of others. A program's memory is new at every call,
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             devices = _counts("--devices", options.devices)
             return scaling.run(options, sizes[-1], devices)
         if seeds:  # as training does with several agents, before JAX starts
-            cluster.offer_cpu_devices(max(map(cluster.cpu_devices, seeds)))
+            coordination.offer_cpu_devices(max(map(coordination.cpu_devices, seeds)))
         # So that compiling is timed, and not the reading of what was compiled before.
         with cached_in(None):
             measure(options, sizes, seeds)

@@ -26,8 +26,8 @@ from benchmarks.op.report import PRODUCT
 from benchmarks.throughput.programs import Loop, Update
 from benchmarks.throughput.report import LoopTimes, SeedTimes, UpdateTimes
 from train.config import Config
-from train.log import Logger
 from train.loop import log_metrics
+from train.metrics.logger import Logger
 
 COMPILE_SECONDS = 15.0
 """Of one program on two cores, roughly: only the time left is estimated from it."""

@@ -14,14 +14,15 @@ from core.imagination import ActorCritic, imagine
 from core.nets import cast
 from core.penalty import PenaltyOptions
 from core.world_model import world_model_loss
-from train import replay
-from train.chunk import Schedule, draw_batch, make_chunk
-from train.collect import collect
 from train.config import Config
-from train.placement import Placement
-from train.start import choose_penalty, make_env
-from train.state import Learner, compute_dtype, init_run
-from train.update import (
+from train.placement.placement import Placement
+from train.preflight.setup import make_env
+from train.program import replay
+from train.program.chunk import Schedule, draw_batch, make_chunk
+from train.program.collect import collect
+from train.program.penalty import choose_penalty
+from train.program.state import Learner, compute_dtype, init_run
+from train.program.update import (
     UpdateOptions,
     total_loss,
     update,

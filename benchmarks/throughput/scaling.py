@@ -20,13 +20,14 @@ from benchmarks.cli import publish
 from benchmarks.measure import collectives
 from benchmarks.measure.timing import Spread, interleave
 from envs import VectorEnv
-from train import cluster
-from train.chunk import make_learn
 from train.config import Config, ScaleConfig
 from train.config.presets import build, preset_values
-from train.placement import Placement, check_division
-from train.start import choose_penalty, make_env
-from train.state import compute_dtype, init_run
+from train.placement.placement import Placement, check_division
+from train.preflight.setup import make_env
+from train.processes import coordination
+from train.program.chunk import make_learn
+from train.program.penalty import choose_penalty
+from train.program.state import compute_dtype, init_run
 
 ASSUMED = {
     # name: devices, seconds a collective takes at least, bytes a second of each device
@@ -184,7 +185,7 @@ def run(options: argparse.Namespace, size: str, devices: Sequence[int]) -> int:
     Raises:
         UserError: there are not so many devices, or the batch does not divide.
     """
-    cluster.offer_cpu_devices(max(devices))
+    coordination.offer_cpu_devices(max(devices))
     size = "1m" if options.quick else size
     result = measure(size, devices, quick=options.quick)
     publish(options, result, table(result), lambda: draw(result))

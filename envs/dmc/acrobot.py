@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from envs._mjx import MjModel, mjx
 from envs.dmc.rewards import tolerance
-from envs.simulator import Simulator
-from envs.task import Task
+from envs.mjx._mjx import MjModel, mjx
+from envs.mjx.simulator import Simulator
+from envs.mjx.task import Task
 
 
 @dataclasses.dataclass(frozen=True)

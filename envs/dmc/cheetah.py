@@ -5,12 +5,12 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from envs._mjx import MjModel, mjx, mujoco
-from envs.assets import load_spec
 from envs.dmc.randomize import random_joints
 from envs.dmc.rewards import tolerance
-from envs.simulator import Simulator
-from envs.task import Task
+from envs.mjx._mjx import MjModel, mjx, mujoco
+from envs.mjx.assets import load_spec
+from envs.mjx.simulator import Simulator
+from envs.mjx.task import Task
 
 RUN_SPEED = 10.0  # m/s, from which on the reward is 1
 SETTLING_STEPS = 200  # physics steps, 2 s

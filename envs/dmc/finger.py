@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from envs._mjx import MjModel, mjx
 from envs.dmc.randomize import first_accepted, random_joints
-from envs.simulator import Simulator
-from envs.task import Task
+from envs.mjx._mjx import MjModel, mjx
+from envs.mjx.simulator import Simulator
+from envs.mjx.task import Task
 
 SPIN_SPEED = 15.0  # rad/s
 SPIN_DAMPING = 0.03  # N m s, of the spinner's hinge in the spin task

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from envs._mjx import MjModel, mjx
 from envs.dmc.randomize import random_joints
 from envs.dmc.rewards import tolerance
-from envs.simulator import Simulator
-from envs.task import Task
+from envs.mjx._mjx import MjModel, mjx
+from envs.mjx.simulator import Simulator
+from envs.mjx.task import Task
 
 STAND_HEIGHT = 0.6  # metres, of the torso over the foot
 HOP_SPEED = 2.0  # m/s, from which on the reward for speed is 1

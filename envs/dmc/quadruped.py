@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-import envs.collision_plane  # noqa: F401  (replaces a collision function of MJX)
-from envs._mjx import MjModel, mjx, mujoco
-from envs.assets import load_spec
+import envs.mjx.collision_plane  # noqa: F401  (replaces a collision function of MJX)
 from envs.dmc.rewards import tolerance
-from envs.simulator import Simulator
-from envs.task import EPISODE_STEPS, Task
+from envs.mjx._mjx import MjModel, mjx, mujoco
+from envs.mjx.assets import load_spec
+from envs.mjx.simulator import Simulator
+from envs.mjx.task import EPISODE_STEPS, Task
 
 # What the file has for other tasks: a ball to fetch, a terrain to escape from.
 OTHER_GEOMS = ("wall_px", "wall_py", "wall_nx", "wall_ny", "terrain")

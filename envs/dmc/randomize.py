@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from envs._mjx import MjModel, mujoco
+from envs.mjx._mjx import MjModel, mujoco
 
 
 def random_joints(model: MjModel, key: Key[Array, ""]) -> Float[Array, " nq"]:

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from envs._mjx import MjModel, mjx
 from envs.dmc.randomize import random_joints
 from envs.dmc.rewards import tolerance
-from envs.simulator import Simulator
-from envs.task import Task
+from envs.mjx._mjx import MjModel, mjx
+from envs.mjx.simulator import Simulator
+from envs.mjx.task import Task
 
 TARGET_DISTANCE = (0.05, 0.2)  # metres from the shoulder, nearest and farthest
 

@@ -5,11 +5,11 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from envs._mjx import MjModel, mjx
 from envs.dmc.randomize import random_joints
 from envs.dmc.rewards import tolerance
-from envs.simulator import Simulator
-from envs.task import Task
+from envs.mjx._mjx import MjModel, mjx
+from envs.mjx.simulator import Simulator
+from envs.mjx.task import Task
 
 STAND_HEIGHT = 1.2  # metres, of the torso's centre
 

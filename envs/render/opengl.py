@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Num, UInt8
 
-from envs._mjx import MjModel, mujoco
 from envs.base import Env
-from envs.mjx_env import MjxEnv
+from envs.mjx._mjx import MjModel, mujoco
+from envs.mjx.env import MjxEnv
 from envs.render.pixels import PixelEnv
 from envs.render.renderer import Renderer
 

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from envs._mjx import mjx, mujoco
+from envs.mjx._mjx import mjx, mujoco
 from envs.render.scene import Mount, Scene
 from envs.render.tendon import links
 

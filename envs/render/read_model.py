@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs._mjx import MjModel, mujoco
+from envs.mjx._mjx import MjModel, mujoco
 from envs.render.scene import (
     CAPSULE,
     PLANE,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
-from envs._mjx import MjModel
+from envs.mjx._mjx import MjModel
 from envs.render.lighting import light
 from envs.render.patterns import checks, sky_share
 from envs.render.pose import Data, Pose, read_pose, to_camera

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from envs._mjx import mujoco
+from envs.mjx._mjx import mujoco
 
 type Color = tuple[float, float, float]
 

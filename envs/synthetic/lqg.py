@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from envs.map_env import MapEnv
+from envs.synthetic.map_env import MapEnv
 
 Gain = Float[Array, "action state"]
 Scalar = float | Float[Array, ""]

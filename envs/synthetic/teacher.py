@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from envs.map_env import MapEnv
+from envs.synthetic.map_env import MapEnv
 
 STATE_DIM = 12
 ACTION_DIM = 4

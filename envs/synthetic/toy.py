@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from envs.adapters.inner import InnerEnv, InnerState
 from envs.base import EnvSpec
-from envs.inner import InnerEnv, InnerState
 
 
 class ToyEnv(InnerEnv):

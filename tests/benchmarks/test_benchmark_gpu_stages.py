@@ -84,7 +84,7 @@ def test_flags_of_xla_are_known_to_it():
 
 
 def test_training_flags_are_those_of_the_trainer():
-    from train.cli import parse
+    from train.config.cli import parse
 
     for arm in gpu_learn.ARMS.values():
         for words in (gpu_learn.FLAGS, gpu_learn.TINY):

@@ -14,8 +14,8 @@ from benchmarks.measure.scopes import SCOPES, Origin, origins_of
 from benchmarks.overhead import __main__ as overhead
 from benchmarks.overhead import profile as overhead_profile
 from train import loop
-from train.chunk import Schedule, make_chunk
-from train.start import choose_penalty
+from train.program.chunk import Schedule, make_chunk
+from train.program.penalty import choose_penalty
 
 MIDDLE = [
     ("fusion.1", 1, 0.0, 10.0),

@@ -23,10 +23,10 @@ from core.transforms import symlog
 from core.world_model import Sequence
 from kernels import api, reference
 from kernels.probes import sample_probes
-from train import update as update_module
-from train.cli import parse
-from train.start import choose_penalty
-from train.state import Learner
+from train.config.cli import parse
+from train.program import update as update_module
+from train.program.penalty import choose_penalty
+from train.program.state import Learner
 
 # Of each array's norm. float32 keeps 6e-8.
 TOLERANCE = 1e-5

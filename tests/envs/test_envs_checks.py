@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import envs
-from envs import checks, rows
-from envs._mjx import mujoco
+from envs import checks
+from envs.adapters import rows
+from envs.mjx._mjx import mujoco
 
 RAIL = """
 <mujoco model="rail">

@@ -209,7 +209,8 @@ def test_processes_of_gymnasium(tmp_path, context, said):
 def test_a_process_forked_before_jax_runs_may_use_it():
     code = """
 import os
-from envs import forked, gym
+from envs import gym
+from envs.checks import forked
 pid = os.fork()
 if pid == 0:
     gym.make("toy-target").reset(seed=0)

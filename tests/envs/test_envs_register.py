@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 import envs
-from envs import custom, factories
-from envs._mjx import mujoco
+from envs import factories
+from envs.mjx import from_mjx as custom
+from envs.mjx._mjx import mujoco
 from envs.synthetic.toy import Target
 from train.config import cli
 from train.errors import UserError

@@ -13,9 +13,9 @@ import parity
 import pytest
 
 import envs
-from envs._mjx import mujoco
-from envs.assets import assets_folder, load_model
-from envs.mjx_env import MjxEnv
+from envs.mjx._mjx import mujoco
+from envs.mjx.assets import assets_folder, load_model
+from envs.mjx.env import MjxEnv
 
 OBS_SIZES = {
     "acrobot": 6,

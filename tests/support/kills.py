@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs import VectorEnv
-from train import loop, record
-from train.checkpoint import Checkpointer
-from train.start import choose_penalty, make_env
+from train import loop
+from train.checkpoint.checkpointer import Checkpointer
+from train.preflight.setup import make_env
+from train.program.penalty import choose_penalty
+from train.run_dir import record
 
 ROOT = pathlib.Path(__file__).parents[2]
 PATIENCE = 300.0  # seconds until a child counts as stuck

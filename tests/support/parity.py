@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 import envs
-from envs.mjx_env import MjxEnv
+from envs.mjx.env import MjxEnv
 
 N_STATES = 64
 

@@ -1,8 +1,9 @@
 """The losses of one update, written plainly: no hoisting, no fusing, no reuse.
 
-What `train.update.total_loss` computes, as one would write it down from the paper: one
-step after another, every head on all stored states, two-hot targets as arrays. It takes
-its random numbers as the fast code does, so that both can be compared number by number.
+What `train.program.update.total_loss` computes, as one would write it down from the
+paper: one step after another, every head on all stored states, two-hot targets as
+arrays. It takes its random numbers as the fast code does, so that both can be compared
+number by number.
 """
 
 import jax

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs import VectorEnv
-from train import record
-from train.checkpoint import Checkpointer
+from train.checkpoint.checkpointer import Checkpointer
 from train.config import Config
 from train.config.cli import parse
-from train.start import make_env
-from train.state import RunState, init_run
+from train.preflight.setup import make_env
+from train.program.state import RunState, init_run
+from train.run_dir import record
 
 
 def configured(words: str) -> Config:

@@ -22,8 +22,9 @@ from envs import VectorEnv
 from kernels import CategoricalHead, jacobian_penalty_mean
 from train import loop
 from train.config.cli import parse
-from train.placement import Placement
-from train.start import choose_penalty, make_env
+from train.placement.placement import Placement
+from train.preflight.setup import make_env
+from train.program.penalty import choose_penalty
 
 WORDS = "--preset smoke --env toy-target --num-envs 8 --batch-size 8 --train-ratio 16"
 

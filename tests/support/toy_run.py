@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 
 from envs import VectorEnv
-from train import loop, programs
-from train.chunk import make_chunk
-from train.cli import parse
+from train import loop
 from train.config import Config
-from train.placement import Program
-from train.start import choose_penalty, make_env
-from train.state import RunState
+from train.config.cli import parse
+from train.placement import programs
+from train.placement.placement import Program
+from train.preflight.setup import make_env
+from train.program.chunk import make_chunk
+from train.program.penalty import choose_penalty
+from train.program.state import RunState
 
 SMOKE = "--preset smoke --env toy-target --penalty none --log-every 40"
 PENALTY = choose_penalty(parse(SMOKE.split(), "cpu"), "cpu")

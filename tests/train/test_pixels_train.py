@@ -14,21 +14,22 @@ from core.agent import Agent
 from core.sizes import ModelSize
 from envs import VectorEnv, perturb
 from envs.dmc import cartpole
-from envs.mjx_env import MjxEnv
+from envs.mjx.env import MjxEnv
 from envs.render.pixels import PixelEnv
-from train import evaluate, main, replay, start
-from train.chunk import Schedule
+from train import evaluate, main
+from train.checkpoint.leaves import tree_bytes
 from train.config import Config, replay_bytes
 from train.config.cli import parse
 from train.errors import UserError
-from train.evaluation import make_evaluate
-from train.leaves import tree_bytes
+from train.preflight import memory, setup
+from train.program import replay
+from train.program.chunk import Schedule
+from train.program.state import init_run
+from train.program.update import augmented
 from train.rollout import openloop, scores
 from train.rollout.conditions import read_conditions
-from train.rollout.player import make_player
+from train.rollout.player import make_evaluate, make_player
 from train.rollout.scores import Episodes, make_scorer
-from train.state import init_run
-from train.update import augmented
 
 TINY = ModelSize(units=8, deter=16, hidden=8, stoch=4, classes=4, cnn_depth=2, blocks=2)
 
@@ -41,7 +42,7 @@ def configured(words: str) -> Config:
 def smoke():
     """Configuration of a smoke run on images, and the shapes of its state."""
     config = configured("--env cartpole-balance --obs pixels")
-    env = VectorEnv(start.make_env(config), config.num_envs)
+    env = VectorEnv(setup.make_env(config), config.num_envs)
     shapes = jax.eval_shape(lambda key: init_run(config, env, key), jax.random.key(0))
     return config, env, shapes
 
@@ -78,7 +79,7 @@ def pictures(*, name, action_repeat):
 def test_images_are_known_by_their_shape_and_type_not_by_the_flag(getkey):
     config = configured(f"--env {__name__}:pictures --augment rotate:90")
     assert config.obs == "state"
-    env = VectorEnv(start.make_env(config), config.num_envs)
+    env = VectorEnv(setup.make_env(config), config.num_envs)
     shapes = jax.eval_shape(lambda: init_run(config, env, jax.random.key(0)))
     said = replay_bytes(config, obs_shape=(16, 16, 3), action_dim=1)
     assert tree_bytes(shapes.replay) == said + 8
@@ -87,7 +88,7 @@ def test_images_are_known_by_their_shape_and_type_not_by_the_flag(getkey):
     assert turned.dtype == jnp.uint8
     np.testing.assert_array_equal(turned, jnp.rot90(rows.obs, axes=(1, 2)))
     with pytest.raises(UserError, match=r"pictures observes images of its own"):
-        start.make_env(dataclasses.replace(config, obs="pixels"))
+        setup.make_env(dataclasses.replace(config, obs="pixels"))
 
 
 @pytest.mark.slow
@@ -112,16 +113,16 @@ def test_images_come_back_from_the_replay_as_they_went_in(smoke, getkey):
 
 def test_memory_that_images_do_not_fit_in(smoke, monkeypatch):
     config, env, _ = smoke
-    monkeypatch.setattr(start, "available_memory", lambda: 4 * 2**20)
+    monkeypatch.setattr(memory, "available_memory", lambda: 4 * 2**20)
     row = replay_bytes(config, obs_shape=(64, 64, 3), action_dim=1) // 200
     assert row > 12 * 1024
     with pytest.raises(UserError, match=f"nearest valid: {2 * 2**20 // row}$"):
-        start.check_memory(config, env.spec)
+        memory.check_memory(config, env.spec)
 
 
 def test_presets_take_their_depth_of_convolution():
     config = parse(["--preset", "jacreg", "--env", "cartpole-balance"], "cpu")
-    env = VectorEnv(start.make_env(config), 1)
+    env = VectorEnv(setup.make_env(config), 1)
     template = jax.eval_shape(
         lambda key: init_run(dataclasses.replace(config, replay_size=1000), env, key),
         jax.random.key(0),

@@ -23,15 +23,16 @@ from toy_run import (
 )
 
 from train import loop
-from train.checkpoint import Checkpointer
-from train.chunk import Schedule, make_chunk
+from train.checkpoint.checkpointer import Checkpointer
 from train.config import Config
 from train.config.presets import PRESETS, preset_config
 from train.errors import UserError
+from train.preflight.setup import short_intervals
+from train.processes.signals import STOP_SIGNALS
+from train.program.chunk import Schedule, make_chunk
+from train.program.penalty import choose_penalty
+from train.program.state import RunState
 from train.rollout.player import Played
-from train.start import choose_penalty, short_intervals
-from train.state import RunState
-from train.stop import STOP_SIGNALS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -209,7 +210,7 @@ def test_work_after_the_last_checkpoint_is_done_again(toy, whole, tmp_path):
 def test_a_second_interrupt_stops_at_once(toy, tmp_path, monkeypatch):
     def chunk(run: RunState):
         signal.raise_signal(signal.SIGINT)
-        monkeypatch.setattr("train.stop.SAME_STOP", -1.0)
+        monkeypatch.setattr("train.processes.signals.SAME_STOP", -1.0)
         signal.raise_signal(signal.SIGINT)
         return toy.programs.chunk(run)
 

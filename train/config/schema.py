@@ -215,7 +215,7 @@ class ScaleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One training run. Build it with `train.cli.parse`, or directly in a notebook."""
+    """One training run. Build it with `cli.parse`, or directly in a notebook."""
 
     env: str = "walker-walk"
     """Task, as domain-task; a domain alone means its default task. Or module:attribute,

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from envs import Env, perturb
-from envs.mjx_env import MjxEnv
+from envs.mjx.env import MjxEnv
 from envs.perturb import Perturbation
 from envs.render.pixels import PixelEnv
 from train.errors import UserError

@@ -20,9 +20,9 @@ from core.agent import Agent
 from core.decoder import ImageDecoder
 from core.rssm import State
 from core.world_model import Sequence
-from train import replay
-from train.chunk import Schedule, draw_batch
 from train.config import Config
+from train.program import replay
+from train.program.chunk import Schedule, draw_batch
 from train.rollout.video import save_gif
 
 CONTEXT = 5  # images the model watches, as DreamerV3 has it

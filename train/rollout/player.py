@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from core.agent import Agent
 from envs import Env, Timestep, VectorEnv
-from envs.mjx_env import MjxEnv
+from envs.mjx.env import MjxEnv
 from envs.render.pixels import PixelEnv
 from train.config.schema import MAX_EVAL_DECISIONS
 from train.rollout.conditions import PLAIN, Conditions
@@ -33,7 +33,7 @@ class Poses(NamedTuple):
 
     qpos: Float[Array, "decisions nq"]
     scene: Float[Array, "decisions nscene"]
-    """Where a target is, for instance; see `envs.task.Task`."""
+    """Where a target is, for instance; see `envs.mjx.task.Task`."""
 
 
 class Played(NamedTuple):

@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float, Int
 
 from core.agent import Agent
 from envs import Env, VectorEnv
+from train.checkpoint.saved_agents import SavedLearner, SavedRun, restore_agent
 from train.config import Config
 from train.config.schema import MAX_EVAL_DECISIONS
 from train.errors import UserError
+from train.program.state import init_agent
 from train.rollout.conditions import PLAIN, Conditions
 from train.rollout.player import Acting, Poses, make_player
-from train.saved_agents import SavedLearner, SavedRun, restore_agent
-from train.state import init_agent
 
 # Episodes played at once: more would not be faster on a CPU, and take memory.
 BATCH = 64

@@ -6,7 +6,7 @@ import pytest
 from parity_checks import FILTER, check_control_step, check_resets, check_rewards
 from parity_checks import float64 as float64
 
-from envs._mjx import mujoco
+from envs.mjx._mjx import mujoco
 
 pytestmark = FILTER
 

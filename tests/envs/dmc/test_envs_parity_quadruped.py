@@ -15,9 +15,9 @@ from parity_checks import (
 )
 from parity_checks import float64 as float64
 
-from envs._mjx import mujoco
 from envs.dmc import quadruped
-from envs.simulator import Simulator
+from envs.mjx._mjx import mujoco
+from envs.mjx.simulator import Simulator
 
 pytestmark = FILTER
 

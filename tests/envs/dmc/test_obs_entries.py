@@ -18,9 +18,9 @@ import pytest
 import envs
 from core.nets import Linear
 from envs.render.pixels import PixelEnv
-from train.cli import parse
-from train.optimizer import adaptive_clip
-from train.state import init_agent
+from train.config.cli import parse
+from train.program.optimizer import adaptive_clip
+from train.program.state import init_agent
 
 RATIO = 0.3
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs._mjx import mujoco
-from envs.collision import closest_points
-from envs.simulator import Simulator
+from envs.mjx._mjx import mujoco
+from envs.mjx.collision import closest_points
+from envs.mjx.simulator import Simulator
 
 
 @pytest.fixture(scope="module", autouse=True)

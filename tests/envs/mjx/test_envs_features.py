@@ -19,8 +19,8 @@ from mujoco.mjx._src import (
 )
 
 import envs
-from envs._mjx import mjx, mujoco
-from envs.features import _UNUSED, check_features, ignored
+from envs.mjx._mjx import mjx, mujoco
+from envs.mjx.features import _UNUSED, check_features, ignored
 from envs.registry import DOMAINS
 
 BASE = """

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import envs
-from envs._mjx import mjx, mujoco
-from envs.features import SENSORS as KINDS
-from envs.mjx_env import MjxEnv
-from envs.stages import GIVEN, STAGES, Pipeline, traced
+from envs.mjx._mjx import mjx, mujoco
+from envs.mjx.env import MjxEnv
+from envs.mjx.features import SENSORS as KINDS
+from envs.mjx.stages import GIVEN, STAGES, Pipeline, traced
 from envs.vector import VectorEnv
 
 # Every kind of joint, camera, tendon, transmission and sensor that MJX simulates.

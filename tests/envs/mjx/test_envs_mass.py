@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from envs._mjx import mujoco
-from envs.physics import SLIDES, Parametrization
+from envs.mjx._mjx import mujoco
+from envs.mjx.parameters import SLIDES, Parametrization
 
 AXES = ("1 0 0", "0 1 0", "0 0 1")
 SKEW = ("1 2 0", "0 1 1", "1 1 1")

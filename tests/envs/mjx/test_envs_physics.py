@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import envs
-from envs._mjx import mujoco
-from envs.assets import assets_folder, load_model
-from envs.mjx_env import MjxEnv
-from envs.physics import Parametrization
+from envs.mjx._mjx import mujoco
+from envs.mjx.assets import assets_folder, load_model
+from envs.mjx.env import MjxEnv
+from envs.mjx.parameters import Parametrization
 
 # All but the two that take a second each.
 MODELS = sorted(

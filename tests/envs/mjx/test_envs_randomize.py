@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs._mjx import mujoco
-from envs.assets import load_model
 from envs.dmc.randomize import first_accepted, random_joints
+from envs.mjx._mjx import mujoco
+from envs.mjx.assets import load_model
 
 
 def compiled(joints):

@@ -9,7 +9,7 @@ import pytest
 
 import envs
 from envs import VectorEnv
-from envs.mjx_env import MjxEnv
+from envs.mjx.env import MjxEnv
 from envs.render import Renderer
 from envs.render.pixels import PixelEnv
 

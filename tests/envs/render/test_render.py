@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.render import scenes as render_scenes
-from envs._mjx import mjx, mujoco
+from envs.mjx._mjx import mjx, mujoco
 from envs.render import Renderer
 from envs.render.opengl import NoOpenGLError
 from envs.render.pose import carried

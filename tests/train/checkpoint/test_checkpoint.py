@@ -14,11 +14,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from train import checkpoint
-from train.checkpoint import Checkpointer
-from train.disk import check_disk
+from train.checkpoint import checkpointer
+from train.checkpoint.checkpointer import Checkpointer
+from train.checkpoint.disk import check_disk
+from train.checkpoint.leaves import tree_bytes
 from train.errors import CheckpointMismatch, UserError
-from train.leaves import tree_bytes
 
 
 class Tree(NamedTuple):
@@ -271,7 +271,7 @@ def test_a_full_disk_costs_this_save_only(
     saver, tmp_path, warnings, file_limit, monkeypatch, noticed
 ):
     if noticed == "while":  # another process took the space after we had looked
-        monkeypatch.setattr(checkpoint, "reserve", lambda directory, size: None)
+        monkeypatch.setattr(checkpointer, "reserve", lambda directory, size: None)
     small, large = jnp.zeros(3), jnp.ones(2**20)
     assert saver.save(1, {"x": small}, {})
     assert not saver.save(2, {"x": large}, {})

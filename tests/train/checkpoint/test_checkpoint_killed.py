@@ -7,7 +7,7 @@ import time
 
 import jax.numpy as jnp
 
-from train.checkpoint import Checkpointer
+from train.checkpoint.checkpointer import Checkpointer
 
 
 def test_leftovers_of_a_killed_save_are_removed(tmp_path):
@@ -28,7 +28,7 @@ def test_killed_while_saving(tmp_path):
     """kill -9 at many moments: what is restored is always a whole step."""
     code = (
         "import sys, jax.numpy as jnp\n"
-        "from train.checkpoint import Checkpointer\n"
+        "from train.checkpoint.checkpointer import Checkpointer\n"
         "saver = Checkpointer(sys.argv[1])\n"
         "saver.save(1, {'x': jnp.full(10**6, 1)}, {'step': 1})\n"
         "print('ready', flush=True)\n"

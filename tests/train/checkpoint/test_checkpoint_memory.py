@@ -10,17 +10,17 @@ import pytest
 SAVES = """
 import json, sys
 import jax.numpy as jnp
-from train import checkpoint
+from train.checkpoint import checkpointer
 
 if sys.argv[2] == "kept":
-    checkpoint.give_back_memory = lambda: None
+    checkpointer.give_back_memory = lambda: None
 
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()
     (line,) = [line for line in lines if line.startswith("RssAnon:")]
     return int(line.split()[1]) / 1024
 
-saver, found = checkpoint.Checkpointer(sys.argv[1]), []
+saver, found = checkpointer.Checkpointer(sys.argv[1]), []
 tree = {"images": jnp.ones((20000, 64, 64, 3), jnp.uint8)}
 tree |= {f"weight {i}": jnp.ones((64, 64)) for i in range(300)}
 for step in range(1, 9):

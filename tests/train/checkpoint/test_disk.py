@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import pytest
 from kills import finish, start, wait_for
 
-from train import jsonl
-from train.checkpoint import Checkpointer
-from train.log import Logger
+from train.checkpoint.checkpointer import Checkpointer
 from train.main import main
+from train.metrics import jsonl
+from train.metrics.logger import Logger
 
 TINY = "--preset smoke --env toy-target --penalty none --log-every 40 --save-every 40"
 MB = 1_000_000
@@ -78,7 +78,9 @@ def check_saves(small_disk: pathlib.Path) -> None:
 @pytest.mark.parametrize("noticed", ["before", "while"])
 def test_a_disk_that_fills_up_costs_saves_only(small_disk, monkeypatch, noticed):
     if noticed == "while":  # others took the room after we had looked
-        monkeypatch.setattr("train.checkpoint.reserve", lambda directory, size: None)
+        monkeypatch.setattr(
+            "train.checkpoint.checkpointer.reserve", lambda directory, size: None
+        )
     check_saves(small_disk)
 
 

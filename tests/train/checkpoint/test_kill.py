@@ -6,9 +6,9 @@ import signal
 import pytest
 from kills import Moment, assert_same_run, finish, kill_at, start, wait_for
 
-from train import jsonl
-from train.checkpoint import Checkpointer
+from train.checkpoint.checkpointer import Checkpointer
 from train.main import main
+from train.metrics import jsonl
 
 TINY = "--preset smoke --env toy-target --penalty none --log-every 40 --save-every 40"
 

@@ -6,9 +6,10 @@ import pathlib
 import pytest
 from toy_run import configured
 
-from train import jsonl, record
 from train.errors import UserError
-from train.resume import check_resume
+from train.metrics import jsonl
+from train.preflight.resume import check_resume
+from train.run_dir import record
 
 
 @pytest.fixture

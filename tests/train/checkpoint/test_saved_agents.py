@@ -8,10 +8,10 @@ from typing import NamedTuple
 import pytest
 from toy_run import Toy, assert_same_bits, log_lines, shared
 
-from train.checkpoint import Checkpointer
-from train.disk import describe_checkpoints
-from train.saved_agents import SavedLearner, SavedRun, restore_agent
-from train.state import RunState
+from train.checkpoint.checkpointer import Checkpointer
+from train.checkpoint.disk import describe_checkpoints
+from train.checkpoint.saved_agents import SavedLearner, SavedRun, restore_agent
+from train.program.state import RunState
 
 
 class Whole(NamedTuple):

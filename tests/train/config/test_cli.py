@@ -324,7 +324,7 @@ def test_one_line_errors(capsys):
 def test_a_real_process_answers_in_one_line():
     code = (
         "import sys\n"
-        "from train.cli import parse\n"
+        "from train.config.cli import parse\n"
         "from train.errors import one_line_errors\n"
         "with one_line_errors():\n"
         "    parse(sys.argv[1:], 'cpu')\n"

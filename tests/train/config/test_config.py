@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from core.sizes import SIZES
-from train import record
-from train.cli import parse
 from train.config import Config, PenaltyConfig, replay_bytes
+from train.config.cli import parse
 from train.config.fields import Range, flags
 from train.config.presets import PRESETS, build, preset_config, resolve_preset
 from train.errors import UserError
+from train.run_dir import record
 
 PROMISED = [
     "--env",
@@ -58,7 +58,7 @@ def test_promised_flags_exist_and_are_flat():
 
 
 def test_importing_the_config_does_not_import_jax():
-    code = "import train.config.cli, train.record, sys; sys.exit('jax' in sys.modules)"
+    code = "import train.config.cli, train.run_dir.record, sys; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

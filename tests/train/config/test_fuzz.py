@@ -13,10 +13,11 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from train import loop, start
+from train import loop
 from train.config import Config
 from train.config.fields import Flag, flags
 from train.main import main
+from train.preflight import setup
 
 # Light enough to be run, and mostly valid.
 LIGHT = {
@@ -133,12 +134,12 @@ def desk(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
             Config(env=env, obs=obs, action_repeat=repeat)
         )
     )
-    make_env = start.make_env
+    make_env = setup.make_env
 
     def cached(config: Config) -> Any:
         return made(config.env, config.obs, config.action_repeat)
 
-    monkeypatch.setattr(start, "make_env", cached)
+    monkeypatch.setattr(setup, "make_env", cached)
 
 
 def settings(examples: int) -> hypothesis.settings:

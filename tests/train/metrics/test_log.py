@@ -16,8 +16,8 @@ import pytest
 import rich.console
 from tensorboardX.proto import event_pb2
 
-from train import jsonl
-from train.log import Logger, TensorBoard
+from train.metrics import jsonl
+from train.metrics.logger import Logger, TensorBoard
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -292,7 +292,7 @@ def test_a_program_outlives_the_reader_of_its_output(tmp_path, reader):
     """As with `python -m train.main | head -1`: the work is done, the code is its."""
     code = (
         "import sys, pathlib\n"
-        "from train.console import Display\n"
+        "from train.metrics.progress import Display\n"
         "from train.errors import guarded, tell\n"
         "def run():\n"
         "    for i in range(3000):\n"

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from envs import VectorEnv
-from train import cluster, loop
-from train.agents import one_by_one, side_by_side
-from train.cli import parse
-from train.placement import Placement
-from train.start import choose_penalty, make_env
+from train import loop
+from train.config.cli import parse
+from train.placement.agents import one_by_one, side_by_side
+from train.placement.placement import Placement
+from train.preflight.setup import make_env
+from train.processes import coordination
+from train.program.penalty import choose_penalty
 
 COUNT = 3
 
@@ -73,8 +75,8 @@ def test_in_place_no_agent_is_there_twice():
     + [(3, 2, None, 1), (8, 8, 5, 4), (10**9, 4, None, 4), (0, 4, None, 1)],
 )
 def test_cores_that_agents_use(monkeypatch, seeds, cores, most, expected):
-    monkeypatch.setattr(cluster, "usable_cores", lambda: cores)
-    assert cluster.cpu_devices(seeds, most) == expected
+    monkeypatch.setattr(coordination, "usable_cores", lambda: cores)
+    assert coordination.cpu_devices(seeds, most) == expected
 
 
 @pytest.mark.slow

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from train.cli import parse
+from train.config.cli import parse
 from train.errors import UserError
-from train.placement import Placement, check_division, choose_devices
+from train.placement.placement import Placement, check_division, choose_devices
 
 ROOT = pathlib.Path(__file__).parents[3]
 SMOKE = "--preset smoke --env toy-target"

@@ -11,8 +11,10 @@ import time
 
 import pytest
 
-from train import cluster, jsonl, main, rendezvous
+from train import main
 from train.errors import UserError
+from train.metrics import jsonl
+from train.processes import coordination, rendezvous
 
 ADDRESS = "127.0.0.1"
 
@@ -53,11 +55,11 @@ def test_flags_that_do_not_fit(words, said, capsys):
 def test_a_scheduler_says_who_is_who(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_NTASKS", "4")
-    join = cluster.requested({"--coordinator": "auto", "--coordinator-timeout": 9})
-    assert join == cluster.Join(None, None, None, 9)
+    join = coordination.requested({"--coordinator": "auto", "--coordinator-timeout": 9})
+    assert join == coordination.Join(None, None, None, 9)
     # One task has nobody to meet.
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    assert cluster.requested({"--coordinator": "auto"}) is None
+    assert coordination.requested({"--coordinator": "auto"}) is None
 
 
 def test_a_coordinator_that_does_not_answer(capsys):
@@ -117,9 +119,13 @@ def test_a_port_that_is_taken(capsys):
 
 
 def test_one_process_asks_nobody():
-    assert cluster.leads() and cluster.agree(True) and not cluster.agree(False)
-    assert cluster.largest(3) == cluster.from_leader(3) == 3
-    with pytest.raises(UserError, match="mine"), cluster.leader_first():
+    assert (
+        coordination.leads()
+        and coordination.agree(True)
+        and not coordination.agree(False)
+    )
+    assert coordination.largest(3) == coordination.from_leader(3) == 3
+    with pytest.raises(UserError, match="mine"), coordination.leader_first():
         raise UserError("mine")
 
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 import pytest
 
 from train.errors import guarded
-from train.stop import SAME_STOP, StopRequest
+from train.processes.signals import SAME_STOP, StopRequest
 
 # In one call of XLA, for minutes: no handler of Python's runs meanwhile.
 BUSY = """
 import sys, jax
 from train.errors import guarded
-from train.stop import StopRequest
+from train.processes.signals import StopRequest
 
 def run():
     body = lambda i, x: jax.numpy.sin(x)
@@ -98,7 +98,7 @@ def test_a_terminal_that_closes_is_a_stop_signal_and_nohup_is_not():
 def test_an_interrupt_handled_late_is_not_a_second_one(monkeypatch):
     """It came while no Python ran, and the thread has answered it long ago."""
     now = iter([0.0, 30.0, 30.5, 32.0])
-    monkeypatch.setattr("train.stop.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("train.processes.signals.time.monotonic", lambda: next(now))
     stop = StopRequest()
     assert not stop._is_second_wish()  # on the thread, at once
     stop._note(signal.SIGINT, None)  # on the main thread, later

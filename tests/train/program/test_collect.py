@@ -9,10 +9,11 @@ from toy_run import assert_finite, configured
 import envs
 from core.agent import Agent
 from core.sizes import ModelSize
-from train import replay, start
-from train.collect import collect
+from train.preflight import setup
+from train.program import replay
+from train.program.collect import collect
+from train.program.state import init_run
 from train.rollout.player import make_player
-from train.state import init_run
 
 TINY = ModelSize(units=8, deter=16, hidden=8, stoch=4)
 
@@ -37,7 +38,7 @@ def make(*, name, action_repeat):
 @pytest.fixture(scope="module")
 def collected():
     config = configured(f"--env {__name__}:make")
-    env = envs.VectorEnv(start.make_env(config), config.num_envs)
+    env = envs.VectorEnv(setup.make_env(config), config.num_envs)
     run = init_run(config, env, jax.random.key(0))
     ran = jax.jit(
         lambda run, key: collect(

@@ -12,10 +12,10 @@ from core.penalty import PenaltyOptions, posterior_jacobian
 from core.returns import ReturnScale
 from core.sizes import ModelSize
 from core.world_model import Sequence
-from train import update as update_module
-from train.cli import parse
-from train.optimizer import make_optimizer
-from train.state import Learner
+from train.config.cli import parse
+from train.program import update as update_module
+from train.program.optimizer import make_optimizer
+from train.program.state import Learner
 
 OBS, ACTION, TIME, BATCH = 3, 2, 4, 3
 CONFIG = dataclasses.replace(

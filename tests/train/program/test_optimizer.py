@@ -17,9 +17,9 @@ from core.returns import ReturnScale
 from core.sizes import ModelSize
 from core.world_model import Sequence
 from train.config import Config, OptimizerConfig, PenaltyConfig
-from train.optimizer import adaptive_clip, make_optimizer
-from train.state import Learner
-from train.update import UpdateOptions, penalty_coefficient, update
+from train.program.optimizer import adaptive_clip, make_optimizer
+from train.program.state import Learner
+from train.program.update import UpdateOptions, penalty_coefficient, update
 
 
 def transform(optimizer, gradients, state, params) -> tuple[Any, Any]:

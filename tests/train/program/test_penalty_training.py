@@ -12,10 +12,10 @@ from core.returns import ReturnScale
 from core.sizes import ModelSize
 from core.world_model import Sequence
 from kernels.pallas import kernel as pallas_gpu
-from train.cli import parse
-from train.optimizer import make_optimizer
-from train.state import Learner
-from train.update import UpdateOptions, update
+from train.config.cli import parse
+from train.program.optimizer import make_optimizer
+from train.program.state import Learner
+from train.program.update import UpdateOptions, update
 
 OBS, ACTION, TIME, BATCH, UPDATES = 3, 2, 4, 2, 20
 CONFIG = dataclasses.replace(

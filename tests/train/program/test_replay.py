@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from core.rssm import State
-from train import replay
+from train.program import replay
 
 CAPACITY, ENVS, DETER, ROWS, CLASSES = 6, 2, 3, 2, 4
 

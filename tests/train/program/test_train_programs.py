@@ -17,18 +17,22 @@ import pytest
 
 from core.world_model import Sequence
 from envs import VectorEnv
-from train import jsonl, loop, record, start
-from train.checkpoint import Checkpointer
-from train.chunk import Schedule
-from train.cli import parse
+from train import loop
+from train.checkpoint.checkpointer import Checkpointer
 from train.config import Config
+from train.config.cli import parse
 from train.errors import UserError
-from train.lock import RunLock
 from train.main import main
-from train.resume import check_resume
-from train.start import choose_penalty, make_env
-from train.state import init_learner
-from train.update import UpdateOptions, update
+from train.metrics import jsonl
+from train.preflight import memory
+from train.preflight.resume import check_resume
+from train.preflight.setup import make_env
+from train.program.chunk import Schedule
+from train.program.penalty import choose_penalty, with_taken
+from train.program.state import init_learner
+from train.program.update import UpdateOptions, update
+from train.run_dir import record
+from train.run_dir.lock import RunLock
 
 SMOKE = "--preset smoke --env toy-target"
 ROOT = pathlib.Path(__file__).parents[3]
@@ -114,7 +118,7 @@ def test_a_directory_that_may_not_be_written(tmp_path, capsys):
 
 
 def test_a_million_steps_may_be_written_as_a_power(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(start, "available_memory", lambda: 1)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1)
     refusal(capsys, f"{SMOKE} --steps 1e6 --logdir {tmp_path}")
     assert configured("--steps 1e6").steps == 1_000_000
 
@@ -168,7 +172,7 @@ def test_two_runs_in_one_directory(tmp_path, capsys):
 
 
 def test_a_replay_that_does_not_fit(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(start, "available_memory", lambda: 20 << 20)
+    monkeypatch.setattr(memory, "available_memory", lambda: 20 << 20)
     words = f"--steps 1e6 --logdir {tmp_path}"
     message = refusal(capsys, f"{SMOKE} {words}")
     assert "of 20 MiB free memory" in message
@@ -176,13 +180,13 @@ def test_a_replay_that_does_not_fit(tmp_path, capsys, monkeypatch):
     assert found is not None
     largest = int(found[1])
     spec = make_env(configured()).spec
-    fits = start.check_memory(configured(f"{words} --replay-size {largest}"), spec)
+    fits = memory.check_memory(configured(f"{words} --replay-size {largest}"), spec)
     assert fits == f"{largest:,} decisions, 10 MiB"
     with pytest.raises(UserError, match="nearest valid"):
         too_large = f"{words} --replay-size {largest + largest // 1000}"
-        start.check_memory(configured(too_large), spec)
-    monkeypatch.setattr(start, "available_memory", lambda: None)  # cannot be told
-    assert start.check_memory(configured(words), spec).startswith("500,000 decisions")
+        memory.check_memory(configured(too_large), spec)
+    monkeypatch.setattr(memory, "available_memory", lambda: None)  # cannot be told
+    assert memory.check_memory(configured(words), spec).startswith("500,000 decisions")
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU here")
@@ -192,15 +196,15 @@ def test_a_gpu_that_is_asked_for_and_a_kernel_that_cannot_run(tmp_path, capsys):
     penalty = choose_penalty(configured("--penalty pallas"), "cpu")
     assert penalty.options is not None and penalty.options.implementation == "xla"
     assert "the Pallas kernel needs a GPU; xla is the same" in penalty.reason
-    taken = start.with_taken(configured("--penalty pallas"), penalty)
+    taken = with_taken(configured("--penalty pallas"), penalty)
     assert taken == configured("--penalty xla")  # what config.json records
 
 
 def test_a_replay_that_cannot_fit_suggests_nothing_impossible(monkeypatch):
-    monkeypatch.setattr(start, "available_memory", lambda: 60_000)
+    monkeypatch.setattr(memory, "available_memory", lambda: 60_000)
     spec = make_env(configured()).spec
     with pytest.raises(UserError) as caught:
-        start.check_memory(configured(), spec)
+        memory.check_memory(configured(), spec)
     message = str(caught.value)
     assert "nearest valid" not in message
     assert "less than the 32 decisions learning starts with" in message
@@ -211,7 +215,7 @@ def test_a_replay_that_cannot_fit_suggests_nothing_impossible(monkeypatch):
     ["--batch-size 2e9", "--num-envs 1e6", "--seeds 1e6", "--eval-episodes 1e9"],
 )
 def test_what_certainly_does_not_fit_is_refused(tmp_path, capsys, monkeypatch, words):
-    monkeypatch.setattr(start, "available_memory", lambda: 8 << 30)
+    monkeypatch.setattr(memory, "available_memory", lambda: 8 << 30)
     sizes = "--steps 2e9 --prefill 1 --replay-size 2e9 --action-repeat 1"
     sizes = sizes if "num-envs" in words else ""
     message = refusal(capsys, f"{SMOKE} {sizes} --logdir {tmp_path} {words}")
@@ -222,7 +226,7 @@ def test_the_least_memory_by_hand():
     config = configured("--seeds 2 --num-envs 3 --eval-episodes 5")
     # Batch 2 x 8, imagination 4; h of 512 and 32 x 4 classes in two bytes each.
     states, latent = 16 + 3 + 5, 2 * (512 + 32 * 4)
-    assert start.least_bytes(config, 100) == 2 * (1600 + states * latent + 8 * 16 * 4)
+    assert memory.least_bytes(config, 100) == 2 * (1600 + states * latent + 8 * 16 * 4)
 
 
 @pytest.mark.parametrize("fault", ["RESOURCE_EXHAUSTED: 5 GiB", "INTERNAL: a bug"])

@@ -13,9 +13,10 @@ import pytest
 from saved_run import configured, python, random_state, save_run
 
 from core.agent import Agent
-from train import record
+from train.checkpoint.saved_agents import AgentSaver, SavedLearner, SavedRun
 from train.errors import UserError
 from train.evaluate import main
+from train.preflight.setup import make_env
 from train.rollout import scores
 from train.rollout.report import Report
 from train.rollout.scores import (
@@ -24,8 +25,7 @@ from train.rollout.scores import (
     load_agents,
     make_scorer,
 )
-from train.saved_agents import AgentSaver, SavedLearner, SavedRun
-from train.start import make_env
+from train.run_dir import record
 
 
 @pytest.fixture(scope="module", autouse=True)

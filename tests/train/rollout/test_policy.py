@@ -10,10 +10,10 @@ from toy_run import Toy, configured, shared
 
 from core.agent import Agent
 from core.sizes import ModelSize
-from train import record
-from train.checkpoint import Checkpointer
+from train.checkpoint.checkpointer import Checkpointer
 from train.errors import UserError
 from train.policy import Policy, load_policy
+from train.run_dir import record
 
 
 @pytest.fixture(scope="module")

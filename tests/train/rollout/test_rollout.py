@@ -13,8 +13,7 @@ from core.agent import Agent
 from core.sizes import ModelSize
 from envs import Env, VectorEnv
 from train.config.cli import parse
-from train.evaluation import make_evaluate
-from train.rollout.player import make_player
+from train.rollout.player import make_evaluate, make_player
 from train.rollout.scores import Episodes, Score, make_scorer
 
 TINY = ModelSize(units=8, deter=16, hidden=8, stoch=4, classes=4, blocks=2)

@@ -11,13 +11,13 @@ import sys
 import pytest
 
 from train.errors import RunLocked, UserError
-from train.lock import RunLock
+from train.run_dir.lock import RunLock
 
 
 def test_lock_keeps_a_second_process_out(tmp_path):
     code = (
         "import sys\n"
-        "from train.lock import RunLock\n"
+        "from train.run_dir.lock import RunLock\n"
         "with RunLock(sys.argv[1]):\n"
         "    print('locked', flush=True)\n"
         "    sys.stdin.readline()\n"

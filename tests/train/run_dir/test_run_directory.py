@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import rich.console
 
-from train import manifest
-from train.checkpoint import Checkpointer
-from train.console import Display, Speed
+from train.checkpoint import manifest
+from train.checkpoint.checkpointer import Checkpointer
 from train.errors import UserError, one_line, printable
-from train.lock import RunLock
 from train.main import main
-from train.record import read as read_config
+from train.metrics.progress import Display, Speed
+from train.run_dir.lock import RunLock
+from train.run_dir.record import read as read_config
 
 TREE = {"x": jnp.arange(300_000.0), "key": jax.random.key(3), "n": jnp.int32(7)}
 TINY = "--preset smoke --env toy-target"

@@ -1,0 +1,1 @@
+"""MuJoCo models as environments, simulated by MJX."""

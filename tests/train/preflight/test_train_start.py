@@ -1,0 +1,116 @@
+"""The first minutes of a run: what is said, and what a stop signal in them leaves."""
+
+import re
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import pytest
+from toy_run import Altered, Toy, assert_same_bits, log_lines, shared
+
+from train import loop
+from train.checkpoint.checkpointer import Checkpointer
+from train.placement.placement import Program
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiles() -> Iterator[None]:
+    """Compiling is most of the time here; the programs stay the same."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def toy() -> Toy:
+    return shared()
+
+
+@pytest.fixture(scope="module")
+def whole(toy: Toy, tmp_path_factory: pytest.TempPathFactory):
+    """An unbroken run: its directory, final state and log."""
+    run_dir = tmp_path_factory.mktemp("whole")
+    run, code = toy.train(run_dir)
+    assert code == 0
+    return run_dir, run, log_lines(run_dir)
+
+
+class Interrupting:
+    """A program during whose compilation, or call, a stop signal arrives."""
+
+    def __init__(self, program: Program, *, compiling: bool) -> None:
+        self._program, self._compiling = program, compiling
+
+    def prepare(self, *args: Any) -> None:
+        if self._compiling:
+            self._stop()
+        self._program.prepare(*args)
+
+    def __call__(self, *args: Any) -> Any:
+        if not self._compiling:
+            self._stop()
+        return self._program(*args)
+
+    def _stop(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.2)  # the answer comes from a thread
+
+
+@pytest.mark.parametrize(
+    ("during", "compiling", "lines", "says"),
+    [
+        ("init", True, 0, "compiling acting"),
+        ("prefill", True, 0, "compiling acting"),
+        ("prefill", False, 0, "filling the replay buffer"),
+        ("evaluate", True, 0, "compiling the evaluation"),
+        ("evaluate", False, 1, "evaluating the untrained agent"),
+        ("chunk", True, 1, "compiling the update"),
+        ("chunk", False, 2, "first updates"),
+    ],
+)
+def test_a_stop_before_the_first_checkpoint_saves_one(
+    toy, whole, tmp_path, capsys, during, compiling, lines, says
+):
+    """In every phase of the start; and the run goes on as if it had never stopped."""
+    altered = Altered(toy.programs)
+    program = Interrupting(getattr(toy.programs, during), compiling=compiling)
+    setattr(altered, during, program)
+    run, code = toy.train(tmp_path, altered)
+    out = capsys.readouterr().out
+    assert code == 143 and f"SIGTERM: stopping after {says}\n" in out
+    assert len(log_lines(tmp_path)) == lines
+    saved = Checkpointer(tmp_path).steps()
+    if says == "compiling acting":
+        assert saved == []
+        assert "stopped by SIGTERM before the first decision: there was nothing" in out
+    else:
+        assert saved == [loop.env_steps(toy.config, run)]
+        filled = "before the first update, with the replay buffer filled"
+        assert (filled in out) == (says != "first updates")
+        assert out.endswith("; the same command resumes\n")
+    run, code = toy.train(tmp_path)
+    assert code == 0
+    assert_same_bits(run, whole[1])
+    assert log_lines(tmp_path) == whole[2]
+    assert toy.programs.chunk.jitted._cache_size() == 1
+
+
+def test_the_phases_of_the_start_and_their_seconds(whole, toy, tmp_path, capsys):
+    toy.train(tmp_path)
+    said = capsys.readouterr().out.splitlines()
+    phases = [line.split(" ... ")[0] for line in said if " ... " in line]
+    assert phases == [
+        "compiling acting",
+        "filling the replay buffer",
+        "compiling the evaluation",
+        "evaluating the untrained agent",
+        "compiling the update",
+        "first updates",
+    ]
+    assert all(re.search(r" \.\.\. [0-9.]+ s$", x) for x in said if " ... " in x)
+    first, second, *_ = (line for line in said if "% " in line)
+    step = whole[2][0]["step"]
+    assert "steps/s" not in first and f"(step {step})" in first
+    assert "left" in second and f"(step {step})" in second

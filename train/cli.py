@@ -1,3 +1,0 @@
-"""The promised name of `train.config.cli.parse`."""
-
-from train.config.cli import parse as parse

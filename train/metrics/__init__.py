@@ -1,0 +1,1 @@
+"""What a run logs: JSON lines, TensorBoard, and the progress in the terminal."""

@@ -1,0 +1,1 @@
+"""On which devices a run's arrays and agents live."""

@@ -1,0 +1,64 @@
+"""The compiled functions of a run."""
+
+import jax
+import jax.numpy as jnp
+
+from envs import VectorEnv
+from train.config import Config
+from train.placement.placement import Placement
+from train.program.chunk import Schedule, make_chunk, make_prefill
+from train.program.penalty import Penalty
+from train.program.state import compute_dtype, init_run
+from train.rollout.openloop import make_open_loop
+from train.rollout.player import make_player
+
+
+class Programs:
+    """The compiled functions of one run; with several seeds each is vmapped.
+
+    `template` is the run's state as shapes, each with where its array belongs.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        env: VectorEnv,
+        penalty: Penalty,
+        placement: Placement | None = None,
+    ) -> None:
+        self.config = config
+        self._placement = place = placement or Placement.of(config)
+        schedule = Schedule.of(config)
+        dtype = compute_dtype(config, jax.default_backend())
+        play = make_player(
+            env.env,
+            config.eval_episodes,
+            acting=config.eval_policy,
+            max_decisions=config.eval_max_decisions,
+        )
+        init = lambda key: init_run(config, env, key)
+        shapes = place.shapes(init, self.keys(0))
+        self.template = place.template(shapes)
+        state = place.shardings(shapes)
+        self.init = place.compile(init, out=state)
+        self.prefill = place.compile(
+            make_prefill(config, env, schedule), donate=True, out=(state, None)
+        )
+        self.chunk = place.compile(
+            make_chunk(config, env, schedule, penalty.options, dtype),
+            donate=True,
+            out=(state, None),
+        )
+        self.evaluate = place.compile(play)
+        self.open_loop = None
+        if env.spec.is_image:
+            self.open_loop = place.compile(make_open_loop(config, schedule))
+
+    def keys(self, salt: int) -> jax.Array:
+        """A key for each seed, from the seed and `salt` alone."""
+        key = lambda seed: jax.random.fold_in(jax.random.key(seed), salt)
+        first, count = self.config.seed, self.config.seeds
+        if count == 1:
+            return self._placement.put(key(first))
+        keys = jnp.stack([key(seed) for seed in range(first, first + count)])
+        return self._placement.put(keys, divided=True)

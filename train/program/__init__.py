@@ -1,0 +1,1 @@
+"""What is compiled: a run's state, replay, acting, and the update."""

@@ -1,0 +1,88 @@
+"""Acting: the policy steps all environments and writes every row to the replay."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from core.agent import Agent
+from envs import VectorEnv
+from kernels.sharding import divided
+from train.config import Config
+from train.program import replay
+from train.program.state import Collector, make_row
+
+
+class Episodes(NamedTuple):
+    """Episodes finished while collecting: sums, so that they can be added up.
+
+    Attributes:
+        count: of episodes; one whose first row is corrupt has no decision, and is none.
+        return_sum: of their returns.
+        corrupt: rows that are not finite, first rows included.
+    """
+
+    count: Int[Array, ""]
+    return_sum: Float[Array, ""]
+    corrupt: Int[Array, ""]
+
+
+def collect_step(
+    config: Config,
+    env: VectorEnv,
+    agent: Agent,
+    collector: Collector,
+    ring: replay.Replay,
+    key: PRNGKeyArray,
+) -> tuple[Collector, replay.Replay, Episodes]:
+    """Filter the current observation, store its row, and take one decision."""
+    timestep = collector.timestep
+    latent, action = agent.act(
+        collector.latent,
+        timestep.obs,
+        collector.last_action,
+        timestep.is_first,
+        key=key,
+    )
+    collector = collector._replace(latent=latent)
+    ring = replay.add(ring, make_row(config, collector))
+    # Each device its own: a simulator's loops end when its own environments' do.
+    env_state, following = divided(env.step, (0, 0), 0)(collector.env_state, action)
+    running = collector.episode_return + following.reward
+    ended = following.is_last & ~following.is_first
+    episodes = Episodes(
+        jnp.sum(ended, dtype=jnp.int32),
+        jnp.sum(jnp.where(ended, running, 0.0)),
+        jnp.sum(following.is_corrupt, dtype=jnp.int32),
+    )
+    collector = Collector(
+        env_state,
+        following,
+        latent,
+        action,
+        jnp.where(ended, 0.0, running),
+        # The row that begins an episode answers no decision.
+        collector.decisions + jnp.sum(~following.is_first, dtype=jnp.int32),
+    )
+    return collector, ring, episodes
+
+
+@jax.named_scope("collect")
+def collect(
+    config: Config,
+    env: VectorEnv,
+    agent: Agent,
+    carry: tuple[Collector, replay.Replay],
+    steps: int,
+    key: PRNGKeyArray,
+) -> tuple[tuple[Collector, replay.Replay], Episodes]:
+    """`steps` rows of every environment, and the episodes that ended in them."""
+
+    def step(carry: tuple[Collector, replay.Replay], key: PRNGKeyArray):
+        collector, ring, episodes = collect_step(config, env, agent, *carry, key)
+        return (collector, ring), episodes
+
+    keys = jax.random.split(key, steps)
+    carry, episodes = jax.lax.scan(step, carry, keys)
+    return carry, jax.tree.map(jnp.sum, episodes)

@@ -1,0 +1,74 @@
+"""The penalty that a run takes: its implementation, and why it was taken."""
+
+import dataclasses
+from typing import NamedTuple
+
+from core.penalty import PenaltyOptions
+from kernels import kernel_obstacle
+from train.config import Config, PenaltyConfig
+from train.program.state import compute_dtype
+
+
+class Penalty(NamedTuple):
+    """The penalty's static choices (None: no penalty) and why they were taken."""
+
+    options: PenaltyOptions | None
+    reason: str
+
+
+def choose_penalty(config: Config, platform: str) -> Penalty:
+    """The implementation that will run, in words where it is not the one asked for."""
+    asked = config.penalty
+    if not asked.active:
+        return Penalty(None, "none: plain DreamerV3")
+    taken, why = asked.implementation, "as configured"
+    if taken == "pallas":
+        obstacle = kernel_obstacle(
+            hidden=config.model.hidden,
+            classes=config.model.classes,
+            dtype=compute_dtype(config, platform),
+        )
+        if platform == "cpu":
+            obstacle = "the Pallas kernel needs a GPU"
+        if obstacle:
+            taken, why = "xla", f"{obstacle}; xla is the same mathematics"
+    assert taken != "none"
+    options = PenaltyOptions(
+        taken,
+        asked.target,
+        asked.rho,
+        asked.normalization,
+        asked.probe_kind,
+        asked.probes,
+        asked.core_carry,
+    )
+    probes = "all" if asked.probe_kind == "exact" else asked.probes or 1
+    what = f"{taken} on the {asked.target}, rho {asked.rho:g}, {probes} "
+    reason = f"{what}{asked.probe_kind} ({why}), {coefficients(asked)}"
+    return Penalty(options, reason)
+
+
+def with_taken(config: Config, penalty: Penalty) -> Config:
+    """The configuration with the implementation of the penalty that will run."""
+    if penalty.options is None:
+        return config
+    taken = dataclasses.replace(
+        config.penalty, implementation=penalty.options.implementation
+    )
+    return dataclasses.replace(config, penalty=taken)
+
+
+def coefficients(penalty: PenaltyConfig) -> str:
+    """The penalty's coefficient and its decay, in words."""
+    starts = {"lambda": penalty.lambda0}
+    if penalty.target in ("prior", "both"):
+        starts["prior's lambda"] = penalty.resolved_lambda0_prior
+    if penalty.target == "prior":
+        del starts["lambda"]
+    least = penalty.lambda_min
+    words = [
+        f"{name} {start:g} "
+        + ("throughout" if start == least else f"decaying to {least:g}")
+        for name, start in starts.items()
+    ]
+    return ", ".join(words)

@@ -1,0 +1,127 @@
+"""Everything a run carries from one chunk to the next, as one pytree."""
+
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from core.agent import Agent
+from core.heads import TwoHotHead
+from core.returns import ReturnScale
+from core.rssm import State
+from envs import Timestep, VectorEnv
+from train.config import Config
+from train.program import replay
+from train.program.optimizer import make_optimizer
+
+
+class Learner(NamedTuple):
+    """What the updates change.
+
+    `skipped` counts updates left out because a loss or gradient was not finite, and
+    `skipped_in_row` how many of the latest were.
+    """
+
+    agent: Agent
+    slow_value: TwoHotHead
+    optimizer: optax.OptState
+    return_scale: ReturnScale
+    updates: Int[Array, ""]
+    skipped: Int[Array, ""]
+    skipped_in_row: Int[Array, ""]
+
+
+class Collector(NamedTuple):
+    """What acting changes: environments, latent states, and running episodes."""
+
+    env_state: PyTree
+    timestep: Timestep
+    latent: State
+    last_action: Float[Array, "envs action"]
+    episode_return: Float[Array, " envs"]
+    decisions: Int[Array, ""]
+
+
+class RunState(NamedTuple):
+    """A whole run: restoring it and going on is bitwise the unbroken run on a CPU."""
+
+    learner: Learner
+    collector: Collector
+    replay: replay.Replay
+    key: PRNGKeyArray
+
+
+def compute_dtype(config: Config, platform: str) -> jnp.dtype:
+    """Type the networks compute in; their parameters are always float32."""
+    if config.precision == "auto":
+        return jnp.dtype("float32" if platform == "cpu" else "bfloat16")
+    return jnp.dtype(config.precision)
+
+
+def init_agent(config: Config, env: VectorEnv, key: PRNGKeyArray) -> Agent:
+    """An untrained agent of the configured size for this environment."""
+    shape = env.spec.obs_shape
+    return Agent(
+        # Images by their shape, vectors by their length.
+        shape if env.spec.is_image else shape[0],
+        env.spec.action_dim,
+        key=key,
+        size=config.model,
+        obs_entries=tuple(size for _, size in env.spec.obs_entries),
+        unimix=config.loss.unimix,
+    )
+
+
+def init_learner(config: Config, env: VectorEnv, key: PRNGKeyArray) -> Learner:
+    """An untrained agent with its optimizer."""
+    agent = init_agent(config, env, key)
+    zero = jnp.zeros((), jnp.int32)
+    return Learner(
+        agent,
+        # A copy: the run's state is donated, and one buffer cannot be given twice.
+        jax.tree.map(jnp.copy, agent.value),
+        make_optimizer(config.optimizer).init(cast(Any, agent)),
+        ReturnScale.initial(),
+        zero,
+        zero,
+        zero,
+    )
+
+
+def init_run(config: Config, env: VectorEnv, key: PRNGKeyArray) -> RunState:
+    """The state before the first decision."""
+    agent_key, env_key, run_key = jax.random.split(key, 3)
+    learner = init_learner(config, env, agent_key)
+    env_state, timestep = env.reset(env_key)
+    batch = env.num_envs
+    collector = Collector(
+        env_state,
+        timestep,
+        learner.agent.model.rssm.initial(batch),
+        jnp.zeros((batch, env.spec.action_dim), jnp.float32),
+        jnp.zeros(batch, jnp.float32),
+        jnp.zeros((), jnp.int32),
+    )
+    rows = max(config.replay_capacity // batch, 1)
+    empty = replay.init(rows, make_row(config, collector))
+    return RunState(learner, collector, empty, run_key)
+
+
+def make_row(config: Config, collector: Collector) -> replay.Row:
+    """The replay row of the latest timestep."""
+    timestep = collector.timestep
+    latent = (None, None)
+    if config.replay_context:
+        latent = replay.pack_latent(collector.latent)
+    return replay.Row(
+        timestep.obs,
+        collector.last_action,
+        timestep.reward,
+        timestep.is_first,
+        timestep.is_last,
+        timestep.is_terminal,
+        timestep.is_corrupt,
+        *latent,
+    )

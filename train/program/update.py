@@ -1,0 +1,234 @@
+"""One update of the agent. The only place where losses are weighted and summed."""
+
+from typing import Any, NamedTuple
+from typing import cast as cast_type
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
+
+from core.actor_critic import imagined_loss, replayed_value_loss
+from core.agent import Agent
+from core.imagination import ActorCritic, imagine
+from core.nets import cast
+from core.penalty import (
+    PenaltyOptions,
+    decayed_coefficient,
+    dynamics_penalty,
+    posterior_jacobian,
+)
+from core.returns import ReturnScale
+from core.rssm import State
+from core.transforms import merge, unmerge
+from core.world_model import Sequence, world_model_loss
+from envs import perturb
+from train.config import Config
+from train.program.optimizer import make_optimizer
+from train.program.state import Learner
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+class UpdateOptions(NamedTuple):
+    """What is static in an update besides the configuration.
+
+    Attributes:
+        penalty: choices of the Jacobian penalty; None leaves it out.
+        dtype: compute type of the networks.
+        heads_at_once: see `core.imagination.imagine`; None for what suits the device.
+    """
+
+    penalty: PenaltyOptions | None
+    dtype: jnp.dtype
+    heads_at_once: bool | None = None
+
+
+def update(
+    config: Config,
+    learner: Learner,
+    initial: State,
+    batch: Sequence,
+    *,
+    key: PRNGKeyArray,
+    options: UpdateOptions,
+) -> tuple[Learner, State, Metrics]:
+    """One optimizer step on one batch of replayed sequences.
+
+    Args:
+        initial: latent state before the batch's first row.
+        batch: replayed rows, time first.
+
+    Returns:
+        The learner, the latent states found for the batch (for the replay), metrics.
+        Where a loss or gradient is not finite the learner only counts the skip.
+    """
+
+    def loss(agent: Agent):
+        current = learner._replace(agent=agent)
+        return total_loss(config, current, initial, batch, key=key, options=options)
+
+    gradient, (scale, states, metrics) = jax.grad(loss, has_aux=True)(learner.agent)
+    norm = optax.tree.norm(gradient)
+    finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss/total"])
+    return (
+        _descend(config, learner, gradient, scale, finite),
+        states,
+        metrics | {"gradient_norm": norm},
+    )
+
+
+@jax.named_scope("optimizer")
+def _descend(
+    config: Config,
+    learner: Learner,
+    gradient: Agent,
+    scale: ReturnScale,
+    finite: Bool[Array, ""],
+) -> Learner:
+    """The learner after one optimizer step, or with one more skip counted."""
+    # optax's annotations know no Equinox modules: to it these are plain pytrees.
+    gradients, params, slow = cast_type(
+        Any, (gradient, learner.agent, learner.slow_value)
+    )
+    updates, optimizer = make_optimizer(config.optimizer).update(
+        gradients, learner.optimizer, params
+    )
+    agent: Agent = eqx.apply_updates(learner.agent, updates)
+    slow_value: Any = optax.incremental_update(
+        cast_type(Any, agent).value, slow, config.loss.slow_rate
+    )
+    following = Learner(
+        agent,
+        slow_value,
+        optimizer,
+        scale,
+        learner.updates + 1,
+        learner.skipped,
+        jnp.zeros_like(learner.skipped_in_row),
+    )
+    skipped = learner._replace(
+        skipped=learner.skipped + 1, skipped_in_row=learner.skipped_in_row + 1
+    )
+    return optax.tree.where(finite, following, skipped)
+
+
+def total_loss(
+    config: Config,
+    learner: Learner,
+    initial: State,
+    batch: Sequence,
+    *,
+    key: PRNGKeyArray,
+    options: UpdateOptions,
+) -> tuple[Float[Array, ""], tuple[ReturnScale, State, Metrics]]:
+    """The weighted sum of all losses; train by its gradient in `learner.agent`."""
+    penalty, dtype, heads_at_once = options
+    if heads_at_once is None:
+        heads_at_once = wants_heads_at_once(dtype)
+    weights, constants = config.loss, config.loss_constants
+    observe_key, penalty_key, imagine_key, augment_key = jax.random.split(key, 4)
+    seen = augmented(config, batch.obs, augment_key)
+    agent, slow_value, initial = cast(
+        (learner.agent, learner.slow_value, initial), dtype
+    )
+    model = agent.model
+
+    # World model on the replayed sequences.
+    world = world_model_loss(
+        model,
+        initial,
+        batch,
+        key=observe_key,
+        constants=constants,
+        seen=seen,
+    )
+    states = world.observed.states
+
+    # Actor and critic on rollouts imagined from every replayed state.
+    starts = jax.tree.map(merge, states)
+    imagined = imagine(
+        model,
+        ActorCritic(agent.policy, agent.value, slow_value),
+        starts,
+        config.imagination_length,
+        key=imagine_key,
+        heads_at_once=heads_at_once,
+    )
+    actor_critic = imagined_loss(learner.return_scale, imagined, constants)
+    replay_value = replayed_value_loss(
+        agent.value,
+        slow_value,
+        states.features,
+        batch,
+        unmerge(actor_critic.returns, batch.reward.shape),
+        constants,
+    )
+
+    losses = {name: jnp.mean(x) for name, x in world.losses.items()}
+    losses |= actor_critic.losses | {"repval": replay_value}
+    scales = {
+        "rec": weights.reconstruction_scale,
+        "rew": weights.reward_scale,
+        "con": weights.continue_scale,
+        "dyn": weights.dynamics_scale,
+        "rep": weights.representation_scale,
+        "policy": weights.policy_scale,
+        "value": weights.value_scale,
+        "repval": weights.replay_value_scale,
+    }
+    total = sum((scale * losses[name] for name, scale in scales.items()), jnp.zeros(()))
+    metrics = {f"loss/{name}": x for name, x in losses.items()}
+    metrics |= {f"entropy/{name}": x for name, x in world.entropies.items()}
+    metrics |= actor_critic.metrics
+    metrics["jacobian/posterior"] = posterior_jacobian(
+        model.rssm, world.observed, world.embeds
+    )
+
+    # Jacobian penalty on the latent dynamics.
+    if penalty is not None:
+        terms = dynamics_penalty(
+            model.rssm,
+            world.observed,
+            world.embeds,
+            batch,
+            key=penalty_key,
+            options=penalty,
+        )
+        for target, value in terms.items():
+            coefficient = penalty_coefficient(config, learner, target)
+            total = total + coefficient * value
+            metrics |= {f"penalty/{target}": value, f"lambda/{target}": coefficient}
+    metrics["loss/total"] = total
+    return total, (actor_critic.return_scale, states, metrics)
+
+
+def wants_heads_at_once(dtype: jnp.dtype) -> bool:
+    """Which way of `core.imagination.imagine` suits the device and the type."""
+    return jax.default_backend() != "cpu" or dtype != jnp.float32
+
+
+def augmented(
+    config: Config, obs: Num[Array, "time batch ..."], key: PRNGKeyArray
+) -> Num[Array, "time batch ..."]:
+    """The observations as the encoder is given them in training (`--augment`)."""
+    if config.augment == "none":
+        return obs
+    perturbation = perturb.parse(config.augment, pixels=obs.dtype == jnp.uint8)
+    keys = jax.random.split(key, obs.shape[:2])
+    return jax.vmap(jax.vmap(perturbation))(keys, obs)
+
+
+def penalty_coefficient(config: Config, learner: Learner, target: str) -> Array:
+    """λ of one target after the learner's updates so far (GPLD Algorithm 2)."""
+    options = config.penalty
+    initial = options.lambda0
+    if target == "prior":
+        initial = options.resolved_lambda0_prior
+    return decayed_coefficient(
+        learner.updates,
+        initial=initial,
+        minimum=options.lambda_min,
+        decay_scale=options.decay_scale,
+    )
