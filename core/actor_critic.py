@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from core.constants import DREAMERV3, LossConstants
-from core.heads import TwoHotHead
 from core.imagination import Imagined
+from core.networks.heads import TwoHotHead
 from core.returns import ReturnScale, lambda_return
 from core.world_model import Sequence
 

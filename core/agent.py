@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
 from core import block_gru
-from core.heads import PolicyHead, TwoHotHead
+from core.networks.heads import PolicyHead, TwoHotHead
 from core.rssm import State
 from core.sizes import SIZES, ModelSize
 from core.world_model import WorldModel

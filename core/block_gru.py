@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from core.deferred import Apply, Weights, deferred_scan, plain, scan
-from core.nets import RMS_EPS, add_bias
+from core.networks.deferred import Apply, Weights, deferred_scan, plain, scan
+from core.networks.layers import RMS_EPS, add_bias
 from core.rssm import RSSM, clip_action
 from core.states import Observed, State, check_sequence, check_uniforms
 from kernels.sharding import divided
@@ -82,8 +82,8 @@ def observe_deferred(
 ) -> tuple[State, Observed]:
     """`observe` with the weights' gradients in one product after the backward scan.
 
-    Faster, but for reverse mode only (`core.deferred`). Devices that share the work
-    must divide the (one) batch axis evenly.
+    Faster, but for reverse mode only (see `core.networks.deferred`). Devices that share
+    the work must divide the (one) batch axis evenly.
     """
     # Gradients of what devices share are added up after the scan, not in it.
     run = divided(

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from core import block_gru
-from core.dists import BoundedNormal, TwoHot
-from core.heads import PolicyHead, TwoHotHead
+from core.networks.dists import BoundedNormal, TwoHot
+from core.networks.heads import PolicyHead, TwoHotHead
 from core.rssm import State
 from core.world_model import WorldModel
 from kernels.sharding import divided

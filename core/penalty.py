@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from core import block_gru
+from core.networks.transforms import merge
 from core.rssm import RSSM, Observed, State
-from core.transforms import merge
 from core.world_model import Sequence
 from kernels import (
     CategoricalHead,

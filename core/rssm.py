@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from core.dists import Categoricals, onehot_from_uniform
-from core.nets import BlockLinear, Dense, Linear, RMSNorm
+from core.networks.dists import Categoricals, onehot_from_uniform
+from core.networks.layers import BlockLinear, Dense, Linear, RMSNorm
 from core.states import Observed as Observed
 from core.states import State as State
 from core.states import check_sequence, check_uniforms

@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
 from core import block_gru
 from core.constants import DREAMERV3, LossConstants
-from core.decoder import ImageDecoder, VectorDecoder
-from core.encoder import ImageEncoder, VectorEncoder
-from core.heads import ContinueHead, TwoHotHead
+from core.networks.decoder import ImageDecoder, VectorDecoder
+from core.networks.encoder import ImageEncoder, VectorEncoder
+from core.networks.heads import ContinueHead, TwoHotHead
 from core.rssm import RSSM, Observed, State
 from core.sizes import SIZES, ModelSize
 
@@ -38,7 +38,7 @@ class WorldModel(eqx.Module):
         obs_size: length of the observation vector, or the shape of an image.
         action_size: length of the action vector.
         size: widths of all networks.
-        obs_entries: for vectors, see `core.decoder.VectorDecoder`.
+        obs_entries: for vectors, see `core.networks.decoder.VectorDecoder`.
         unimix: see `core.rssm.RSSM`.
     """
 

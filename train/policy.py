@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from core.agent import Agent
-from core.encoder import ImageEncoder
+from core.networks.encoder import ImageEncoder
 from envs import checks
 from envs.checks import forked
 from train.errors import UserError

@@ -11,7 +11,7 @@ import envs
 from benchmarks.measure.program import Program, build, donated, repeat, repeated
 from benchmarks.overhead.steps import Bench
 from core.imagination import ActorCritic, imagine
-from core.nets import cast
+from core.networks.layers import cast
 from core.penalty import PenaltyOptions
 from core.world_model import world_model_loss
 from train.config import Config

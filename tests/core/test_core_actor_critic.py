@@ -23,8 +23,8 @@ from reference import (
 
 from core.actor_critic import imagined_loss, replayed_value_loss
 from core.constants import LossConstants
-from core.heads import PolicyHead, TwoHotHead
 from core.imagination import Imagined
+from core.networks.heads import PolicyHead, TwoHotHead
 from core.returns import ReturnScale, lambda_return
 
 OBS, ACTION, UNITS, FEATURES = 3, 2, 4, 12

@@ -21,8 +21,8 @@ from reference import (
 )
 
 from core.constants import LossConstants
-from core.heads import PolicyHead, TwoHotHead
 from core.imagination import ActorCritic, imagine
+from core.networks.heads import PolicyHead, TwoHotHead
 from core.rssm import State
 from core.sizes import ModelSize
 from core.world_model import WorldModel, world_model_loss

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.nets import cast
+from core.networks.layers import cast
 from core.penalty import (
     PenaltyOptions,
     decayed_coefficient,

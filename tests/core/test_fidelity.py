@@ -18,8 +18,8 @@ from authors import Fixture
 from core import actor_critic, imagination
 from core import penalty as penalty_module
 from core.agent import Agent
-from core.decoder import VectorDecoder
-from core.transforms import symlog
+from core.networks.decoder import VectorDecoder
+from core.networks.transforms import symlog
 from core.world_model import Sequence
 from kernels import api, reference
 from kernels.probes import sample_probes

@@ -13,11 +13,11 @@ import optax
 import pytest
 
 from core.agent import Agent
-from core.conv import Conv
-from core.decoder import ImageDecoder
-from core.encoder import ImageEncoder
+from core.networks.conv import Conv
+from core.networks.decoder import ImageDecoder
+from core.networks.encoder import ImageEncoder
+from core.networks.transforms import lift
 from core.sizes import SIZES
-from core.transforms import lift
 
 # Encoder and decoder by hand from the layers' shapes, and the whole agent on walker.
 COUNTS = {

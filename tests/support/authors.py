@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.agent import Agent
-from core.heads import TwoHotHead
+from core.networks.heads import TwoHotHead
 from core.returns import ReturnScale
 from core.rssm import State
 from core.sizes import ModelSize

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from core.actor_critic import ActorCriticOutput, replayed_value_loss
 from core.constants import DREAMERV3
+from core.networks.transforms import symexp_bins, twohot
 from core.returns import lambda_return
 from core.rssm import State
-from core.transforms import symexp_bins, twohot
 from core.world_model import WorldModelOutput
 
 

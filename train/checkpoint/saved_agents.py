@@ -18,7 +18,7 @@ from typing import NamedTuple
 from jaxtyping import PyTree
 
 from core.agent import Agent
-from core.heads import TwoHotHead
+from core.networks.heads import TwoHotHead
 from core.returns import ReturnScale
 from train.checkpoint.checkpointer import Checkpointer, Restored
 from train.errors import UserError

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from core.nets import Linear
+from core.networks.layers import Linear
 from train.config import OptimizerConfig
 
 
 def adaptive_clip(ratio: float, floor: float = 1e-3) -> optax.GradientTransformation:
     """Scale each gradient so that its norm is at most ratio·max(floor, ‖parameter‖).
 
-    Norms are of whole arrays, or of the `parts` of a `core.nets.Linear` that has some;
-    optax's `adaptive_grad_clip` takes them unit by unit.
+    Norms are of whole arrays, or of the `parts` of a `Linear` that has some; optax's
+    `adaptive_grad_clip` takes them unit by unit.
     """
 
     def clip(gradient, parameter):

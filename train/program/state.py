@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from core.agent import Agent
-from core.heads import TwoHotHead
+from core.networks.heads import TwoHotHead
 from core.returns import ReturnScale
 from core.rssm import State
 from envs import Timestep, VectorEnv

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 from core.actor_critic import imagined_loss, replayed_value_loss
 from core.agent import Agent
 from core.imagination import ActorCritic, imagine
-from core.nets import cast
+from core.networks.layers import cast
+from core.networks.transforms import merge, unmerge
 from core.penalty import (
     PenaltyOptions,
     decayed_coefficient,
@@ -21,7 +22,6 @@ from core.penalty import (
 )
 from core.returns import ReturnScale
 from core.rssm import State
-from core.transforms import merge, unmerge
 from core.world_model import Sequence, world_model_loss
 from envs import perturb
 from train.config import Config

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from core import block_gru
 from core.agent import Agent
-from core.decoder import ImageDecoder
+from core.networks.decoder import ImageDecoder
 from core.rssm import State
 from core.world_model import Sequence
 from train.config import Config

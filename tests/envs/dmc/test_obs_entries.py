@@ -16,7 +16,7 @@ import parity
 import pytest
 
 import envs
-from core.nets import Linear
+from core.networks.layers import Linear
 from envs.render.pixels import PixelEnv
 from train.config.cli import parse
 from train.program.optimizer import adaptive_clip

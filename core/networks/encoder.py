@@ -4,9 +4,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from core.conv import ConvBlock
-from core.nets import MLP
-from core.transforms import merge, symlog, unmerge
+from core.networks.conv import ConvBlock
+from core.networks.layers import MLP
+from core.networks.transforms import merge, symlog, unmerge
 
 # Channels of the four layers, in units of the size's depth.
 MULTIPLES = (2, 3, 4, 4)

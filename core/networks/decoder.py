@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from core.conv import Conv, ConvBlock
-from core.encoder import MULTIPLES, check_image_shape
-from core.nets import MLP, BlockLinear, Dense, Linear, RMSNorm, add_bias
-from core.transforms import merge, symexp, symlog, unmerge
+from core.networks.conv import Conv, ConvBlock
+from core.networks.encoder import MULTIPLES, check_image_shape
+from core.networks.layers import MLP, BlockLinear, Dense, Linear, RMSNorm, add_bias
+from core.networks.transforms import merge, symexp, symlog, unmerge
 
 
 class VectorDecoder(eqx.Module):
@@ -61,7 +61,7 @@ class VectorDecoder(eqx.Module):
 
 
 class ImageDecoder(eqx.Module):
-    """DreamerV3's mirror image of `core.encoder.ImageEncoder`.
+    """DreamerV3's mirror image of `core.networks.encoder.ImageEncoder`.
 
     h, by a block-diagonal layer, and z, by a layer of 2·`units`, give the lowest
     resolution. It is doubled four times, each time followed by a convolution.

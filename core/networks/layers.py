@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
-from core.transforms import lift
+from core.networks.transforms import lift
 
 RMS_EPS = 1e-4
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core import block_gru
-from core.deferred import deferred_scan, scan
+from core.networks.deferred import deferred_scan, scan
 from core.rssm import RSSM
 
 

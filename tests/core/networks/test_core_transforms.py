@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.transforms import symexp, symexp_bins, symlog, twohot, unimix
+from core.networks.transforms import symexp, symexp_bins, symlog, twohot, unimix
 
 E = np.e
 BINS = jnp.array([-3.0, -1.0, 0.0, 1.0, 3.0])

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from core.nets import RMSNorm, add_bias, truncated_normal
+from core.networks.layers import RMSNorm, add_bias, truncated_normal
 
 KERNEL = 5
 

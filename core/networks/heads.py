@@ -4,8 +4,8 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from core.dists import Bernoulli, BoundedNormal, TwoHot
-from core.nets import MLP, Linear
+from core.networks.dists import Bernoulli, BoundedNormal, TwoHot
+from core.networks.layers import MLP, Linear
 
 
 class TwoHotHead(eqx.Module):

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from reference import dense, filled, linear, wide
 
-from core.nets import MLP, BlockLinear, Dense, Linear, RMSNorm, cast, truncated_normal
+from core.networks.layers import (
+    MLP,
+    BlockLinear,
+    Dense,
+    Linear,
+    RMSNorm,
+    cast,
+    truncated_normal,
+)
 
 
 @pytest.fixture(autouse=True)

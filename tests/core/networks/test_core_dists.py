@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from jax.nn import one_hot
 
-from core.dists import (
+from core.networks.dists import (
     Bernoulli,
     BoundedNormal,
     Categoricals,
     TwoHot,
     onehot_from_uniform,
 )
-from core.transforms import symexp_bins
+from core.networks.transforms import symexp_bins
 
 LOG2PI = np.log(2 * np.pi)
 

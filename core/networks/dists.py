@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from core.transforms import lift, symexp_bins, twohot_bins, unimix
+from core.networks.transforms import lift, symexp_bins, twohot_bins, unimix
 
 
 class Categoricals(eqx.Module):

@@ -1,0 +1,1 @@
+"""Networks and what they put out: layers, encoders, decoders, heads, distributions."""
