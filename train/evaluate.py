@@ -11,11 +11,11 @@ import tyro
 
 from train.config import MAX_COUNT, Config, Count
 from train.config.cli import read_words
-from train.config.fields import Range, did_you_mean
+from train.config.fields import Range
 from train.errors import UserError, guarded, one_line, tell
 from train.rollout.report import Report
 from train.rollout.report import say as say
-from train.run_dir import record
+from train.run_dir.record import read_run
 
 PROGRAM = "python -m train.evaluate"
 # Flags that take several values.
@@ -86,7 +86,7 @@ def run(argv: Sequence[str]) -> int:
     check_origin()
     options = read_options(argv)
     run_dir = Path(options.run).expanduser()
-    config = read_config(run_dir)
+    config = read_run(run_dir)
     chosen = choose_agents(options.agent, config.seeds)
     check_output("--video", options.video, suffix=".gif")
     check_output("--json", options.json)
@@ -189,27 +189,6 @@ def join_lists(argv: Sequence[str]) -> list[str]:
             continue
         joined.append(word)
     return joined
-
-
-def read_config(run_dir: Path) -> Config:
-    """The configuration that a run was trained with.
-
-    Raises:
-        UserError: the directory does not exist or is not one of a run.
-    """
-    path = run_dir / "config.json"
-    try:
-        if path.exists():
-            return record.read(path)
-        beside = run_dir.absolute().parent
-        known = [
-            str(run_dir.parent / p.parent.name) for p in beside.glob("*/config.json")
-        ]
-        near = did_you_mean(str(run_dir), known)
-        reason = "holds no config.json" if run_dir.is_dir() else "no such directory"
-    except OSError as error:
-        near, reason = "", f"cannot be read ({error.strerror})"
-    raise UserError(f"--run {run_dir}: {reason}; allowed: the directory of a run{near}")
 
 
 def choose_agents(asked: int | None, count: int) -> list[int]:

@@ -21,6 +21,7 @@ from train.checkpoint.disk import (
     kept_agents,
 )
 from train.checkpoint.saved_agents import AgentSaver
+from train.checkpoint.warm_start import WarmStart, apply_warm_start, read_warm_start
 from train.config import Config
 from train.errors import logdir_errors
 from train.metrics.logger import Logger, Silent
@@ -78,6 +79,7 @@ def train(
     checkpoints = Checkpointer(run_dir, keep, warn=warn)
     agents = AgentSaver(run_dir, warn=warn)
     restored = checkpoints.restore(template) if config.resume != "never" else None
+    warm = None if restored else read_warm_start(config, template)
     with coordination.leader_first():
         open_logger = _open_log(config, run_dir, _logged_until(restored))
     with StopRequest() as stop, open_logger as logger:
@@ -89,7 +91,7 @@ def train(
             logger.say(line)
         watch = Watch(config, run_dir, logger.say, limit=MAX_SKIPPED_IN_ROW)
         session = _Session(config, programs, checkpoints, agents, logger, stop)
-        run = session.begin(restored)
+        run = session.begin(restored, warm)
         if session.goes_on(run):
             session.warm_up(run)
         run = session.learn(run, watch, began)
@@ -161,8 +163,11 @@ class _Session:
             yield
         self._stop.doing = usual
 
-    def begin(self, restored: Restored | None) -> RunState:
+    def begin(self, restored: Restored | None, warm: WarmStart | None) -> RunState:
         """The restored state, or a new one with the replay buffer filled.
+
+        Args:
+            warm: initial parameters of another run, for a new state.
 
         A stop signal while acting is compiled leaves the replay buffer empty.
         """
@@ -170,7 +175,7 @@ class _Session:
             self._logger.say(f"resuming at environment step {restored.step:,}")
             run = restored.tree
         else:
-            run = self._fill()
+            run = self._fill(warm)
         # Restored arrays are committed to a device, new ones are not, and each kind
         # would compile a chunk of its own: a resumed run could not use the cache.
         if jax.process_count() == 1:
@@ -178,12 +183,15 @@ class _Session:
             run = jax.device_put(run, jax.tree.map(lambda x: x.sharding, template))
         return run
 
-    def _fill(self) -> RunState:
+    def _fill(self, warm: WarmStart | None) -> RunState:
         programs = self._programs
         with self._phase("compiling acting"):
             keys = programs.keys(0)
             programs.init.prepare(keys)
             run = programs.init(keys)
+            if warm:
+                self._logger.say(warm.line)
+                run = apply_warm_start(run, warm)
             programs.prefill.prepare(run)
         if self._stop.agreed():
             return run

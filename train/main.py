@@ -25,9 +25,10 @@ def run(argv: Sequence[str]) -> int:
     began = time.monotonic()
     from train.config.cli import read_command
     from train.preflight.shadowing import check_origin
+    from train.run_dir.record import read_run
 
     check_origin()
-    config, preset = read_command(argv, start_jax)
+    config, preset = read_command(argv, start_jax, lambda run: read_run(run, "--fork"))
 
     # Imported only now: a mistyped flag is answered before JAX and MuJoCo load.
     import jax
@@ -36,6 +37,7 @@ def run(argv: Sequence[str]) -> int:
     from train import loop
     from train.placement.placement import Placement
     from train.preflight import setup
+    from train.preflight.fork import prepare_fork
     from train.preflight.resume import check_resume
     from train.processes import coordination
     from train.program.penalty import choose_penalty, with_taken
@@ -66,8 +68,9 @@ def run(argv: Sequence[str]) -> int:
                     tell(line, sys.stdout)
                 stack.enter_context(RunLock(run_dir))
                 tell(f"run directory {run_dir}", sys.stdout)
-                for line in changes:
-                    tell(f"changed      {line}", sys.stdout)
+                changes = [f"changed      {line}" for line in changes]
+                for line in [*changes, *prepare_fork(config, run_dir)]:
+                    tell(line, sys.stdout)
         try:
             _, code = loop.train(config, env, run_dir, penalty, placement, began=began)
         except loop.Diverged as error:

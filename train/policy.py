@@ -19,9 +19,10 @@ from core.networks.encoder import ImageEncoder
 from envs import checks
 from envs.checks import forked
 from train.errors import UserError
-from train.evaluate import choose_agents, read_config
+from train.evaluate import choose_agents
 from train.preflight import setup
 from train.rollout.scores import load_agents
+from train.run_dir.record import read_run
 
 
 class Policy:
@@ -180,7 +181,7 @@ def load_policy(
         UserError: there is no such run or agent, or no checkpoint yet.
     """
     path = Path(run_dir).expanduser()
-    config = read_config(path)
+    config = read_run(path)
     for name, value in {"agent": agent, "at": 0 if at is None else at}.items():
         if not isinstance(value, int | np.integer) or value < 0:
             raise UserError(f"{name}={value!r}: allowed: an integer from 0")

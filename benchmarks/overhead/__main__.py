@@ -33,10 +33,10 @@ from benchmarks.overhead.steps import Bench, measure
 from train.config import Config
 from train.config.presets import build, preset_values
 from train.errors import UserError
-from train.evaluate import read_config
 from train.preflight.setup import make_env
 from train.program.state import init_agent
 from train.rollout.scores import load_agents
+from train.run_dir.record import read_run
 
 
 class Outcome(NamedTuple):
@@ -106,7 +106,7 @@ def measure_variance(options: argparse.Namespace) -> Outcome:
             preset_values("smoke" if options.quick else "laptop", platform="cpu")
         )
     else:
-        config = read_config(options.run)
+        config = read_run(options.run)
         if config.seeds > 1:
             config = dataclasses.replace(config, seeds=1)
     env = make_env(config)
@@ -115,7 +115,7 @@ def measure_variance(options: argparse.Namespace) -> Outcome:
     agents = {"random": init(key)}
     step = 0
     if options.run is not None:
-        step, trained = load_agents(options.run, read_config(options.run), env)
+        step, trained = load_agents(options.run, read_run(options.run), env)
         agents["trained"] = trained[0]
     # Two episodes of every environment are enough to draw the batches from.
     rows = 2 * env.spec.episode_decisions * config.num_envs

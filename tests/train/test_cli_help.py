@@ -8,6 +8,7 @@ import re
 import pytest
 
 import envs
+import train.config.origin
 import train.config.schema
 from train.config import Config
 from train.config.cli import parse
@@ -69,13 +70,14 @@ def test_help_shows_the_coefficients_of_the_target(capsys, words, start, least):
 
 def test_every_field_is_documented():
     """Its docstring is the help text of its flag."""
-    tree = ast.parse(inspect.getsource(train.config.schema))
+    modules = (train.config.schema, train.config.origin)
+    trees = [ast.parse(inspect.getsource(module)) for module in modules]
     fields = 0
-    for owner in ast.walk(tree):
+    for owner in itertools.chain(*map(ast.walk, trees)):
         if not isinstance(owner, ast.ClassDef):
             continue
         for field, following in itertools.pairwise(owner.body):
             if isinstance(field, ast.AnnAssign):
                 fields += 1
                 assert isinstance(following, ast.Expr), ast.unparse(field)
-    assert fields == len(flags(Config)) + 4  # and the four nested dataclasses
+    assert fields == len(flags(Config)) + 5  # and the five nested dataclasses

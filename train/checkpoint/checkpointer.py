@@ -198,6 +198,22 @@ class Checkpointer:
             return None
         return self._load(self._directory / f"{step:012d}", template, partial=partial)
 
+    def copy(self, step: int, other: "Checkpointer") -> None:
+        """Copy a step of another run, which must not be saving at that time.
+
+        Raises:
+            Damaged: the step cannot be read; nothing is copied.
+            OSError: it cannot be written here.
+        """
+        source = other._directory / f"{step:012d}"
+        manifest.verify(source)
+        scratch = self._directory / f"{_SCRATCH}{step}"
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._remove_scratch()
+        shutil.copytree(source, scratch)
+        manifest.verify(scratch)
+        os.rename(scratch, self._directory / f"{step:012d}")
+
     def _whole(self, step: int, earlier: str = "") -> bool:
         """Whether a step is undamaged; warns where it is not."""
         try:

@@ -127,18 +127,21 @@ class Command(NamedTuple):
 
 
 def read_command(
-    argv: Sequence[str], start: Callable[[Mapping[str, Any]], str]
+    argv: Sequence[str],
+    start: Callable[[Mapping[str, Any]], str],
+    read_run: Callable[[str], Config] | None = None,
 ) -> Command:
     """Understand a command line.
 
-    The preset comes first (`--preset`, or the one that suits the device), then the
-    other flags.
+    The preset comes first (`--preset`, or the one that suits the device; with `--fork`
+    the values of the forked run), then the other flags.
 
     Args:
         argv: the words after the program's name.
         start: starts JAX from the values of the flags given, and returns
             `jax.default_backend()`. It is called only once each flag by itself is
             valid.
+        read_run: the configuration of a run directory, for `--fork`.
 
     Raises:
         UserError: the command line is not understood or not allowed.
@@ -148,10 +151,19 @@ def read_command(
     asked = words.values.get("--preset", "auto")
     if words.help:
         _print_help(asked, words.values, start({}))
-    choice = resolve_preset(asked, platform=start(words.values))
-    preset = preset_values(choice.name)
-    _check_penalty_wanted(preset, words.values)
     given = {name: x for name, x in words.values.items() if name != "--preset"}
+    if (fork := given.get("--fork")) and read_run:
+        if "--preset" in words.values:
+            why = "the flags of a fork start from those of the forked run"
+            raise invalid("--preset", asked, why, "leave it out, or leave out --fork")
+        parent = read_run(fork)
+        start(words.values)
+        choice = PresetChoice(parent.preset, f"as the forked run {fork}")
+        preset = _inherited(parent)
+    else:
+        choice = resolve_preset(asked, platform=start(words.values))
+        preset = preset_values(choice.name)
+        _check_penalty_wanted(preset, words.values)
     config = build(for_target(preset, given) | given)
     return Command(dataclasses.replace(config, env=_known_env(config.env)), choice)
 
@@ -173,6 +185,18 @@ def parse(argv: Sequence[str], platform: str | Callable[[], str]) -> Config:
         return platform() if callable(platform) else platform
 
     return read_command(argv, start).config
+
+
+def _inherited(parent: Config) -> dict[str, Any]:
+    """The values of a run's flags, less those that say where and on what it ran."""
+    values: dict[str, Any] = {}
+    for flag in flags(Config):
+        if flag.path[0] not in ("logdir", "resume", "allow_changes", "origin", "scale"):
+            value: Any = parent
+            for name in flag.path:
+                value = getattr(value, name)
+            values[flag.name] = value
+    return values
 
 
 def _print_help(asked: str, given: Mapping[str, Any], platform: str) -> None:

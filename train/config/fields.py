@@ -178,6 +178,17 @@ def check_value(flag: Flag, value: Any, *, shown: str = "") -> None:
             raise invalid(flag.name, shown, "out of range", allowed_values(flag), near)
 
 
+def check_fields(part: object) -> None:
+    """Check each field of a dataclass, nested ones excepted.
+
+    Raises:
+        UserError: a value is of another type, no choice, or out of range.
+    """
+    for flag in flags(type(part)):
+        if len(flag.path) == 1:
+            check_value(flag, getattr(part, flag.path[0]))
+
+
 def allowed_values(flag: Flag) -> str:
     """The values a flag takes, in words."""
     if flag.choices is not None:

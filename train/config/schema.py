@@ -13,7 +13,8 @@ from tyro.conf import arg
 
 from core.constants import LossConstants  # needs no JAX
 from core.sizes import SIZES, ModelSize
-from train.config.fields import Range, check_value, flags
+from train.config.fields import Range, check_fields, invalid
+from train.config.origin import OriginConfig
 from train.errors import UserError
 
 # Counters on the device are 32-bit integers.
@@ -25,13 +26,6 @@ Positive = Annotated[float, Range(0, open_low=True)]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 Decay = Annotated[float, Range(0, 1, open_high=True)]
-
-
-def _check(part: object) -> None:
-    """Check every field of one dataclass against its type, choices and range."""
-    for flag in flags(type(part)):
-        if len(flag.path) == 1:
-            check_value(flag, getattr(part, flag.path[0]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +66,7 @@ class PenaltyConfig:
     """For the target core: whether the gate's direct path from h to h' counts."""
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_fields(self)
         if self.implementation == "none":
             return
         if self.rho == 0:
@@ -147,7 +141,7 @@ class OptimizerConfig:
     """Added to the root of the mean squared gradient."""
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +182,7 @@ class LossConfig:
     """Return ranges below this are not scaled up."""
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +204,7 @@ class ScaleConfig:
     """Seconds to wait for the other processes at the start."""
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,11 +286,16 @@ class Config:
     """Optimizer of all networks."""
     loss: LossConfig = LossConfig()
     """Losses."""
+    origin: OriginConfig = OriginConfig()
+    """Checkpoint or agent to start from."""
     scale: ScaleConfig = ScaleConfig()
     """Devices and processes."""
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_fields(self)
+        if self.origin.fork and not self.logdir:
+            why = "a fork is a run of its own"
+            raise invalid("--fork", self.origin.fork, why, "together with --logdir")
         self._check_probes()
         self._check_lengths()
 

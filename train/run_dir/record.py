@@ -120,6 +120,29 @@ def read(path: pathlib.Path) -> Config:
         raise UserError(f"{path}: {error}") from None
 
 
+def read_run(run_dir: str | pathlib.Path, flag: str = "--run") -> Config:
+    """The configuration that a run was trained with.
+
+    Args:
+        flag: that named the directory, for the message.
+
+    Raises:
+        UserError: the directory does not exist or is not one of a run.
+    """
+    run = pathlib.Path(run_dir).expanduser()
+    path = run / "config.json"
+    try:
+        if path.exists():
+            return read(path)
+        beside = run.absolute().parent
+        known = [str(run.parent / p.parent.name) for p in beside.glob("*/config.json")]
+        near = did_you_mean(str(run), known)
+        reason = "holds no config.json" if run.is_dir() else "no such directory"
+    except OSError as error:
+        near, reason = "", f"cannot be read ({error.strerror})"
+    raise UserError(f"{flag} {run}: {reason}; allowed: the directory of a run{near}")
+
+
 class Difference(NamedTuple):
     """Lines `--flag: old -> new`."""
 

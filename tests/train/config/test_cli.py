@@ -108,6 +108,17 @@ OTHER = {
     "--replay-context": 0,
     "--keep": 1,
     "--keep-every": 40,
+    "--fork": "parent",
+    "--at": 400,
+    "--init-from": "parent",
+    "--init-parts": "encoder,decoder",
+}
+# What has an effect together with other flags only.
+TOGETHER = {
+    "--lambda0-prior": "--penalty-target both",
+    "--fork": "--logdir child",
+    "--at": "--init-from parent",
+    "--init-parts": "--init-from parent",
 }
 
 
@@ -128,8 +139,7 @@ def test_every_flag_reaches_its_field(flag):
         words.append(str(value))
     elif not value:
         words[-1] = "--no-" + flag.name.removeprefix("--")
-    if flag.name == "--lambda0-prior":
-        words += ["--penalty-target", "both"]
+    words += TOGETHER.get(flag.name, "").split()
     assert value_of(parse(words, "cpu"), flag) == value
 
 
