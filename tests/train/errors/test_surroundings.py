@@ -13,7 +13,7 @@ from train.errors import ending
 from train.errors.streams import encodable
 from train.preflight import resume, setup
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def ran(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
