@@ -1,10 +1,11 @@
 """Power laws ε = A n^-α: the fit, its uncertainty, and where the data leave the law."""
 
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Key
+from scipy import stats
 
 
 class PowerLaw(NamedTuple):
@@ -18,7 +19,7 @@ class PowerLaw(NamedTuple):
         return self.scale * samples**-self.exponent
 
     def root(self) -> "PowerLaw":
-        """The law of √ε: what a law of mean squared errors says about their roots."""
+        """The law of √ε: from mean squared errors to root mean squared errors."""
         return PowerLaw(self.scale**0.5, self.exponent / 2)
 
     def square(self) -> "PowerLaw":
@@ -40,12 +41,6 @@ class Interval(NamedTuple):
     high: float
     standard_error: float
 
-    @classmethod
-    def of(cls, values: Float[np.ndarray, " resamples"], *, level: float) -> Self:
-        """The central interval that holds `level` of the values."""
-        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-        return cls(float(low), float(high), float(np.std(values, ddof=1)))
-
 
 class Bootstrap(NamedTuple):
     """Uncertainty of a fit over the seeds."""
@@ -66,13 +61,10 @@ def fit(samples: Float[np.ndarray, " n"], errors: Float[np.ndarray, "n seeds"]) 
     """
     _check(samples, errors)
     x, y = np.log(samples), np.log(np.mean(errors, axis=1))
-    slope, intercept = np.polyfit(x, y, 1)
-    residual, total = (
-        np.sum((y - slope * x - intercept) ** 2),
-        np.sum((y - y.mean()) ** 2),
-    )
-    r_squared = 1.0 if total == 0 else float(1 - residual / total)
-    return Fit(PowerLaw(float(np.exp(intercept)), float(-slope)), r_squared)
+    line = stats.linregress(x, y)
+    # Constant errors leave nothing to explain, which scipy calls a correlation of 0.
+    r_squared = 1.0 if np.ptp(y) == 0 else float(line.rvalue**2)
+    return Fit(PowerLaw(float(np.exp(line.intercept)), float(-line.slope)), r_squared)
 
 
 def bootstrap(
@@ -83,9 +75,9 @@ def bootstrap(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> Bootstrap:
-    """Refits with seeds drawn with replacement within each anchor.
+    """Percentile bootstrap: refits with seeds resampled within each anchor.
 
-    With few seeds the interval is too narrow: two seeds know nothing of the spread.
+    With few seeds the interval is too narrow: two say next to nothing about the spread.
 
     Raises:
         ValueError: as `fit`, or fewer than two resamples.
@@ -93,18 +85,25 @@ def bootstrap(
     _check(samples, errors)
     if resamples < 2:
         raise ValueError(f"resamples={resamples} must be at least 2")
-    n, seeds = errors.shape
-    chosen = np.asarray(jax.random.randint(key, (resamples, n, seeds), 0, seeds))
-    means = np.take_along_axis(errors[None], chosen, axis=2).mean(axis=2)
     x = np.log(samples)
-    x = x - x.mean()
-    y = np.log(means)
-    slopes = y @ x / (x @ x)
-    intercepts = y.mean(axis=1) - slopes * np.log(samples).mean()
-    return Bootstrap(
-        scale=Interval.of(np.exp(intercepts), level=level),
-        exponent=Interval.of(-slopes, level=level),
+    centred = x - x.mean()
+
+    def refit(*drawn: np.ndarray, axis: int) -> np.ndarray:
+        """Scale and exponent of every resample: `fit`, on all of them at once."""
+        y = np.log([seeds.mean(axis=axis) for seeds in drawn])
+        slope = np.tensordot(centred, y, 1) / (centred @ centred)
+        return np.stack([np.exp(y.mean(axis=0) - slope * x.mean()), -slope])
+
+    found = stats.bootstrap(
+        tuple(errors),
+        refit,
+        n_resamples=resamples,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(np.asarray(jax.random.key_data(key))),
     )
+    intervals = zip(*found.confidence_interval, found.standard_error, strict=True)
+    return Bootstrap(*(Interval(*map(float, interval)) for interval in intervals))
 
 
 def local_slopes(
