@@ -1,15 +1,15 @@
-"""What all benchmarks share: how flags are read, and what becomes of a result."""
+"""Shared by all benchmarks: flags, exit codes, and where a result goes."""
 
 import argparse
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from matplotlib.figure import Figure
 
-from train.errors import UserError, tell
+from train.errors import UserError, guarded, tell
 from train.provenance import write_result
 
 QUICK = "a check of the machinery"
@@ -42,6 +42,38 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--png", type=Path, metavar="OUT", help="draw it here")
 
 
+def command(
+    parser: Parser,
+    run: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the flags and run; returns the exit code.
+
+    That is what `run` returns, or 0. It is 2 after a `UserError` or a file that cannot
+    be read or written, with one line on stderr; see `train.errors.guarded`.
+    """
+    options = parser.parse_args(argv)
+
+    def answered() -> int:
+        try:
+            return run(options) or 0
+        except OSError as error:
+            raise UserError(str(error)) from error
+
+    return guarded(answered)
+
+
+def counts(text: str) -> list[int]:
+    """A flag's value that must be positive integers with commas between them."""
+    try:
+        found = [int(word) for word in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: allowed: counts such as 1,4,8")
+    return found
+
+
 def count(text: str) -> int:
     """A flag's value that must be a positive integer."""
     value = amount(text)
@@ -71,7 +103,7 @@ def publish(
 ) -> None:
     """Write `--json`, print, draw `--png`: in this order, so that nothing is lost.
 
-    What cannot be written is printed all the same.
+    The text is printed even if the file cannot be written.
 
     Args:
         options: has `json` and `png`, each a path or None, and `quick`.

@@ -30,8 +30,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 import envs
-from benchmarks.cli import QUICK, Parser, count, publish
-from train.errors import UserError, one_line_errors
+from benchmarks.cli import QUICK, Parser, command, count, publish
+from benchmarks.measure.tables import text_table
+from train.errors import UserError
 
 PRECISIONS = ("float64", "float32")
 PARTS = ("state", "observation", "reward")
@@ -142,19 +143,18 @@ def in_own_process(
 
 def table(found: dict[str, Any]) -> str:
     """The errors as text."""
-    names = "".join(f"{name:>9}" for name in ("median", "95 %", "largest"))
-    lines = [
-        f"{'':36}" + "".join(f"{precision:^29}" for precision in PRECISIONS),
-        f"{'':36}" + f"{names:29}" * len(PRECISIONS),
+    names = ("median", "95 %", "largest")
+    head = [f"{p}\n{name}" for p in PRECISIONS for name in names]
+    rows = [
+        [
+            "" if number else task,
+            part,
+            *(f"{x:.0e}" for p in PRECISIONS for x in precisions[p][part].values()),
+        ]
+        for task, precisions in found.items()
+        for number, part in enumerate(PARTS)
     ]
-    for task, precisions in found.items():
-        for number, part in enumerate(PARTS):
-            line = f"{'' if number else task:24}{part:12}"
-            for precision in PRECISIONS:
-                values = precisions[precision][part].values()
-                line += f"{''.join(f'{value:9.0e}' for value in values):29}"
-            lines.append(line.rstrip())
-    return "\n".join(lines)
+    return text_table(["", "", *head], rows, left=2)
 
 
 def draw(found: dict[str, Any], title: str) -> Figure:
@@ -193,26 +193,27 @@ def draw(found: dict[str, Any], title: str) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line."""
-    options = _parser().parse_args(argv)
-    with one_line_errors():
-        default = QUICK_TASKS if options.quick else envs.TASKS
-        tasks = chosen_tasks(options.tasks, default)
-        states = options.states or (24 if options.quick else 400)
-        if options.precision is not None:
-            for task in tasks:
-                print(json.dumps({task: errors(task, states)}), flush=True)
-                jax.clear_caches()
-            return 0
-        with ThreadPoolExecutor() as pool:  # nothing is timed here
-            ask = functools.partial(in_own_process, tasks=tasks, states=states)
-            by_precision = dict(zip(PRECISIONS, pool.map(ask, PRECISIONS), strict=True))
-        found = {t: {p: by_precision[p][t] for p in PRECISIONS} for t in tasks}
-        title = "One control step against dm_control"
-        title += f": {QUICK}" if options.quick else ""
-        result = {"states": states, "tasks": found}
-        publish(options, result, table(found), lambda: draw(found, title))
-    return 0
+    """Run the command line; returns the exit code."""
+    return command(_parser(), _run, argv)
+
+
+def _run(options: argparse.Namespace) -> None:
+    default = QUICK_TASKS if options.quick else envs.TASKS
+    tasks = chosen_tasks(options.tasks, default)
+    states = options.states or (24 if options.quick else 400)
+    if options.precision is not None:
+        for task in tasks:
+            print(json.dumps({task: errors(task, states)}), flush=True)
+            jax.clear_caches()
+        return
+    with ThreadPoolExecutor() as pool:  # nothing is timed here
+        ask = functools.partial(in_own_process, tasks=tasks, states=states)
+        by_precision = dict(zip(PRECISIONS, pool.map(ask, PRECISIONS), strict=True))
+    found = {t: {p: by_precision[p][t] for p in PRECISIONS} for t in tasks}
+    title = "One control step against dm_control"
+    title += f": {QUICK}" if options.quick else ""
+    result = {"states": states, "tasks": found}
+    publish(options, result, table(found), lambda: draw(found, title))
 
 
 def chosen_tasks(asked: Sequence[str] | None, default: Sequence[str]) -> list[str]:

@@ -22,12 +22,12 @@ import jax
 from matplotlib.figure import Figure
 
 import envs
-from benchmarks.cli import MEASURED, QUICK, Parser, count, publish
+from benchmarks.cli import MEASURED, QUICK, Parser, command, count, counts, publish
 from benchmarks.env_parity import chosen_tasks
 from benchmarks.measure.rollouts import ACTION_REPEAT, make, mjx_rollout, mujoco_rollout
-from benchmarks.measure.timing import Spread, interleave
+from benchmarks.measure.tables import text_table
+from benchmarks.measure.timing import Spread, bars, interleave
 from envs import registry
-from train.errors import UserError, one_line_errors
 
 BATCHES = (16, 128)
 ROUNDS, ROUND_SECONDS = 5, 0.5
@@ -108,25 +108,22 @@ def one_of_each_domain() -> list[str]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as text."""
-    lines, previous = [], None
+    head = ["", "control steps/s", "quartiles", "compile s", "kB/env"]
+    cells: list[list[str]] = []
+    previous = None
     for row in rows:
         if row.task != previous:
             each = row.physics_per_control
-            lines += ["", f"{row.task} ({each} physics steps a control step)"]
-            lines += [
-                f"{'':22} {'control steps/s':>15} {'quartiles':>17} "
-                f"{'compile s':>9} {'kB/env':>8}"
-            ]
+            cells.append([f"{row.task} ({each} physics steps a control step)"])
         previous = row.task
         speed = row.steps_per_second
-        quartiles = f"{speed.low:,.0f}-{speed.high:,.0f}"
-        line = f"{row.program:22} {speed.median:15,.0f} {quartiles:>17}"
+        line = [f"  {row.program}", f"{speed.median:,.0f}", speed.quartiles]
         if row.compile_seconds is not None:
-            line += f" {row.compile_seconds:9.1f}"
+            line.append(f"{row.compile_seconds:.1f}")
         if row.temporary_bytes is not None and row.batch is not None:
-            line += f" {row.temporary_bytes / row.batch / 1e3:8.1f}"
-        lines.append(line)
-    return "\n".join(lines[1:])
+            line.append(f"{row.temporary_bytes / row.batch / 1e3:.1f}")
+        cells.append(line)
+    return text_table(head, cells)
 
 
 def draw(rows: Sequence[Row], title: str) -> Figure:
@@ -145,10 +142,7 @@ def draw(rows: Sequence[Row], title: str) -> Figure:
         axes.errorbar(
             [speed.median for speed in speeds],
             [place + offset for place in places],
-            xerr=[
-                [speed.median - speed.low for speed in speeds],
-                [speed.high - speed.median for speed in speeds],
-            ],
+            xerr=bars(speeds),
             fmt=markers[number % len(markers)],
             color="0.45" if is_host else f"C{number}",
             markerfacecolor="white" if is_host else None,
@@ -184,55 +178,42 @@ def record(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line."""
-    options = _parser().parse_args(argv)
-    with one_line_errors():
-        default = envs.TASKS if options.all else one_of_each_domain()
-        default = QUICK_TASKS if options.quick else default
-        tasks, batches = chosen_tasks(options.tasks, default), _batches(options)
-        rounds = options.rounds or (2 if options.quick else ROUNDS)
-        seconds = 0.1 if options.quick else ROUND_SECONDS
-        # A program that was found in the cache would seem to compile in no time.
-        jax.config.update("jax_enable_compilation_cache", False)
-        found: list[Row] = []
-        tables: list[str] = []
-        for task in tasks:
-            # A line that is written over, where there is a terminal to write on.
-            def say(text: str) -> None:
-                if sys.stderr.isatty():
-                    print(f"\r{text:60}", end="", file=sys.stderr, flush=True)
-
-            rows = measure(task, batches, rounds=rounds, seconds=seconds, say=say)
-            say("")
-            found += rows
-            print(f"{task}: measured", flush=True)
-            tables.append(table(rows))
-            jax.clear_caches()
-        checked = options.quick or options.rounds == 1
-        title = f"Environments on {cores()} CPU cores"
-        if jax.default_backend() != "cpu":
-            title = f"Environments on {jax.devices()[0].device_kind}"
-        title += f": {QUICK}" if checked else ""
-        what = QUICK if checked else MEASURED
-        result = {"what": what, "rounds": rounds, **record(found)}
-        text = "\n" + "\n\n".join(tables)
-        publish(options, result, text, lambda: draw(found, title))
-    return 0
+    """Run the command line; returns the exit code."""
+    return command(_parser(), _run, argv)
 
 
-def _batches(options: argparse.Namespace) -> list[int]:
-    if options.batch is None:
-        return [4] if options.quick else list(BATCHES)
-    try:
-        found = [int(word) for word in options.batch.split(",")]
-    except ValueError:
-        found = [0]
-    if min(found) < 1:
-        raise UserError(
-            f"--batch {options.batch}: allowed: positive integers with commas between "
-            "them, such as 1,16,128"
-        )
-    return found
+def _run(options: argparse.Namespace) -> None:
+    default = envs.TASKS if options.all else one_of_each_domain()
+    default = QUICK_TASKS if options.quick else default
+    tasks = chosen_tasks(options.tasks, default)
+    batches = options.batch or ([4] if options.quick else BATCHES)
+    rounds = options.rounds or (2 if options.quick else ROUNDS)
+    seconds = 0.1 if options.quick else ROUND_SECONDS
+    # A program that was found in the cache would seem to compile in no time.
+    jax.config.update("jax_enable_compilation_cache", False)
+    found: list[Row] = []
+    tables: list[str] = []
+    for task in tasks:
+        # A line that is written over, where there is a terminal to write on.
+        def say(text: str) -> None:
+            if sys.stderr.isatty():
+                print(f"\r{text:60}", end="", file=sys.stderr, flush=True)
+
+        rows = measure(task, batches, rounds=rounds, seconds=seconds, say=say)
+        say("")
+        found += rows
+        print(f"{task}: measured", flush=True)
+        tables.append(table(rows))
+        jax.clear_caches()
+    checked = options.quick or options.rounds == 1
+    title = f"Environments on {cores()} CPU cores"
+    if jax.default_backend() != "cpu":
+        title = f"Environments on {jax.devices()[0].device_kind}"
+    title += f": {QUICK}" if checked else ""
+    what = QUICK if checked else MEASURED
+    result = {"what": what, "rounds": rounds, **record(found)}
+    text = "\n" + "\n\n".join(tables)
+    publish(options, result, text, lambda: draw(found, title))
 
 
 def _parser() -> Parser:
@@ -243,7 +224,9 @@ def _parser() -> Parser:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--tasks", nargs="+", metavar="TASK")
     which.add_argument("--all", action="store_true", help="all tasks, not one a domain")
-    parser.add_argument("--batch", metavar="N,N", help="sizes (default 16,128)")
+    parser.add_argument(
+        "--batch", type=counts, metavar="N,N", help="sizes (default 16,128)"
+    )
     parser.add_argument("--rounds", type=count, help="rounds that count (default 5)")
     parser.add_outputs(quick="two tasks, one batch")
     return parser

@@ -16,6 +16,7 @@ Linux only.
 `--quick` runs a toy with the smoke preset for two minutes: a check of the machinery.
 """
 
+import argparse
 import contextlib
 import functools
 import os
@@ -31,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.cli import Parser, amount, publish
+from benchmarks.cli import Parser, amount, command, publish
 from train.errors import UserError
 from train.metrics import jsonl
 
@@ -229,8 +230,11 @@ def draw(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 1 where a promise was not kept."""
-    options = _parser().parse_args(argv)
+    """Run the command line; exit code 1 where a limit is exceeded."""
+    return command(_parser(), _run, argv)
+
+
+def _run(options: argparse.Namespace) -> int:
     preset, minutes = options.preset, options.minutes
     if options.quick:
         preset, minutes = "smoke", min(minutes, 2.0)
@@ -256,9 +260,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = "\n".join(str(verdict) for verdict in verdicts)
         drawn = functools.partial(draw, samples, parts, warm=warm)
         publish(options, result, text, drawn, with_device=False)
-    except (OSError, RuntimeError, ValueError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (RuntimeError, ValueError) as error:
+        raise UserError(str(error)) from error
     return 0 if options.quick or all(verdict.kept for verdict in verdicts) else 1
 
 

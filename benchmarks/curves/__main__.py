@@ -15,19 +15,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.cli import Parser, save_figure
+from benchmarks.cli import Parser, command, save_figure
 from benchmarks.curves.arms import read_curves
 from benchmarks.curves.draw import QUICK_POINTS, draw, table
-from train.errors import UserError, guarded
+from train.errors import UserError
 from train.provenance import write_result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 2 for an error of the user's."""
-    return guarded(lambda: _run(_parser().parse_args(argv)))
+    """Run the command line; returns the exit code."""
+    return command(_parser(), _run, argv)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> None:
     metric = options.metric or "return"
     curves = read_curves(options.run_dirs, metric=options.metric, each=options.each)
     if options.json is not None:
@@ -50,7 +50,6 @@ def _run(options: argparse.Namespace) -> int:
             curves, metric=metric, random_return=options.random, quick=options.quick
         )
         save_figure("--png", options.png, figure)
-    return 0
 
 
 def _parser() -> Parser:

@@ -6,7 +6,7 @@ round, and compared within each round, so that a slow minute hits all of them.
 
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import NamedTuple
 
 
@@ -24,6 +24,22 @@ class Spread(NamedTuple):
             return cls(values[0], values[0], values[0])
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return cls(median, low, high)
+
+    def scaled(self, factor: float) -> "Spread":
+        """In another unit."""
+        return Spread(*(factor * value for value in self))
+
+    @property
+    def quartiles(self) -> str:
+        """Such as `0.98-1.06`, with the digits that its size asks for."""
+        digits = ",.0f" if abs(self.median) >= 100 else ".2f"
+        return f"{self.low:{digits}}-{self.high:{digits}}"
+
+
+def bars(spreads: Iterable[Spread]) -> list[list[float]]:
+    """From the quartiles, what matplotlib's `errorbar` draws below and above."""
+    spreads = list(spreads)
+    return [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
 
 
 def interleave[Name: Hashable](

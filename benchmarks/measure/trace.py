@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +94,17 @@ def summary(
         if origins is None
         else {name: _sum(scopes[name]) for name in _longest_first(scopes)},
     }
+
+
+def trace_lines(
+    parts: Iterable[tuple[str, Mapping[str, Any]]], steps: int
+) -> list[str]:
+    """How often each part of a trace ran in a step, and for how long."""
+    return [
+        f"    {name.strip()[:56]:56} {part['count'] / steps:7.0f} times "
+        f"{1e3 * part['seconds'] / steps:9.1f} ms"
+        for name, part in parts
+    ]
 
 
 def _longest_first[T](times: Mapping[T, Sequence[float]]) -> list[T]:

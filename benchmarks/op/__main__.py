@@ -16,24 +16,20 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from benchmarks.cli import Parser, count, publish
+from benchmarks.cli import Parser, command, count, publish
 from benchmarks.measure.timing import Spread
-from benchmarks.op.cases import (
-    SHAPES,
-)
+from benchmarks.op.cases import SHAPES
 from benchmarks.op.measure import STATES, cases, measure
 from benchmarks.op.report import PRODUCT, Row, draw, record, table
 from kernels import kernel_obstacle
-from train.errors import guarded
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 2 where a file cannot be written."""
-    options = _parser().parse_args(argv)
-    return guarded(lambda: run(options))
+    """Run the command line; returns the exit code."""
+    return command(_parser(), run, argv)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Measure, write, print, draw."""
     dtype = jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
     names = list(SHAPES) if options.shape == "both" else [options.shape]
@@ -64,7 +60,6 @@ def run(options: argparse.Namespace) -> int:
     result = {"rounds": rounds, **record(found, product, left_out, dtype.name)}
     text = "\n".join(["", table(found, product), "", *missing])
     publish(options, result, text, lambda: draw(found))
-    return 0
 
 
 def _parser() -> Parser:

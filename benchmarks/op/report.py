@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from benchmarks.measure.timing import Spread
+from benchmarks.measure.tables import text_table
+from benchmarks.measure.timing import Spread, bars
 from benchmarks.op.cases import SHAPES, Case, op_flops
 
 PRODUCT = 2048
@@ -31,25 +32,27 @@ class Row(NamedTuple):
 def table(rows: Sequence[Row], product: Spread) -> str:
     """The rows as text."""
     lines = [f"{PRODUCT}³ float32 product: {product.median:.0f} GFLOP/s"]
-    titles = f"{'ms':>9} {'×reference':>11} {'quartiles':>13} {'×1 probe':>9} {'MB':>7}"
+    head = ["", "ms", "×reference", "quartiles", "×1 probe", "MB"]
+    cells: list[list[str]] = []
     previous = None
     for row in rows:
         group = (row.shape, row.n, row.case.gradient)
         if group != previous:
             done = "value and gradients" if row.case.gradient else "value"
-            lines += ["", f"{f'{row.shape}, N={row.n}, {done}':34} {titles}"]
+            cells.append([f"{row.shape}, N={row.n}, {done}"])
         previous = group
-        speedup, quartiles = "", ""
-        if row.speedup is not None:
-            speedup = f"{row.speedup.median:.2f}"
-            quartiles = f"{row.speedup.low:.2f}-{row.speedup.high:.2f}"
-        peak = row.temporary_bytes
-        lines.append(
-            f"{row.case.label:34} {1e3 * row.seconds.median:9.2f} {speedup:>11} "
-            f"{quartiles:>13} {row.speedup_one_probe.median:9.2f} "
-            f"{'' if peak is None else f'{peak / 1e6:.1f}':>7}"
+        speedup, peak = row.speedup, row.temporary_bytes
+        cells.append(
+            [
+                f"  {row.case.label}",
+                f"{1e3 * row.seconds.median:.2f}",
+                "" if speedup is None else f"{speedup.median:.2f}",
+                "" if speedup is None else f"{speedup.low:.2f}-{speedup.high:.2f}",
+                f"{row.speedup_one_probe.median:.2f}",
+                "" if peak is None else f"{peak / 1e6:.1f}",
+            ]
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", text_table(head, cells)])
 
 
 def draw(rows: Sequence[Row]) -> Figure:
@@ -69,14 +72,11 @@ def draw(rows: Sequence[Row]) -> Figure:
                 lines.setdefault(row.case, []).append(row)
         for case, points in lines.items():
             marker, style = styles[case.implementation]
-            spreads = [row.seconds for row in points]
+            spreads = [row.seconds.scaled(1e3) for row in points]
             panel.errorbar(
                 [row.n for row in points],
-                [1e3 * spread.median for spread in spreads],
-                [
-                    [1e3 * (spread.median - spread.low) for spread in spreads],
-                    [1e3 * (spread.high - spread.median) for spread in spreads],
-                ],
+                [spread.median for spread in spreads],
+                bars(spreads),
                 marker=marker,
                 linestyle=style,
                 color=f"C{kinds.index(case.probes.kind)}",

@@ -23,7 +23,7 @@ import jax
 from matplotlib.figure import Figure
 
 import envs
-from benchmarks.cli import Parser, count, publish
+from benchmarks.cli import Parser, command, count, publish
 from benchmarks.op import __main__ as op
 from benchmarks.overhead import profile as overhead_profile
 from benchmarks.overhead import variance
@@ -48,20 +48,18 @@ class Outcome(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 2 for an error of the user's."""
+    """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if "--op" in words:
         return op.main([word for word in words if word != "--op"])
-    options = _parser().parse_args(words)
-    try:
-        run = measure_variance if options.variance else measure_steps
-        if options.profile is not None:
-            run = measure_profile
-        publish(options, *run(options))
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command(_parser(), _run, words)
+
+
+def _run(options: argparse.Namespace) -> None:
+    run = measure_variance if options.variance else measure_steps
+    if options.profile is not None:
+        run = measure_profile
+    publish(options, *run(options))
 
 
 def measure_steps(options: argparse.Namespace) -> Outcome:

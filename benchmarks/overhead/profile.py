@@ -11,6 +11,7 @@ import jax
 from matplotlib.figure import Figure
 
 from benchmarks.measure import trace
+from benchmarks.measure.tables import text_table
 from benchmarks.overhead.rows import Variant
 
 STEPS = 3
@@ -81,16 +82,16 @@ def longest(found: Profiles) -> list[Mapping[str, Any]]:
 def table(found: Profiles) -> str:
     """Time by scope and program, and what the last program's penalty consists of."""
     lines = [f"{chr(65 + place)}: {name}" for place, name in enumerate(found)]
-    letters = "".join(f"{chr(65 + place):>10}" for place in range(len(found)))
-    lines.append(f"{'milliseconds of a step, over all cores':40}{letters}")
-    for name, times in scopes(found).items():
-        lines.append(f"    {name:36}" + "".join(f"{ms:10.1f}" for ms in times))
+    rows = [
+        [f"    {name}", *(f"{ms:.1f}" for ms in times)]
+        for name, times in scopes(found).items()
+    ]
     spans = [1e3 * profile["span_seconds"] / STEPS for profile in found.values()]
-    lines.append(f"{'time that passed':40}" + "".join(f"{ms:10.1f}" for ms in spans))
-    lines.append(f"the penalty of {chr(64 + len(found))}:")
-    for kind in longest(found):
-        count, ms = kind["count"] / STEPS, 1e3 * kind["seconds"] / STEPS
-        lines.append(f"    {kind['name'][:52]:52} {count:5.0f} times {ms:8.1f} ms")
+    rows.append(["time that passed", *(f"{ms:.1f}" for ms in spans)])
+    letters = [chr(65 + place) for place in range(len(found))]
+    lines.append(text_table(["milliseconds of a step, over all cores", *letters], rows))
+    lines.append(f"the penalty of {letters[-1]}:")
+    lines += trace.trace_lines(((kind["name"], kind) for kind in longest(found)), STEPS)
     return "\n".join(lines)
 
 

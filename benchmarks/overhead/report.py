@@ -4,7 +4,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.measure.timing import Spread
+from benchmarks.measure.tables import text_table
+from benchmarks.measure.timing import Spread, bars
 from benchmarks.overhead.rows import PAPER, Measured, Variant
 from train.config import Config
 
@@ -16,21 +17,24 @@ beside this project, not by this benchmark."""
 
 def table(baseline: Measured, found: dict[Variant, Measured]) -> str:
     """The rows as text, with the paper's ratio where it has one."""
-    lines = [
-        f"step without penalty: {1e3 * baseline.step_seconds.median:.1f} ms",
-        f"{'':44} {'ratio':>6} {'quartiles':>13} {'paper':>6} {'ms':>8} {'MB':>7}",
-    ]
+    rows = []
     for row, result in found.items():
         assert result.step_ratio is not None
         ratio = result.step_ratio
         paper = PAPER.get(row.rho) if row.target == "posterior" else None
-        beside = f"{paper:.2f}" if paper and row.probes == 1 else "-"
-        memory = "-" if result.peak_bytes is None else f"{result.peak_bytes / 1e6:.0f}"
-        lines.append(
-            f"{row.name:44} {ratio.median:6.3f} {ratio.low:6.3f}-{ratio.high:<6.3f} "
-            f"{beside:>6} {1e3 * result.step_seconds.median:8.1f} {memory:>7}"
+        rows.append(
+            [
+                row.name,
+                f"{ratio.median:.3f}",
+                f"{ratio.low:.3f}-{ratio.high:.3f}",
+                f"{paper:.2f}" if paper and row.probes == 1 else "-",
+                f"{1e3 * result.step_seconds.median:.1f}",
+                "-" if result.peak_bytes is None else f"{result.peak_bytes / 1e6:.0f}",
+            ]
         )
-    return "\n".join(lines)
+    head = ["", "ratio", "quartiles", "paper", "ms", "MB"]
+    baseline_ms = 1e3 * baseline.step_seconds.median
+    return f"step without penalty: {baseline_ms:.1f} ms\n{text_table(head, rows)}"
 
 
 def draw(found: dict[Variant, Measured]) -> Figure:
@@ -45,9 +49,8 @@ def draw(found: dict[Variant, Measured]) -> Figure:
     for label, points in lines.items():
         rhos = [rho for rho, _ in points]
         medians = [spread.median for _, spread in points]
-        below = [spread.median - spread.low for _, spread in points]
-        above = [spread.high - spread.median for _, spread in points]
-        axes.errorbar(rhos, medians, [below, above], marker="o", capsize=3, label=label)
+        sides = bars(spread for _, spread in points)
+        axes.errorbar(rhos, medians, sides, marker="o", capsize=3, label=label)
     axes.plot(*zip(*PAPER.items(), strict=True), "k*", label="GPLD paper (its GPU)")
     axes.axhline(1.0, color="0.6", linewidth=0.8)
     axes.set_xlabel("sampling fraction ρ")

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.figure import Figure
 
 import envs
+from benchmarks.measure.tables import text_table
 from core.agent import Agent
 from core.penalty import PenaltyOptions, dynamics_penalty
 from core.rssm import State
@@ -200,13 +201,18 @@ def table(found: dict[str, Findings]) -> str:
         lines += [
             f"{weights} weights: posterior entropy {findings.entropy:.2f} of log C; "
             f"penalty gradient ‖mean‖² / minibatch noise {findings.signal:.2f}",
-            f"{'':26} {'probe / minibatch noise':>24} {'added variance':>16}",
+            text_table(
+                ["", "probe / minibatch noise", "added variance"],
+                [
+                    [
+                        label(family),
+                        f"{noise.over_minibatch:.3f}",
+                        f"{100 * noise.added:.2f}%",
+                    ]
+                    for family, noise in findings.noise.items()
+                ],
+            ),
         ]
-        for family, noise in findings.noise.items():
-            lines.append(
-                f"{label(family):26} {noise.over_minibatch:24.3f} "
-                f"{100 * noise.added:15.2f}%"
-            )
         lines.append("")
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ the same thing on the same machine, the later one counts. The rest of these docu
 written by hand.
 """
 
+import argparse
 import difflib
 import json
 import os
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cli import Parser
+from benchmarks.cli import Parser, command
 from benchmarks.gpu.parts import STAGES
 from benchmarks.readme import tables
 from benchmarks.readme.tables import Result
@@ -42,19 +43,18 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; exit status 1 if `--check` finds a difference."""
-    options = _parser().parse_args(argv)
-    try:
-        results = measurements(options.root / "benchmarks" / "results")
-        rewritten = {}
-        for name, wanted in DOCUMENTS.items():
-            path = options.root / name
-            before = path.read_text(encoding="utf-8")
-            content = parts(results, path.parent, wanted)
-            rewritten[path] = (before, rewrite(before, content, name))
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Run the command line; exit code 1 if `--check` finds a difference."""
+    return command(_parser(), _run, argv)
+
+
+def _run(options: argparse.Namespace) -> int:
+    results = measurements(options.root / "benchmarks" / "results")
+    rewritten = {}
+    for name, wanted in DOCUMENTS.items():
+        path = options.root / name
+        before = path.read_text(encoding="utf-8")
+        content = parts(results, path.parent, wanted)
+        rewritten[path] = (before, rewrite(before, content, name))
     differ = False
     for path, (before, after) in rewritten.items():
         if before == after:

@@ -9,6 +9,7 @@ default settings (shadows, reflections, four samples a pixel); the time includes
 taken within each round.
 """
 
+import argparse
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -19,8 +20,9 @@ import jax
 import jax.numpy as jnp
 from matplotlib.figure import Figure
 
-from benchmarks.cli import QUICK, Parser, publish, save_figure
-from benchmarks.measure.timing import Spread, interleave
+from benchmarks.cli import QUICK, Parser, command, publish, save_figure
+from benchmarks.measure.tables import text_table
+from benchmarks.measure.timing import Spread, bars, interleave
 from benchmarks.render.scenes import (
     DOMAINS,
     Comparison,
@@ -113,25 +115,25 @@ def _repeat(program: Callable[[Any], Any], argument: Any, times: int) -> None:
 def table(found: dict[str, tuple[Comparison, Speed]]) -> str:
     """The results as text."""
     batches = list(next(iter(found.values()))[1].ours)
-    lines = [
-        f"{'':12} {'IoU mean':>8} {'least':>6} {'labels':>7} {'|diff|':>7} "
-        f"{'bodies':>7} {'MuJoCo':>7} {'plain':>6}"
-        + "".join(f" {f'ours x{b}':>9}" for b in batches),
+    head = ["", "IoU mean", "least", "labels", "|diff|", "bodies", "MuJoCo", "plain"]
+    rows = [
+        [
+            domain,
+            f"{comparison.overlap.mean():.3f}",
+            f"{comparison.overlap.min():.3f}",
+            f"{comparison.labels:.4f}",
+            f"{comparison.difference:.2f}",
+            f"{comparison.body_difference:.2f}",
+            f"{speed.mujoco.median:.0f}",
+            f"{speed.plain.median:.0f}",
+            *(f"{speed.ours[b].median:.0f}" for b in batches),
+        ]
+        for domain, (comparison, speed) in found.items()
     ]
-    for domain, (comparison, speed) in found.items():
-        rates = "".join(f" {speed.ours[b].median:9.0f}" for b in batches)
-        lines.append(
-            f"{domain:12} {comparison.overlap.mean():8.3f} "
-            f"{comparison.overlap.min():6.3f} {comparison.labels:7.4f} "
-            f"{comparison.difference:7.2f} {comparison.body_difference:7.2f} "
-            f"{speed.mujoco.median:7.0f} {speed.plain.median:6.0f}{rates}"
-        )
-    return "\n".join(lines)
+    return text_table([*head, *(f"ours x{b}" for b in batches)], rows)
 
 
-def record(
-    found: dict[str, tuple[Comparison, Speed]], poses: int, quick: bool
-) -> dict[str, Any]:
+def record(found: dict[str, tuple[Comparison, Speed]], poses: int) -> dict[str, Any]:
     """The result file's content."""
     rows = {}
     for domain, (comparison, speed) in found.items():
@@ -148,7 +150,6 @@ def record(
             "ratio": {b: s._asdict() for b, s in speed.ratio.items()},
         }
     return {
-        "what": "a check of the machinery" if quick else "a measurement",
         "size": 64,
         "samples_per_pixel": 4,
         "poses": poses,
@@ -181,10 +182,7 @@ def draw(found: dict[str, tuple[Comparison, Speed]], title: str) -> Figure:
         axes.errorbar(
             [spread.median for spread in spreads],
             [place + shift for place in range(len(found))],
-            xerr=[
-                [spread.median - spread.low for spread in spreads],
-                [spread.high - spread.median for spread in spreads],
-            ],
+            xerr=bars(spreads),
             fmt=marker,
             color=color,
             capsize=2,
@@ -232,27 +230,33 @@ def sheet(found: dict[str, tuple[Comparison, Speed]]) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 2 for an error of the user's."""
-    options = _parser().parse_args(argv)
+    """Run the command line; returns the exit code."""
+    return command(_parser(), run, argv)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compare, time, write, print, draw.
+
+    Raises:
+        UserError: MuJoCo has no OpenGL here, or a file cannot be written.
+    """
     domains = QUICK_DOMAINS if options.quick else DOMAINS
     poses, rounds = (3, 3) if options.quick else (20, 15)
     batches = (1, 16) if options.quick else (1, 16, 64)
     found = {}
-    try:
-        for domain in domains:
+    for domain in domains:
+        try:
             comparison = compare(domain, poses)
             found[domain] = (comparison, time_domain(domain, batches, rounds))
-            print(f"{domain}: done", flush=True)
-        title = f"Drawing the tasks, jax on {jax.default_backend()}"
-        title += f": {QUICK}" if options.quick else ""
-        result = record(found, poses, options.quick)
-        publish(options, result, table(found), lambda: draw(found, title=title))
-        if options.sheet is not None:
-            save_figure("--sheet", options.sheet, sheet(found))
-    except (NoOpenGLError, OSError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        except NoOpenGLError as error:
+            raise UserError(str(error)) from None
+        print(f"{domain}: done", flush=True)
+    title = f"Drawing the tasks, jax on {jax.default_backend()}"
+    title += f": {QUICK}" if options.quick else ""
+    result = record(found, poses)
+    publish(options, result, table(found), lambda: draw(found, title=title))
+    if options.sheet is not None:
+        save_figure("--sheet", options.sheet, sheet(found))
 
 
 def _parser() -> Parser:

@@ -15,9 +15,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.cli import Parser, publish
+from benchmarks.cli import Parser, command, publish
 from benchmarks.theory.study import Study
-from train.errors import guarded
 
 STUDIES = {
     "bound": "Lemma 1 and Proposition 1: how loose (Section 3.1)",
@@ -56,12 +55,11 @@ class Reporter:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 2 where a file cannot be written."""
-    options = _parser().parse_args(argv)
-    return guarded(lambda: run(options))
+    """Run the command line; returns the exit code."""
+    return command(_parser(), run, argv)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Measure, write, print, draw."""
     names = list(STUDIES) if options.study == "all" else [options.study]
     start = time.perf_counter()
@@ -83,7 +81,6 @@ def run(options: argparse.Namespace) -> int:
     }
     text = "\n\n".join(study.tables for study in found.values())
     publish(options, result, f"\n{text}\n", lambda: draw(found))
-    return 0
 
 
 def load(name: str) -> Any:

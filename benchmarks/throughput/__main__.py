@@ -24,7 +24,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.cli import Parser, count, publish
+from benchmarks.cli import Parser, command, count, counts, publish
 from benchmarks.throughput import scaling
 from benchmarks.throughput.measure import (
     Progress,
@@ -41,7 +41,6 @@ from benchmarks.throughput.report import draw, table, trace_table
 from core.sizes import SIZES
 from train.config import Config
 from train.config.presets import build, preset_values
-from train.errors import UserError
 from train.processes import coordination
 
 TIMES = {"1m": 8, "12m": 4}
@@ -50,22 +49,19 @@ and the system clears it page by page: in training once for hundreds of updates.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 2 for an error of the user's."""
-    options = _parser().parse_args(argv)
-    try:
-        sizes, seeds = _sizes(options.size), _counts("--seeds", options.seeds)
-        if options.devices is not None:
-            devices = _counts("--devices", options.devices)
-            return scaling.run(options, sizes[-1], devices)
-        if seeds:  # as training does with several agents, before JAX starts
-            coordination.offer_cpu_devices(max(map(coordination.cpu_devices, seeds)))
-        # So that compiling is timed, and not the reading of what was compiled before.
-        with cached_in(None):
-            measure(options, sizes, seeds)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Run the command line; returns the exit code."""
+    return command(_parser(), _run, argv)
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.devices is not None:
+        return scaling.run(options, options.size[-1], options.devices)
+    # As training does with several agents, before JAX starts.
+    devices = max(map(coordination.cpu_devices, options.seeds))
+    coordination.offer_cpu_devices(devices)
+    # Without a cache, so that compilation is timed and not reading its results.
+    with cached_in(None):
+        measure(options, options.size, options.seeds)
 
 
 def measure(options: argparse.Namespace, sizes: list[str], seeds: list[int]) -> None:
@@ -134,18 +130,9 @@ def _sizes(text: str) -> list[str]:
     sizes = text.split(",")
     for size in sizes:
         if size not in SIZES:
-            raise UserError(f"--size {size}: allowed: {', '.join(SIZES)}")
+            allowed = ", ".join(SIZES)
+            raise argparse.ArgumentTypeError(f"{size}: allowed: {allowed}")
     return sizes
-
-
-def _counts(flag: str, text: str) -> list[int]:
-    try:
-        counts = [int(word) for word in text.split(",")]
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 1:
-        raise UserError(f"{flag} {text}: allowed: counts such as 1,4,8")
-    return counts
 
 
 def _parser() -> Parser:
@@ -153,10 +140,13 @@ def _parser() -> Parser:
         "throughput",
         description="Time an update by phase, several agents, and the whole loop.",
     )
-    parser.add_argument("--size", default="1m,12m", metavar="A,B")
-    parser.add_argument("--seeds", default="1,4,8", metavar="A,B")
+    parser.add_argument("--size", type=_sizes, default=["1m", "12m"], metavar="A,B")
+    parser.add_argument("--seeds", type=counts, default=[1, 4, 8], metavar="A,B")
     parser.add_argument(
-        "--devices", metavar="A,B", help="one update on so many devices; nothing else"
+        "--devices",
+        type=counts,
+        metavar="A,B",
+        help="one update on each of these numbers of devices; nothing else",
     )
     parser.add_argument(
         "--times", type=count, help="updates in a program (default 8 at 1m, 4 at 12m)"

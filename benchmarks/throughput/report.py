@@ -6,7 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.measure.timing import Spread
+from benchmarks.measure.timing import Spread, bars
+from benchmarks.measure.trace import trace_lines
 
 RELEASED = {"1m": 0.69, "12m": 4.17}
 """Seconds an update of the authors' GPLD code without penalty (JAX 0.4.33, float32),
@@ -155,18 +156,10 @@ def trace_table(found: Mapping[str, Any]) -> str:
         f"trace of an update: {each * found['span_seconds']:.1f} ms, in "
         f"{100 * found['busy_share']:.0f}% of which something ran"
     ]
-    for name, scope in found["scopes"].items():
-        lines.append(_trace_line(name, scope, found["updates"]))
+    kinds = [(f"{kind['scope']} {kind['name']}", kind) for kind in found["kinds"]]
+    lines += trace_lines(found["scopes"].items(), found["updates"])
     lines.append("  its longest operations:")
-    for kind in found["kinds"]:
-        name = f"{kind['scope']} {kind['name']}".strip()
-        lines.append(_trace_line(name, kind, found["updates"]))
-    return "\n".join(lines)
-
-
-def _trace_line(name: str, found: Mapping[str, Any], updates: int) -> str:
-    count, ms = found["count"] / updates, 1e3 * found["seconds"] / updates
-    return f"    {name[:56]:56} {count:7.0f} times {ms:9.1f} ms"
+    return "\n".join(lines + trace_lines(kinds, found["updates"]))
 
 
 def draw(
@@ -200,10 +193,7 @@ def draw(
     middle.errorbar(
         counts,
         [found.ratio.median for found in seeds],
-        [
-            [found.ratio.median - found.ratio.low for found in seeds],
-            [found.ratio.high - found.ratio.median for found in seeds],
-        ],
+        bars(found.ratio for found in seeds),
         marker="o",
         capsize=3,
     )
@@ -218,8 +208,8 @@ def draw(
         "replay": loop.replay_share.median,
         "Python": loop.host_share,
     }
-    bars = right.bar(list(shares), [100 * share for share in shares.values()])
-    right.bar_label(bars, fmt="%.1f%%")
+    drawn = right.bar(list(shares), [100 * share for share in shares.values()])
+    right.bar_label(drawn, fmt="%.1f%%")
     right.set_ylim(0, 110)
     right.set_title(f"the loop, preset {loop.preset}")
     right.set_ylabel("% of its time")

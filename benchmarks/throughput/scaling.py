@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.cli import publish
 from benchmarks.measure import collectives
+from benchmarks.measure.tables import text_table
 from benchmarks.measure.timing import Spread, interleave
 from envs import VectorEnv
 from train.config import Config, ScaleConfig
@@ -134,14 +135,18 @@ def measure(size: str, devices: Sequence[int], *, quick: bool) -> dict[str, Any]
 
 def table(result: dict[str, Any]) -> str:
     """The rows in words, and the estimate below."""
-    head = "devices   ms an update   collectives   MB in them   MB temporaries"
-    lines = [head]
-    for row in result["rows"]:
-        lines.append(
-            f"{row['devices']:>7}   {1e3 * row['seconds']['median']:>12.1f}   "
-            f"{row['collectives']:>11}   {row['collective_bytes'] / 1e6:>10.2f}   "
-            f"{row['temporary_bytes'] / 1e6:>14.0f}"
-        )
+    head = ["devices", "ms an update", "collectives", "MB in them", "MB temporaries"]
+    rows = [
+        [
+            str(row["devices"]),
+            f"{1e3 * row['seconds']['median']:.1f}",
+            str(row["collectives"]),
+            f"{row['collective_bytes'] / 1e6:.2f}",
+            f"{row['temporary_bytes'] / 1e6:.0f}",
+        ]
+        for row in result["rows"]
+    ]
+    lines = [text_table(head, rows, left=0)]
     if result["devices_are"] != "devices":
         lines.append("times are of parts of one CPU: a check of the machinery")
     lines.append("estimated, not measured, for the last row's collectives:")
@@ -179,7 +184,7 @@ def draw(result: dict[str, Any]) -> Figure:
     return figure
 
 
-def run(options: argparse.Namespace, size: str, devices: Sequence[int]) -> int:
+def run(options: argparse.Namespace, size: str, devices: Sequence[int]) -> None:
     """Measure, print, write; `options` are those of `benchmarks.throughput`.
 
     Raises:
@@ -189,4 +194,3 @@ def run(options: argparse.Namespace, size: str, devices: Sequence[int]) -> int:
     size = "1m" if options.quick else size
     result = measure(size, devices, quick=options.quick)
     publish(options, result, table(result), lambda: draw(result))
-    return 0

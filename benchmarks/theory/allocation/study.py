@@ -21,6 +21,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from scipy.stats import binomtest, spearmanr
 
+from benchmarks.measure.tables import text_table
 from benchmarks.theory.allocation.lqg import (
     ANCHORS,
     QUICK_ANCHORS,
@@ -212,12 +213,15 @@ def _units() -> dict[str, Any]:
 
 def _tables(entries: dict[str, Any]) -> str:
     lines = ["equation (4): ℓ = log(predicted / realized n_d/n_r)", ""]
-    lines.append(f"{'parametric':28}{'n':>4}{'median |ℓ|':>12}{'max |ℓ|':>10}{'ρ':>9}")
-    for name, g in entries["parametric"].items():
-        lines.append(
-            f"  {name:26}{g['configurations']:4d}{g['median_abs']:12.4f}"
-            f"{g['max_abs']:10.4f}{g['spearman']:9.4f}"
-        )
+    rows = [
+        [
+            name,
+            str(g["configurations"]),
+            *(f"{g[x]:.4f}" for x in ("median_abs", "max_abs", "spearman")),
+        ]
+        for name, g in entries["parametric"].items()
+    ]
+    lines.append(text_table(["parametric", "n", "median |ℓ|", "max |ℓ|", "ρ"], rows))
     g, ratio = entries["lqg"], entries["lqg"]["multiplier_ratio"]
     lines += [
         "",

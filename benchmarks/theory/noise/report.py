@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
+from benchmarks.measure.tables import text_table
 from benchmarks.theory.noise.measure import (
     ACTIONS,
     BUDGET,
@@ -40,34 +41,36 @@ def tables(
         f"random MDP, {STATES} states, {ACTIONS} actions, H = {HORIZON}, σ = {NOISE:g}",
         "",
         "Theorem 2: variance added by the noise, one rollout",
-        f"{'γ':>6} {'γ^t':>4} {'enumerated':>11} {'formula':>9} "
-        f"{'sampled':>17} {'paper bound':>12} {'loose by':>9} {'error of mean':>14}",
+        text_table(
+            ["γ", "γ^t", "enumerated", "formula", "sampled", "paper bound"]
+            + ["loose by", "error of mean"],
+            [
+                [
+                    f"{row['discount']:g}",
+                    "yes" if row["discounted"] else "no",
+                    f"{row['extra_enumerated']:.4f}",
+                    f"{row['extra_formula']:.4f}",
+                    f"{row['extra_sampled']:.3f} ± {row['extra_sampled_error']:.3f}",
+                    f"{row['paper_bound']:.1f}",
+                    f"{row['paper_bound'] / row['extra_formula']:.0f}×",
+                    f"{row['relative_bias']:.1%}",
+                ]
+                for row in variance
+            ],
+            left=0,
+        ),
     ]
-    for row in variance:
-        lines.append(
-            f"{row['discount']:>6g} {'yes' if row['discounted'] else 'no':>4} "
-            f"{row['extra_enumerated']:>11.4f} {row['extra_formula']:>9.4f} "
-            f"{row['extra_sampled']:>8.3f} ± {row['extra_sampled_error']:<6.3f} "
-            f"{row['paper_bound']:>12.1f} "
-            f"{row['paper_bound'] / row['extra_formula']:>8.0f}× "
-            f"{row['relative_bias']:>13.1%}"
-        )
     lines += [
         "(error of mean: ‖E ĝ − ∇J_H‖ / ‖∇J_H‖)",
         "",
         f"Corollary 2: cost of a rollout's annotations, from {COSTS[0]:g} to "
         f"{COSTS[1]:g}, γ = 0.9",
-        f"{'noise':<20} {'printed: c σ²(c)':>22} {'total: c(V₀+Mσ²(c))':>22} "
-        f"{'variance, printed/best':>24}",
+        text_table(
+            ["noise", "printed: c σ²(c)", "total: c(V₀+Mσ²(c))"]
+            + ["variance, printed/best"],
+            [_choices(row) for row in fidelity],
+        ),
     ]
-    for row in fidelity:
-        cells = ""
-        for objective in ("noise_only", "total"):
-            best = row[objective]
-            cost = "" if best["kind"] == "flat" else f" c = {best['costs'][0]:.3g}"
-            cells += f" {best['kind'] + cost:>22}"
-        ratio = row["noise_only"]["total_variance"] / row["total"]["total_variance"]
-        lines.append(f"{row['model']:<20}{cells} {ratio:>24.2f}")
     worst = max(
         abs(row["sampled"] - row["exact"]) / row["sampled_error"] for row in simulated
     )
@@ -77,16 +80,30 @@ def tables(
         f"deviation from the formula {worst:.1f} standard errors",
         "",
         "Proposition 2: mean squared error of K rollouts, γ = 0.9",
-        f"{'bias':<10} {'K':>6} {'Var/K':>10} {'‖∇B‖²':>10} {'sum':>10} "
-        f"{'sampled':>20}",
+        text_table(
+            ["bias", "K", "Var/K", "‖∇B‖²", "sum", "sampled"],
+            [
+                [
+                    row["bias"],
+                    str(row["rollouts"]),
+                    *(f"{row[x]:.5f}" for x in ("variance", "squared_bias", "exact")),
+                    f"{row['sampled']:.5f} ± {row['sampled_error']:.5f}",
+                ]
+                for row in bias
+            ],
+        ),
     ]
-    for row in bias:
-        lines.append(
-            f"{row['bias']:<10} {row['rollouts']:>6} {row['variance']:>10.5f} "
-            f"{row['squared_bias']:>10.5f} {row['exact']:>10.5f} "
-            f"{row['sampled']:>10.5f} ± {row['sampled_error']:.5f}"
-        )
     return "\n".join(lines)
+
+
+def _choices(row: dict[str, Any]) -> list[str]:
+    cells = [row["model"]]
+    for objective in ("noise_only", "total"):
+        best = row[objective]
+        cost = "" if best["kind"] == "flat" else f" c = {best['costs'][0]:.3g}"
+        cells.append(best["kind"] + cost)
+    ratio = row["noise_only"]["total_variance"] / row["total"]["total_variance"]
+    return [*cells, f"{ratio:.2f}"]
 
 
 def draw(

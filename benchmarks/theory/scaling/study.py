@@ -6,6 +6,7 @@ that is nearly always saturated, the student in nothing, so that the error appro
 floor. A student with a tanh at its end shows how much, and so do the local slopes.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import NullFormatter
 
+from benchmarks.measure.tables import text_table
 from benchmarks.theory.scaling.students import Init, Sampling, draw_data, train
 from benchmarks.theory.study import Progress, Study
 from core.theory.powerlaw import bootstrap, fit, local_slopes
@@ -151,33 +153,44 @@ def _tables(entries: dict[str, Any]) -> str:
         f"sampling {entries['sampling']}; "
         f"{100 * entries['saturated']:.0f} % of |s'| > .99",
         "",
-        f"{'mean squared error, n =':24}" + "".join(f"{n:>9,}" for n in anchors),
     ]
-    for head, found in entries["heads"].items():
-        means = np.mean(found["mse"], axis=1)
-        lines.append(f"  {head:22}" + "".join(f"{x:9.4f}" for x in means))
-    lines += ["", "local slopes between anchors"]
-    for head, found in entries["heads"].items():
-        slopes = found["fit_mse"]["local_slopes"]
-        lines.append(f"  {head:22}{'':9}" + "".join(f"{x:9.2f}" for x in slopes))
-    lines += ["", "A n^-α                  unit        A      α  95 % interval      R²"]
-    for head, found in entries["heads"].items():
-        name = head
+    heads = entries["heads"].items()
+    lines.append(
+        text_table(
+            ["mean squared error, n =", *(f"{n:,}" for n in anchors)],
+            [
+                [f"  {head}", *(f"{x:.4f}" for x in np.mean(found["mse"], axis=1))]
+                for head, found in heads
+            ],
+        )
+    )
+    lines += [
+        "",
+        text_table(
+            ["local slopes, from n =", *(f"{n:,}" for n in anchors[:-1])],
+            [
+                [f"  {head}", *(f"{x:.2f}" for x in found["fit_mse"]["local_slopes"])]
+                for head, found in heads
+            ],
+        ),
+    ]
+    rows = []
+    for head, found in heads:
         for unit in ("mse", "rmse"):
             f = found[f"fit_{unit}"]
             low, high = f["exponent_interval"]
-            lines.append(
-                f"  {name:22}{unit:4}{f['scale']:9.3g}{f['exponent']:7.3f}"
-                f"   {low:.3f} to {high:.3f}{f['r_squared']:8.3f}"
-            )
-            name = ""
+            name = head if unit == "mse" else ""
+            rows.append(_fit_row(name, unit, f, f"{low:.3f} to {high:.3f}"))
         if head in PAPER:
-            p = PAPER[head]
-            lines.append(
-                f"  {'  the paper':22}{'mse':4}{p['scale']:9.3g}{p['exponent']:7.3f}"
-                f"{'':17}{p['r_squared']:8.3f}"
-            )
+            rows.append(_fit_row("  the paper", "mse", PAPER[head], ""))
+    titles = ["A n^-α", "unit", "A", "α", "95 % interval", "R²"]
+    lines += ["", text_table(titles, rows, left=2)]
     return "\n".join(lines)
+
+
+def _fit_row(name: str, unit: str, f: Mapping[str, Any], interval: str) -> list[str]:
+    numbers = [f"{f['scale']:.3g}", f"{f['exponent']:.3f}", interval]
+    return [f"  {name}", unit, *numbers, f"{f['r_squared']:.3f}"]
 
 
 def _draw(figure: Figure | SubFigure, entries: dict[str, Any]) -> None:

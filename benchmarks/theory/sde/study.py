@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.measure.tables import text_table
 from benchmarks.theory.sde import cnn as sde_cnn
 from benchmarks.theory.sde.draw import Results, draw
 from benchmarks.theory.sde.errors import CASES, STATEMENTS, error_of
@@ -113,19 +114,15 @@ def _slope(one: Outcome, name: str) -> float:
 def _tables(results: Results) -> str:
     lines = [
         "Remainder of the expansion: log-log slope at small ε (3 if right to order 2)",
-        f"{'':28}{'corrected':>10}{'½ missing':>10}{'printed':>9}{'ε² term':>9}"
-        f"{'ε valid':>9}",
+        text_table(
+            ["", "corrected", "½ missing", "printed", "ε² term", "ε valid"],
+            [_expansion_row(name, one) for name, one in results.outcomes.items()],
+        ),
     ]
-    for name, one in results.outcomes.items():
-        check = one.checks["corrected"]
-        curve = check.second_order[0] / check.eps[0] ** 2
-        lines.append(
-            f"{name:28}{_slope(one, 'corrected'):10.2f}{_slope(one, '½ missing'):10.2f}"
-            f"{_slope(one, 'as printed'):9.2f}{curve:9.3f}{check.eps_valid:9.2g}"
-        )
     lines += [
         "",
         "The paper's errors",
+        # By hand: the statements span all columns.
         f"{'':62}{'printed':>10}{'true':>10}{'exact':>10}",
     ]
     last = 0
@@ -147,25 +144,38 @@ def _tables(results: Results) -> str:
         f"      realized / our bound {d['gaussian'][0] / d['bound'][0]:.3f}",
         "",
         "Inequality (18): E‖Φ_T‖_F², drifts of slope s on 1 path in s² (E‖∂g‖² = 1)",
-        f"      {'s':>3}{'realized':>12}{'ours':>14}{'printed, C=1':>14}{'C=2':>8}"
-        f"{'C=4':>9}",
-    ]
-    for steep, flow in zip(RARE, results.flows, strict=True):
-        printed = [flow.printed(c) for c in (1.0, 2.0, 4.0)]
-        lines.append(
-            f"      {steep:3d}{flow.realized.mean:12.4g}{flow.bound:14.4g}"
-            f"{printed[0]:14.3g}{printed[1]:8.3g}{printed[2]:9.3g}"
-        )
-    lines += [
+        text_table(
+            ["s", "realized", "ours", "printed, C=1", "C=2", "C=4"],
+            [
+                [
+                    str(steep),
+                    f"{flow.realized.mean:.4g}",
+                    f"{flow.bound:.4g}",
+                    *(f"{flow.printed(c):.3g}" for c in (1.0, 2.0, 4.0)),
+                ]
+                for steep, flow in zip(RARE, results.flows, strict=True)
+            ],
+            left=0,
+            indent=6,
+        ),
         "",
         "Theorem A.6: mean error of trained networks, best seed",
-        f"      {'parameters':>10}{'encoder':>10}{'decoder':>10}{'round trip':>12}",
+        text_table(
+            ["parameters", "encoder", "decoder", "round trip"],
+            [
+                [
+                    str(size.parameters),
+                    *(
+                        f"{min(errors):.4f}"
+                        for errors in (size.encoder, size.decoder, size.round_trip)
+                    ),
+                ]
+                for size in results.sizes
+            ],
+            left=0,
+            indent=6,
+        ),
     ]
-    for size in results.sizes:
-        lines.append(
-            f"      {size.parameters:10d}{min(size.encoder):10.4f}"
-            f"{min(size.decoder):10.4f}{min(size.round_trip):12.4f}"
-        )
     powers = [
         f"{what.replace('_', ' ')} {sde_cnn.slope(results.sizes, what):.2f}"
         for what in ("encoder", "decoder", "round_trip")
@@ -174,6 +184,14 @@ def _tables(results: Results) -> str:
         f"      fitted powers of the number of parameters: {', '.join(powers)}"
     )
     return "\n".join(lines)
+
+
+def _expansion_row(name: str, one: Outcome) -> list[str]:
+    kinds = ("corrected", "½ missing", "as printed")
+    check = one.checks["corrected"]
+    curve = check.second_order[0] / check.eps[0] ** 2
+    slopes = [f"{_slope(one, kind):.2f}" for kind in kinds]
+    return [name, *slopes, f"{curve:.3f}", f"{check.eps_valid:.2g}"]
 
 
 def _finite(values: Any) -> list[float | None]:

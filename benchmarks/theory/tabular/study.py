@@ -16,6 +16,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
+from benchmarks.measure.tables import text_table
 from benchmarks.theory.study import Progress, Study
 from core.theory import tabular as tb
 from core.theory import tabular_limit as limit
@@ -192,13 +193,12 @@ def _tables(
         "Validation: P mixed with 1 % uniform, or with 1e-6 (less mixed).\n"
     )
     for (world, number), scores in found.items():
-        head = "".join(f"{label:>18} " for label in _METRICS.values())
-        lines.append(f"{world}, {number:,} transitions".ljust(39) + head + f"{'λ':>7}")
-        lines += [_row(label, scores[name]) for name, label in _ROWS.items()]
+        rows = [_row(label, scores[name]) for name, label in _ROWS.items()]
         for metric, label in _METRICS.items():
             best = scores[_best(scores, metric)]
-            lines.append(_row(f"smoothed, best λ for {label}", best))
-        lines.append("")
+            rows.append(_row(f"smoothed, best λ for {label}", best))
+        head = [f"{world}, {number:,} transitions", *_METRICS.values(), "λ"]
+        lines += [text_table(head, rows), ""]
     slope = continuum["slope"]
     lattice = continuum["lattice_energy"][-1]
     lines += [
@@ -212,14 +212,14 @@ def _tables(
     return "\n".join(lines)
 
 
-def _row(label: str, scores: Sequence[Mapping[str, float]]) -> str:
-    cells = ""
+def _row(label: str, scores: Sequence[Mapping[str, float]]) -> list[str]:
+    cells = [f"  {label}"]
     for metric in _METRICS:
         values = np.array([score[metric] for score in scores])
         error = values.std(ddof=1) / len(values) ** 0.5
-        cells += f"{values.mean():>11.3f} ± {error:.3f}"
+        cells.append(f"{values.mean():.3f} ± {error:.3f}")
     strength = float(np.median([score["strength"] for score in scores]))
-    return f"  {label:<37}{cells}{strength:>7g}"
+    return [*cells, f"{strength:g}"]
 
 
 def _best(scores: Scores, metric: str) -> str:
