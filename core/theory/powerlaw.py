@@ -61,7 +61,7 @@ def fit(samples: Float[np.ndarray, " n"], errors: Float[np.ndarray, "n seeds"]) 
     """
     _check(samples, errors)
     x, y = np.log(samples), np.log(np.mean(errors, axis=1))
-    line = stats.linregress(x, y)
+    line: Any = stats.linregress(x, y)  # its stubs lose the fields
     # Constant errors leave nothing to explain, which scipy calls a correlation of 0.
     r_squared = 1.0 if np.ptp(y) == 0 else float(line.rvalue**2)
     return Fit(PowerLaw(float(np.exp(line.intercept)), float(-line.slope)), r_squared)
@@ -94,7 +94,7 @@ def bootstrap(
         slope = np.tensordot(centred, y, 1) / (centred @ centred)
         return np.stack([np.exp(y.mean(axis=0) - slope * x.mean()), -slope])
 
-    found = stats.bootstrap(
+    found: Any = stats.bootstrap(
         tuple(errors),
         refit,
         n_resamples=resamples,
