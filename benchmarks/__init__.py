@@ -21,6 +21,7 @@ BENCHMARKS = {
     "overhead": "the whole train step with the penalty and without it",
     "readme": "the generated tables of README and docs, from the committed results",
     "render": "the ray caster beside MuJoCo: frames a second, outlines, pictures",
+    "sensitivity": "how much posterior and prior change with their inputs (Figure 9)",
     "soak": "a long run's memory, speed and checkpoints, with verdicts",
     "theory": "the papers' theoretical experiments, six studies",
     "throughput": "an update by phase, several agents, and the whole loop",

@@ -126,7 +126,7 @@ def posterior_penalty(
     """
     return jacobian_penalty_mean(
         u,
-        _posterior_head(rssm),
+        posterior_head(rssm),
         key,
         classes=rssm.classes,
         unimix=rssm.unimix,
@@ -150,7 +150,7 @@ def posterior_jacobian(
     # share the batch each has its own.
     last = lambda x: merge(x[-1], x.ndim - 2)
     u = jnp.concatenate([last(observed.states.deter), last(embeds)], axis=-1)
-    inputs = (_posterior_head(rssm), u, last(observed.preactivation))
+    inputs = (posterior_head(rssm), u, last(observed.preactivation))
     # Without the barrier XLA could fuse this with what training computes, whose
     # rounding would then depend on what is logged.
     head, u, preactivation = jax.lax.optimization_barrier(jax.lax.stop_gradient(inputs))
@@ -165,7 +165,8 @@ def posterior_jacobian(
     )
 
 
-def _posterior_head(rssm: RSSM) -> CategoricalHead:
+def posterior_head(rssm: RSSM) -> CategoricalHead:
+    """The weights of q(z | h, e), as the kernels take them."""
     first, out = rssm.posterior_in, rssm.posterior_out
     return CategoricalHead(
         first.linear.weight, first.linear.bias, first.norm.scale, out.weight, out.bias

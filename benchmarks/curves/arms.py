@@ -52,6 +52,21 @@ def read_curves(
     ]
 
 
+def group_runs(run_dirs: Sequence[Path]) -> list[tuple[str, list[Path]]]:
+    """Runs by their settings, seeds apart: a label and the directories of each arm.
+
+    Raises:
+        UserError: a directory is no run.
+    """
+    arms: dict[str, list[Path]] = {}
+    for run_dir in run_dirs:
+        arms.setdefault(str(sorted(_settings(run_dir).items(), key=str)), []).append(
+            run_dir
+        )
+    groups = list(arms.values())
+    return list(zip(_labels(groups), groups, strict=True))
+
+
 def average(curves: Sequence[Curve]) -> Curve:
     """The mean over agents; of one agent, its own curve."""
     if len(curves) == 1:

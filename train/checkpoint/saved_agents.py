@@ -85,6 +85,12 @@ class AgentSaver:
         return f"{self._folder} was there, without a checkpoint: now {other.name}"
 
 
+def saved_steps(run_dir: pathlib.Path) -> list[int]:
+    """Environment steps of which an agent is there, alone or in a checkpoint."""
+    stores = Checkpointer(run_dir, folder=FOLDER), Checkpointer(run_dir)
+    return sorted({step for store in stores for step in store.steps()})
+
+
 def restore_agent(
     run_dir: pathlib.Path, template: PyTree, at: int | None = None
 ) -> Restored | None:

@@ -223,7 +223,9 @@ class Config:
     """Environment steps an action is held for: one decision."""
     size: Literal["1m", "12m", "25m", "50m", "100m", "200m", "dreamerv2"] = "12m"
     """Size of the networks, by their approximate number of parameters."""
-    preset: Literal["auto", "gpld", "dreamerv3", "jacreg", "laptop", "smoke"] = "auto"
+    preset: Literal[
+        "auto", "gpld", "gpld-released", "dreamerv3", "jacreg", "laptop", "smoke"
+    ] = "auto"
     """Values that the other flags start from.
     auto: laptop on a CPU, gpld on an accelerator."""
     steps: Count = 1_000_000

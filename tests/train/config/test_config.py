@@ -12,7 +12,13 @@ from core.sizes import SIZES
 from train.config import Config, PenaltyConfig, replay_bytes
 from train.config.cli import parse
 from train.config.fields import Range, flags
-from train.config.presets import PRESETS, build, preset_config, resolve_preset
+from train.config.presets import (
+    PRESETS,
+    build,
+    preset_config,
+    preset_values,
+    resolve_preset,
+)
 from train.errors import UserError
 from train.run_dir import record
 
@@ -317,3 +323,18 @@ def test_pallas_and_xla_are_one_run():
     assert record.run_dir(pallas) == record.run_dir(xla) != record.run_dir(reference)
     assert record.diff(pallas, xla) == record.diff(xla, pallas) == ([], [])
     assert record.diff(xla, reference).refused == ["--penalty: xla -> reference"]
+
+
+def test_the_released_protocol_differs_from_the_papers_in_five_values():
+    paper, released = (preset_values(name) for name in ("gpld", "gpld-released"))
+    changed = {flag: x for flag, x in released.items() if paper.get(flag) != x}
+    assert changed == {
+        "--preset": "gpld-released",
+        "--steps": 2 * paper["--steps"],  # they count decisions
+        "--eval-every": 2 * paper["--eval-every"],
+        "--eval-episodes": 4,
+        "--prefill": 2048,
+        "--lambda-min": 0.1,
+    }
+    config = preset_config("gpld-released", platform="cpu")
+    assert config.learning_starts == 2048

@@ -1,0 +1,1 @@
+"""Local sensitivity of trained agents (GPLD, Appendix F and Figure 9)."""

@@ -1,0 +1,71 @@
+"""Sensitivities and exact Jacobian norms of one agent along its own trajectories."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from core.agent import Agent
+from core.smoothness import Inputs, jacobian_norms, kl_sensitivity
+from envs import Env, VectorEnv
+
+MAGNITUDES = (0.001, 0.003, 0.01, 0.03, 0.1)
+"""Lengths of the perturbations over the mean norm of the input: .1 % to 10 %."""
+
+
+class Measured(NamedTuple):
+    """Means over states, for `posterior` and `prior`."""
+
+    kl: dict[str, Float[Array, " magnitudes"]]
+    """KL change over the perturbation's norm, in nats, at each of `MAGNITUDES`."""
+    jacobian: dict[str, Float[Array, ""]]
+    """‖J‖_F² of a categorical, exact."""
+
+
+def make_measure(
+    env: Env, *, copies: int, decisions: int
+) -> Callable[[Agent, PRNGKeyArray], Measured]:
+    """A function that lets an agent act and measures it at the states it visits.
+
+    Args:
+        copies: environments side by side.
+        decisions: of each; their number times `copies` is that of the states.
+
+    Returns:
+        `(agent, key) ↦ Measured`; actions are sampled from the policy.
+    """
+    batch = VectorEnv(env, copies)
+
+    def visit(agent: Agent, key: PRNGKeyArray) -> Inputs:
+        reset_key, act_key = jax.random.split(key)
+        state, timestep = batch.reset(reset_key)
+        latent = agent.model.rssm.initial(copies)
+        action = jnp.zeros((copies, env.spec.action_dim))
+
+        def step(carry: Any, key: PRNGKeyArray) -> tuple[Any, Inputs]:
+            state, timestep, latent, action = carry
+            embed = agent.model.encoder(timestep.obs)
+            latent, action = agent.act(
+                latent, timestep.obs, action, timestep.is_first, key=key
+            )
+            seen = Inputs(latent.deter, embed)
+            return (*batch.step(state, action), latent, action), seen
+
+        keys = jax.random.split(act_key, decisions)
+        _, seen = jax.lax.scan(step, (state, timestep, latent, action), keys)
+        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), seen)
+
+    def measure(agent: Agent, key: PRNGKeyArray) -> Measured:
+        visit_key, perturb_key = jax.random.split(key)
+        inputs, rssm = visit(agent, visit_key), agent.model.rssm
+
+        def at(magnitude: Array) -> dict[str, Array]:
+            found = kl_sensitivity(rssm, inputs, magnitude, key=perturb_key)
+            return jax.tree.map(jnp.mean, found)
+
+        kl = jax.lax.map(at, jnp.asarray(MAGNITUDES))
+        return Measured(kl, jax.tree.map(jnp.mean, jacobian_norms(rssm, inputs)))
+
+    return measure

@@ -1,0 +1,111 @@
+"""How smooth the latent maps of a trained model are, at given states.
+
+Exact Jacobian norms of posterior and prior; the KL sensitivity of GPLD's Appendix F:
+
+    KL( r(·|u) ‖ r(·|u + δ) ) / ‖δ‖₂
+
+with r the posterior and δ on e, or r the prior and δ on h. Categorical latents are
+differentiated in their probabilities, never through a sample.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from core.penalty import posterior_head
+from core.rssm import RSSM
+from kernels import jacobian_penalty, row_probe_penalty
+
+
+class Inputs(NamedTuple):
+    """Inputs of posterior and prior at n states."""
+
+    deter: Float[Array, "n deter"]
+    """h."""
+    embed: Float[Array, "n embed"]
+    """e."""
+
+
+def jacobian_norms(rssm: RSSM, inputs: Inputs) -> dict[str, Float[Array, " n"]]:
+    """‖J‖_F² of a categorical, exact, averaged over the K categoricals of each state.
+
+    Returns:
+        For `posterior`, with J = ∂q_i/∂[h, e], and `prior`, with J = ∂p_i/∂h: the
+        quantity that the penalty estimates (GPLD, eq. 5), one value for each state.
+    """
+    u = jnp.concatenate([inputs.deter, inputs.embed], axis=-1)
+    posterior = jacobian_penalty(
+        u,
+        posterior_head(rssm),
+        None,
+        classes=rssm.classes,
+        unimix=rssm.unimix,
+        probe_kind="exact",
+    )
+    first = rssm.prior_in[0].linear
+    prior = row_probe_penalty(
+        lambda x: rssm.categoricals(rssm.prior_logits_from(x)).probs,
+        first(inputs.deter),
+        None,
+        rows=rssm.rows,
+        classes=rssm.classes,
+        probe_kind="exact",
+        first_layer=first.weight,
+    )
+    return {"posterior": posterior, "prior": prior}
+
+
+def kl_sensitivity(
+    rssm: RSSM,
+    inputs: Inputs,
+    magnitude: Float[Array, ""] | float,
+    *,
+    key: PRNGKeyArray,
+) -> dict[str, Float[Array, " n"]]:
+    """KL(r(·|u) ‖ r(·|u + δ)) / ‖δ‖₂ at each state (GPLD, Appendix F), in nats.
+
+    δ has a direction drawn uniformly and the length `magnitude` times the mean norm of
+    what it perturbs: e for `posterior`, h for `prior`.
+
+    Args:
+        magnitude: the paper's are .001 to .1.
+    """
+    posterior_key, prior_key = jax.random.split(key)
+    posterior = lambda e: rssm.posterior_logits(inputs.deter, e)
+    return {
+        "posterior": _sensitivity(
+            rssm, posterior, inputs.embed, magnitude, posterior_key
+        ),
+        "prior": _sensitivity(
+            rssm, rssm.prior_logits, inputs.deter, magnitude, prior_key
+        ),
+    }
+
+
+def _sensitivity(
+    rssm: RSSM,
+    logits: Callable[[Array], Array],
+    x: Float[Array, "n size"],
+    magnitude: Float[Array, ""] | float,
+    key: PRNGKeyArray,
+) -> Float[Array, " n"]:
+    direction = jax.random.normal(key, x.shape)
+    direction /= jnp.linalg.norm(direction, axis=-1, keepdims=True)
+    length = magnitude * jnp.mean(jnp.linalg.norm(x, axis=-1))
+    before = rssm.categoricals(logits(x)).probs
+    after = rssm.categoricals(logits(x + length * direction)).probs
+    return jnp.sum(_kl_terms(before, after), axis=(-2, -1)) / length
+
+
+def _kl_terms(p: Array, q: Array) -> Array:
+    """p·(t − log(1 + t)) with t = (q − p)/p: the sum is KL(p ‖ q), as Σ p·t = 0.
+
+    No term is negative. Σ p·log(p/q) is the same sum, but for distributions this close
+    its terms cancel to rounding errors.
+    """
+    t = (q - p) / p
+    series = t**2 * (1 / 2 - t * (1 / 3 - t * (1 / 4 - t / 5)))
+    return p * jnp.where(jnp.abs(t) < 0.02, series, t - jnp.log1p(t))
