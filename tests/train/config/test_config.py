@@ -108,9 +108,9 @@ def test_gpld_preset_is_table_2():
     assert penalty.probe_kind == "rademacher"
 
 
-def test_normalization_is_batch_for_gpld_only():
+def test_normalization_is_batch_for_the_gpld_presets_only():
     found = {n: preset_config(n, platform="cpu").penalty.normalization for n in PRESETS}
-    assert found.pop("gpld") == "batch"
+    assert found.pop("gpld") == found.pop("gpld-released") == "batch"
     assert set(found.values()) == {"sampled"}
 
 
