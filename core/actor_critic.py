@@ -10,7 +10,7 @@ from core.constants import DREAMERV3, LossConstants
 from core.imagination import Imagined
 from core.networks.heads import TwoHotHead
 from core.returns import ReturnScale, lambda_return
-from core.world_model import Sequence
+from core.transition import Transition
 
 
 class ActorCriticOutput(NamedTuple):
@@ -65,7 +65,7 @@ def replayed_value_loss(
     value: TwoHotHead,
     slow_value: TwoHotHead,
     features: Float[Array, "time *batch features"],
-    batch: Sequence,
+    batch: Transition,
     bootstrap: Float[Array, "time *batch"],
     constants: LossConstants = DREAMERV3,
 ) -> Float[Array, ""]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from core import block_gru
 from core.networks.transforms import merge
 from core.rssm import RSSM, Observed, State
-from core.world_model import Sequence
+from core.transition import Transition
 from kernels import (
     CategoricalHead,
     Implementation,
@@ -76,7 +76,7 @@ def dynamics_penalty(
     rssm: RSSM,
     observed: Observed,
     embeds: Float[Array, "time *batch embed"],
-    batch: Sequence,
+    batch: Transition,
     *,
     key: PRNGKeyArray,
     options: PenaltyOptions,
@@ -262,7 +262,7 @@ def core_norm(
 def _sampled_core(
     rssm: RSSM,
     observed: Observed,
-    batch: Sequence,
+    batch: Transition,
     *,
     key: PRNGKeyArray,
     options: PenaltyOptions,

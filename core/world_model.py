@@ -5,7 +5,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from core import block_gru
 from core.constants import DREAMERV3, LossConstants
@@ -14,21 +14,7 @@ from core.networks.encoder import ImageEncoder, VectorEncoder
 from core.networks.heads import ContinueHead, TwoHotHead
 from core.rssm import RSSM, Observed, State
 from core.sizes import SIZES, ModelSize
-
-
-class Sequence(NamedTuple):
-    """A batch of replayed sequences, time first.
-
-    `action` is the one taken *before* the observation of the same row, and `reward`
-    the one received with it (the sum over the repeated control steps).
-    """
-
-    obs: Num[Array, "time ..."]
-    action: Float[Array, "time *batch action"]
-    reward: Float[Array, "time *batch"]
-    is_first: Bool[Array, "time *batch"]
-    is_last: Bool[Array, "time *batch"]
-    is_terminal: Bool[Array, "time *batch"]
+from core.transition import Transition
 
 
 class WorldModel(eqx.Module):
@@ -104,7 +90,7 @@ class WorldModelOutput(NamedTuple):
 def world_model_loss(
     model: WorldModel,
     initial: State,
-    batch: Sequence,
+    batch: Transition,
     *,
     key: PRNGKeyArray,
     constants: LossConstants = DREAMERV3,

@@ -11,7 +11,7 @@ import envs
 from benchmarks.measure.timing import Spread, interleave, ratios
 from benchmarks.overhead.rows import Measured, Variant
 from core.penalty import PenaltyOptions
-from core.world_model import Sequence as Batch
+from core.transition import Transition
 from train.config import Config
 from train.program.state import compute_dtype, init_learner
 from train.program.update import UpdateOptions, update
@@ -41,7 +41,7 @@ class Bench:
         obs, action = env.spec.obs_shape[0], env.spec.action_dim
         keys = jax.random.split(jax.random.key(1), 3)
         flags = jnp.zeros((time, batch), bool)
-        self.batch = Batch(
+        self.batch = Transition(
             jax.random.normal(keys[0], (time, batch, obs)),
             jax.random.uniform(keys[1], (time, batch, action), minval=-1.0),
             jax.random.uniform(keys[2], (time, batch)),

@@ -28,7 +28,7 @@ from benchmarks.measure.tables import text_table
 from core.agent import Agent
 from core.penalty import PenaltyOptions, dynamics_penalty
 from core.rssm import State
-from core.world_model import Sequence as Batch
+from core.transition import Transition
 from core.world_model import WorldModel
 from train.config import Config
 from train.preflight.setup import make_env
@@ -178,17 +178,17 @@ def spread(
 
 def experience(
     config: Config, agent: Agent, batches: int, dtype: jnp.dtype, key: PRNGKeyArray
-) -> tuple[State, Batch]:
+) -> tuple[State, Transition]:
     """`batches` batches of what the agent itself lives through."""
     env = envs.VectorEnv(make_env(config), config.num_envs)
     run = init_run(config, env, key)
     run = run._replace(learner=run.learner._replace(agent=agent))
     rows = run.replay.rows.reward.shape[0]
-    (_, ring), _ = collect(config, env, agent, (run.collector, run.replay), rows, key)
+    (_, buffer), _ = collect(config, env, agent, (run.collector, run.replay), rows, key)
 
-    def one(key: PRNGKeyArray) -> tuple[State, Batch]:
+    def one(key: PRNGKeyArray) -> tuple[State, Transition]:
         rssm = agent.model.rssm
-        initial, batch, _ = draw_batch(config, rssm, ring, dtype=dtype, key=key)
+        initial, batch, _ = draw_batch(config, rssm, buffer, dtype=dtype, key=key)
         return initial, batch
 
     return jax.lax.map(one, jax.random.split(key, batches))

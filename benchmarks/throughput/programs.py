@@ -164,7 +164,7 @@ class Loop:
         def filled(key):
             run = init_run(config, self.env, key)
             rows = self.schedule.prefill_rows
-            (collector, ring), _ = collect(
+            (collector, buffer), _ = collect(
                 config,
                 self.env,
                 run.learner.agent,
@@ -172,7 +172,7 @@ class Loop:
                 rows,
                 key,
             )
-            return run._replace(collector=collector, replay=ring)
+            return run._replace(collector=collector, replay=buffer)
 
         self.run = jax.jit(filled)(jax.random.key(config.seed))
 
@@ -219,9 +219,9 @@ class Loop:
         """Drawing the batches of a chunk and writing the latent states back."""
         rssm = self.run.learner.agent.model.rssm
 
-        def one(ring, key):
+        def one(buffer, key):
             initial, batch, window = draw_batch(
-                self.config, rssm, ring, dtype=self.dtype, key=key
+                self.config, rssm, buffer, dtype=self.dtype, key=key
             )
             context = self.config.replay_context
             if context:
@@ -230,15 +230,15 @@ class Loop:
                     lambda x: jnp.broadcast_to(x, (*window.time.shape, *x.shape[1:])),
                     initial,
                 )
-                ring = replay.write_latents(ring, window, states, jnp.asarray(True))
-            return ring, (initial, batch)
+                buffer = replay.write_latents(buffer, window, states, jnp.asarray(True))
+            return buffer, (initial, batch)
 
-        def program(ring, key):
+        def program(buffer, key):
             keys = jax.random.split(key, self.updates)
-            _, batch = jax.eval_shape(one, ring, key)
+            _, batch = jax.eval_shape(one, buffer, key)
             empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
             # The batch is carried, so that none of it can be left out.
             step = lambda carry, key: (one(carry[0], key), None)
-            return jax.lax.scan(step, (ring, empty), keys)[0]
+            return jax.lax.scan(step, (buffer, empty), keys)[0]
 
         return donated(program, self.run.replay, times=self.updates)

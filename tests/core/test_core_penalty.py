@@ -17,7 +17,7 @@ from core.penalty import (
     sample_states,
 )
 from core.rssm import RSSM
-from core.world_model import Sequence
+from core.transition import Transition
 
 DETER, HIDDEN, ROWS, CLASSES, EMBED, ACTION = 6, 5, 2, 4, 3, 2
 TIME, BATCH = 3, 2
@@ -78,7 +78,7 @@ def penalize(rssm, observed, embeds, key, options):
     rows = embeds.shape[:-1]
     no = jnp.zeros(rows, bool)
     action = jnp.zeros((*rows, ACTION))
-    batch = Sequence(embeds, action, jnp.zeros(rows), no, no, no)
+    batch = Transition(embeds, action, jnp.zeros(rows), no, no, no)
     return dynamics_penalty(rssm, observed, embeds, batch, key=key, options=options)
 
 

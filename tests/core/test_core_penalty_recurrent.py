@@ -9,7 +9,7 @@ import pytest
 
 from core.penalty import PenaltyOptions, core_norm, core_penalty, dynamics_penalty
 from core.rssm import RSSM, State
-from core.world_model import Sequence
+from core.transition import Transition
 
 ACTION = 2
 
@@ -86,7 +86,7 @@ def test_steps_into_a_new_episode_do_not_count(rssm, getkey):
     """With one transition inside an episode, the mean is that transition's norm."""
     time = 4
     embeds = jax.random.normal(getkey(), (time, 3))
-    batch = Sequence(
+    batch = Transition(
         jnp.zeros((time, 1)),
         jax.random.normal(getkey(), (time, ACTION)),
         jnp.zeros(time),

@@ -20,7 +20,7 @@ from core import penalty as penalty_module
 from core.agent import Agent
 from core.networks.decoder import VectorDecoder
 from core.networks.transforms import symlog
-from core.world_model import Sequence
+from core.transition import Transition
 from kernels import api, reference
 from kernels.probes import sample_probes
 from train.config.cli import parse
@@ -114,7 +114,7 @@ def draw_as_they_did(patch: pytest.MonkeyPatch, fixture: Fixture) -> None:
 
 
 def seen_inside(
-    seen: Mapping[str, list[Any]], agent: Agent, batch: Sequence, total: Any
+    seen: Mapping[str, list[Any]], agent: Agent, batch: Transition, total: Any
 ) -> Numbers:
     """What `total_loss` computed on the way, laid out as `authors.results`."""
     (world,), (imagined,), (ac,) = (

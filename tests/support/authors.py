@@ -18,7 +18,7 @@ from core.networks.heads import TwoHotHead
 from core.returns import ReturnScale
 from core.rssm import State
 from core.sizes import ModelSize
-from core.world_model import Sequence
+from core.transition import Transition
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -170,13 +170,13 @@ def observations(data: Arrays) -> np.ndarray:
     return np.concatenate(entries, axis=-1)
 
 
-def batch(fixture: Fixture) -> tuple[State, Sequence]:
+def batch(fixture: Fixture) -> tuple[State, Transition]:
     """The state before the batch, and the batch with the action before each row."""
     data = fixture.group("data")
     rows = [data[n][:, 1:] for n in ("reward", "is_first", "is_last", "is_terminal")]
     columns = (observations(data), data["action"][:, :-1], *rows)
     initial = State(jnp.asarray(data["deter"][:, 0]), jnp.asarray(data["stoch"][:, 0]))
-    return initial, Sequence(*(jnp.asarray(x.swapaxes(0, 1)) for x in columns))
+    return initial, Transition(*(jnp.asarray(x.swapaxes(0, 1)) for x in columns))
 
 
 # What comes out

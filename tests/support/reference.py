@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.world_model import Sequence
+from core.transition import Transition
 
 BINS = np.concatenate(
     [-np.expm1(np.linspace(20, 0, 128)), np.expm1(np.linspace(0, 20, 128))[1:]]
@@ -35,7 +35,7 @@ def make_batch(getkey, time, batch, obs, action):
     if time > 2:
         last[1, 0] = terminal[1, 0] = first[2, 0] = True
         last[2, 1] = first[3, 1] = True
-    return Sequence(
+    return Transition(
         5 * jax.random.normal(getkey(), (time, batch, obs)),
         jax.random.normal(getkey(), (time, batch, action)),
         2 * jax.random.normal(getkey(), (time, batch)),

@@ -12,6 +12,7 @@ from PIL import Image
 import envs
 from core.agent import Agent
 from core.sizes import ModelSize
+from core.transition import Transition
 from envs import VectorEnv, perturb
 from envs.dmc import cartpole
 from envs.mjx.env import MjxEnv
@@ -101,12 +102,12 @@ def test_training_on_images_of_ones_own_films_what_is_expected(tmp_path):
 def test_images_come_back_from_the_replay_as_they_went_in(smoke, getkey):
     shapes = smoke[2].replay.rows
     empty = jax.tree.map(lambda x: jnp.zeros((8, *x.shape[1:]), x.dtype), shapes)
-    ring = replay.Replay(empty, jnp.int32(0), jnp.int32(0))
+    buffer = replay.Replay(empty, jnp.int32(0), jnp.int32(0))
     images = jax.random.randint(getkey(), (8, 2, 64, 64, 3), 0, 256).astype(jnp.uint8)
     row = jax.tree.map(lambda x: x[0], empty)
     for image in images:
-        ring = replay.add(ring, row._replace(obs=image))
-    rows, window = replay.sample(ring, batch=3, length=4, key=getkey())
+        buffer = replay.add(buffer, row._replace(obs=image))
+    rows, window = replay.sample(buffer, batch=3, length=4, key=getkey())
     assert rows.obs.dtype == jnp.uint8
     np.testing.assert_array_equal(rows.obs, images[window.time, window.env[None]])
 
@@ -230,7 +231,7 @@ def test_open_loop_watches_and_then_imagines(getkey):
     agent = Agent((16, 16, 3), 1, key=getkey(), size=TINY)
     images = jax.random.randint(getkey(), (6, 2, 16, 16, 3), 0, 256)
     no = jnp.zeros((6, 2), bool)
-    rows = openloop.Sequence(
+    rows = Transition(
         images.astype(jnp.uint8),
         jax.random.uniform(getkey(), (6, 2, 1)),
         jnp.zeros((6, 2)),

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from core.penalty import PenaltyOptions
 from core.rssm import RSSM, State
-from core.world_model import Sequence
+from core.transition import Transition
 from envs import VectorEnv
 from train.config import Config
 from train.errors import UserError
@@ -87,7 +87,7 @@ def make_prefill(
 
     def prefill(run: RunState) -> tuple[RunState, Episodes]:
         key, collect_key = jax.random.split(run.key)
-        (collector, ring), episodes = collect(
+        (collector, buffer), episodes = collect(
             config,
             env,
             run.learner.agent,
@@ -95,7 +95,7 @@ def make_prefill(
             schedule.prefill_rows,
             collect_key,
         )
-        return RunState(run.learner, collector, ring, key), episodes
+        return RunState(run.learner, collector, buffer, key), episodes
 
     return prefill
 
@@ -107,9 +107,9 @@ def make_learn(
     context = config.replay_context
 
     def learn(carry: tuple[Learner, replay.Replay], key: PRNGKeyArray):
-        learner, ring = carry
+        learner, buffer = carry
         initial, batch, window, update_key = redraw(
-            config, learner.agent.model.rssm, ring, dtype=dtype, key=key
+            config, learner.agent.model.rssm, buffer, dtype=dtype, key=key
         )
         learner, states, metrics = update(
             config,
@@ -123,8 +123,8 @@ def make_learn(
             window = window._replace(time=window.time[context:])
             learned = learner.skipped_in_row == 0
             with jax.named_scope("replay"):
-                ring = replay.write_latents(ring, window, states, learned)
-        return (learner, ring), metrics
+                buffer = replay.write_latents(buffer, window, states, learned)
+        return (learner, buffer), metrics
 
     return learn
 
@@ -141,7 +141,7 @@ def make_chunk(
 
     def cycle(run: RunState, _: None):
         key, collect_key, learn_key = jax.random.split(run.key, 3)
-        (collector, ring), episodes = collect(
+        (collector, buffer), episodes = collect(
             config,
             env,
             run.learner.agent,
@@ -150,10 +150,10 @@ def make_chunk(
             collect_key,
         )
         keys = jax.random.split(learn_key, schedule.updates)
-        (learner, ring), metrics = jax.lax.scan(learn, (run.learner, ring), keys)
+        (learner, buffer), metrics = jax.lax.scan(learn, (run.learner, buffer), keys)
         last = jax.random.key_data(keys[-1]), jax.tree.map(lambda x: x[-1], metrics)
         metrics = jax.tree.map(finite_mean, metrics)
-        return RunState(learner, collector, ring, key), (metrics, episodes, last)
+        return RunState(learner, collector, buffer, key), (metrics, episodes, last)
 
     def chunk(run: RunState) -> tuple[RunState, ChunkOutput]:
         run, (metrics, episodes, last) = jax.lax.scan(
@@ -175,42 +175,43 @@ def make_chunk(
 def redraw(
     config: Config,
     rssm: RSSM,
-    ring: replay.Replay,
+    buffer: replay.Replay,
     *,
     dtype: jnp.dtype,
     key: PRNGKeyArray,
-) -> tuple[State, Sequence, replay.Window, PRNGKeyArray]:
+) -> tuple[State, Transition, replay.Window, PRNGKeyArray]:
     """The batch of the update with this key, as `draw_batch`, and the loss's key.
 
     After a chunk whose last update was skipped, its `last_key` gives that update's
     batch again: a skipped update changes neither the learner nor the replay.
     """
     sample_key, update_key = jax.random.split(key)
-    return *draw_batch(config, rssm, ring, dtype=dtype, key=sample_key), update_key
+    return *draw_batch(config, rssm, buffer, dtype=dtype, key=sample_key), update_key
 
 
 @jax.named_scope("replay")
 def draw_batch(
     config: Config,
     rssm: RSSM,
-    ring: replay.Replay,
+    buffer: replay.Replay,
     *,
     dtype: jnp.dtype,
     key: PRNGKeyArray,
-) -> tuple[State, Sequence, replay.Window]:
-    """One batch from the replay: the latent state before it, its rows, its place.
+) -> tuple[State, Transition, replay.Window]:
+    """A batch of trajectories, the latent state before it, and its position.
 
-    With `replay_context` the state is the stored one of the window's first row, which
-    is then no row of the batch.
+    With `replay_context` the state is the one stored at the window's first step, which
+    is not part of the batch.
     """
     context = config.replay_context
     rows, window = replay.sample(
-        ring,
+        buffer,
         batch=config.batch_size,
         length=config.batch_length + context,
         key=key,
     )
-    batch = jax.tree.map(lambda x: x[context:], rows.sequence())
+    batch = jax.tree.map(lambda x: x[context:], rows)
+    batch = batch._replace(is_corrupt=None, deter=None, stoch=None)
     if context:
         assert rows.deter is not None and rows.stoch is not None
         classes = config.model.classes

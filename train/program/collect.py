@@ -11,7 +11,7 @@ from envs import VectorEnv
 from kernels.sharding import divided
 from train.config import Config
 from train.program import replay
-from train.program.state import Collector, make_row
+from train.program.state import Collector, latest
 
 
 class Episodes(NamedTuple):
@@ -33,7 +33,7 @@ def collect_step(
     env: VectorEnv,
     agent: Agent,
     collector: Collector,
-    ring: replay.Replay,
+    buffer: replay.Replay,
     key: PRNGKeyArray,
 ) -> tuple[Collector, replay.Replay, Episodes]:
     """Filter the current observation, store its row, and take one decision."""
@@ -46,7 +46,7 @@ def collect_step(
         key=key,
     )
     collector = collector._replace(latent=latent)
-    ring = replay.add(ring, make_row(config, collector))
+    buffer = replay.add(buffer, latest(config, collector))
     # Each device its own: a simulator's loops end when its own environments' do.
     env_state, following = divided(env.step, (0, 0), 0)(collector.env_state, action)
     running = collector.episode_return + following.reward
@@ -65,7 +65,7 @@ def collect_step(
         # The row that begins an episode answers no decision.
         collector.decisions + jnp.sum(~following.is_first, dtype=jnp.int32),
     )
-    return collector, ring, episodes
+    return collector, buffer, episodes
 
 
 @jax.named_scope("collect")
@@ -80,8 +80,8 @@ def collect(
     """`steps` rows of every environment, and the episodes that ended in them."""
 
     def step(carry: tuple[Collector, replay.Replay], key: PRNGKeyArray):
-        collector, ring, episodes = collect_step(config, env, agent, *carry, key)
-        return (collector, ring), episodes
+        collector, buffer, episodes = collect_step(config, env, agent, *carry, key)
+        return (collector, buffer), episodes
 
     keys = jax.random.split(key, steps)
     carry, episodes = jax.lax.scan(step, carry, keys)

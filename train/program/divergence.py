@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from core.rssm import State
-from core.world_model import Sequence
+from core.transition import Transition
 from train.config import Config
 from train.processes import coordination
 from train.program.chunk import ChunkOutput, redraw
@@ -37,7 +37,7 @@ class LastBatch(NamedTuple):
     """What the last update of a chunk was given, drawn again (see `last_batch`)."""
 
     initial: State
-    batch: Sequence
+    batch: Transition
     sound: Bool[Array, "*seeds"]
     """Whether any sequence without a corrupt step was drawn."""
     corrupt: Int[Array, "*seeds"]
@@ -189,7 +189,8 @@ def dump(
     if not coordination.leads():
         return terms
     key, initial = one(output.last_key), drawn.initial
-    arrays = {name: value for name, value in drawn.batch._asdict().items()}
+    batch = drawn.batch._asdict()
+    arrays = {name: value for name, value in batch.items() if value is not None}
     arrays |= {"initial_deter": initial.deter, "initial_stoch": initial.stoch}
     np.savez(directory / "diverged.npz", key=key, allow_pickle=False, **arrays)
     record: dict[str, Any] = {
@@ -225,17 +226,18 @@ def last_batch(config: Config, run: RunState, output: ChunkOutput) -> LastBatch:
     """
 
     def draw(run: RunState, key_data: jax.Array) -> LastBatch:
-        ring = run.replay
+        buffer = run.replay
         initial, batch, window, _ = redraw(
             config,
             run.learner.agent.model.rssm,
-            ring,
+            buffer,
             # Wider than what is stored, so nothing is lost, and numpy can save it.
             dtype=jnp.dtype("float32"),
             key=jax.random.wrap_key_data(key_data),
         )
-        corrupt = jnp.sum(ring.rows.is_corrupt, dtype=jnp.int32)
-        stored = ring.filled * ring.rows.is_corrupt.shape[1]
+        assert buffer.rows.is_corrupt is not None
+        corrupt = jnp.sum(buffer.rows.is_corrupt, dtype=jnp.int32)
+        stored = buffer.filled * buffer.rows.is_corrupt.shape[1]
         return LastBatch(initial, batch, jnp.any(window.usable), corrupt, stored)
 
     if config.seeds > 1:

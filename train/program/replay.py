@@ -1,9 +1,10 @@
-"""Replay on the device: a ring of rows, time first, all environments in lockstep.
+"""The replay buffer: a circular buffer of steps on the device, time first.
 
-Why not flashbax: training starts each sequence from a stored latent state and writes
-the new latents back after every update, which needs the sampled positions; rows of a
-corrupt simulation must never be drawn; and on several devices, which each keep the rows
-of their own environments, no row may have to travel.
+One row holds one step of every environment. Why not flashbax: training starts each
+trajectory from a stored latent state and writes the new latent states back after every
+update, which needs the sampled positions; steps of a diverged simulation (NaN or Inf)
+must never be drawn; and each of several devices keeps the steps of its own
+environments, so that sampling needs no communication between devices.
 """
 
 import math
@@ -11,60 +12,31 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from core.rssm import State
-from core.world_model import Sequence
+from core.transition import Transition
 from kernels.sharding import divided
 
-# Draws tried for a window without corrupt rows before the batch element is repeated.
+# Draws tried for a window without corrupt steps before another element is repeated.
 CANDIDATES = 4
 
 
-class Row(NamedTuple):
-    """One row of experience of every environment.
-
-    `action` led to `obs` in the same row. `deter` and `stoch` are the latent state
-    after `obs`, as last computed: h in bfloat16 and the class index of each z.
-    """
-
-    obs: Float[Array, "*rows obs"] | UInt8[Array, "*rows height width 3"]
-    action: Float[Array, "*rows action"]
-    reward: Float[Array, "*rows"]
-    is_first: Bool[Array, "*rows"]
-    is_last: Bool[Array, "*rows"]
-    is_terminal: Bool[Array, "*rows"]
-    is_corrupt: Bool[Array, "*rows"]
-    deter: Array | None
-    stoch: UInt8[Array, "*rows categoricals"] | None
-
-    def sequence(self) -> Sequence:
-        """The part the world model learns from."""
-        return Sequence(
-            self.obs,
-            self.action,
-            self.reward,
-            self.is_first,
-            self.is_last,
-            self.is_terminal,
-        )
-
-
 class Replay(NamedTuple):
-    """The ring: `rows` has shape `[capacity, envs, ...]`.
+    """Stored steps: `rows` has shape `[capacity, envs, ...]`.
 
     `position` is the next row to write and `filled` the number of rows that hold data.
     """
 
-    rows: Row
+    rows: Transition
     position: Int[Array, ""]
     filled: Int[Array, ""]
 
 
 class Window(NamedTuple):
-    """Where a sampled batch lies: `[time, batch]` row and `[batch]` environment.
+    """The position of a sampled batch in the buffer: row and environment.
 
-    An element that is not `usable` is the copy of another one.
+    An element that is not `usable` is a copy of another one.
     """
 
     time: Int[Array, "time batch"]
@@ -77,7 +49,7 @@ _WINDOW_AXES = Window(*cast(Any, (1, 0, 0)))
 
 
 def pack_latent(state: State) -> tuple[Array, Array]:
-    """Latent state as stored: h in bfloat16 and one byte a categorical."""
+    """A latent state as stored: h in bfloat16, one byte for each categorical of z."""
     classes = jnp.argmax(state.stoch, axis=-1).astype(jnp.uint8)
     return state.deter.astype(jnp.bfloat16), classes
 
@@ -88,16 +60,16 @@ def unpack_latent(deter: Array, stoch: Array, classes: int, dtype) -> State:
     return State(deter.astype(dtype), onehot)
 
 
-def init(capacity: int, row: Row) -> Replay:
-    """An empty ring of `capacity` rows shaped like `row` (`[envs, ...]`)."""
+def init(capacity: int, row: Transition) -> Replay:
+    """An empty buffer of `capacity` rows shaped like `row` (`[envs, ...]`)."""
     rows = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), row)
     return Replay(rows, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
-def add(replay: Replay, row: Row) -> Replay:
+def add(replay: Replay, row: Transition) -> Replay:
     """Write one row of every environment, over the oldest when full."""
-    write = lambda ring, x: jax.lax.dynamic_update_index_in_dim(
-        ring, x, replay.position, 0
+    write = lambda buffer, x: jax.lax.dynamic_update_index_in_dim(
+        buffer, x, replay.position, 0
     )
     capacity = replay.rows.reward.shape[0]
     return Replay(
@@ -108,25 +80,26 @@ def add(replay: Replay, row: Row) -> Replay:
 
 
 def parts(batch: int, envs: int) -> int:
-    """Into how many equal parts a batch and the environments are divided.
+    """The number of equal parts that a batch and the environments are divided into.
 
-    Every part of the batch is drawn from its own part of the environments, so any
-    number of devices that divides this one can each draw from what they keep, and
-    every number of devices draws the same batch.
+    Every part of the batch is drawn from its own part of the environments. Any number
+    of devices that divides this number draws the same batch, each device from its own
+    environments.
     """
     return math.gcd(batch, envs)
 
 
 def sample(
     replay: Replay, *, batch: int, length: int, key: PRNGKeyArray
-) -> tuple[Row, Window]:
+) -> tuple[Transition, Window]:
     """Draw `batch` windows of `length` consecutive rows, uniformly.
 
-    The environments are represented evenly, see `parts`. A window never crosses the
-    write position. Windows with a corrupt row are drawn again; an element whose every
-    draw was corrupt repeats the first clean element. Where the whole batch drew nothing
-    clean, its rewards are NaN, so that the update is skipped and counted: a corrupt row
-    is never trained on. The caller must have filled at least `length` rows.
+    Each environment has the same share of the batch (see `parts`). A window never
+    crosses the write position. A window with a corrupt step is drawn again, up to
+    `CANDIDATES` times; an element without a clean window repeats the first clean
+    element. If no element is clean, all rewards are NaN, so that the update is skipped
+    and counted: a corrupt step is never trained on. The caller must have filled at
+    least `length` rows.
     """
     capacity, envs = replay.rows.reward.shape
     count = parts(batch, envs)
@@ -137,35 +110,35 @@ def sample(
     first = jnp.arange(batch) // (batch // count) * (envs // count)
     env = first[:, None] + jax.random.randint(env_key, shape, 0, envs // count)
 
-    def draw(ring: Row, start: Array, env: Array) -> tuple[Row, Window]:
-        """Of the devices' own part of the batch, from their own environments."""
+    def draw(buffer: Transition, start: Array, env: Array) -> tuple[Transition, Window]:
+        """Draw one device's part of the batch from its own environments."""
         own = env % (envs // count) + _first(len(start), batch, envs)[:, None]
         steps = jnp.arange(length).reshape(-1, 1, 1)
         time = (start[None] + steps) % capacity
-        clean = ~jnp.any(ring.is_corrupt[time, own[None]], axis=0)
+        assert buffer.is_corrupt is not None
+        clean = ~jnp.any(buffer.is_corrupt[time, own[None]], axis=0)
         choice = jnp.argmax(clean, axis=-1)
         element = jnp.arange(len(start))
         time, own = time[:, element, choice], own[element, choice]
-        rows = jax.tree.map(lambda x: x[time, own[None]], ring)
+        rows = jax.tree.map(lambda x: x[time, own[None]], buffer)
         return rows, Window(time, env[element, choice], clean[element, choice])
 
     rows, window = divided(draw, (1, 0, 0), (1, _WINDOW_AXES))(replay.rows, start, env)
     usable = window.usable
 
-    def replaced() -> tuple[Row, Window]:
+    def replaced() -> tuple[Transition, Window]:
         element = jnp.where(usable, jnp.arange(batch), jnp.argmax(usable))
         copies = jax.tree.map(lambda x: x[:, element], rows)
         return copies, Window(window.time[:, element], window.env[element], usable)
 
-    # Rare, and the only case in which rows cross devices.
+    # Rare, and the only case with communication between devices.
     rows, window = jax.lax.cond(jnp.all(usable), lambda: (rows, window), replaced)
     reward = jnp.where(jnp.any(usable), rows.reward, jnp.nan)
     return rows._replace(reward=reward), window
 
 
 def _first(size: int, batch: int, envs: int) -> Int[Array, " size"]:
-    """Of `size` elements of the batch, and as many parts of the environments: the
-    first environment that each element is drawn from."""
+    """The first environment of each batch element's part, for `size` elements."""
     count = parts(batch, envs)
     return jnp.arange(size) // (batch // count) * (envs // count)
 
@@ -173,18 +146,17 @@ def _first(size: int, batch: int, envs: int) -> Int[Array, " size"]:
 def write_latents(
     replay: Replay, window: Window, states: State, learned: Bool[Array, ""]
 ) -> Replay:
-    """Store the latent states just computed for the rows of `window`.
+    """Store the latent states just computed for the steps of `window`.
 
-    States that are not finite leave the stored ones. So do all states of an update
-    that was skipped (`learned` is False): its batch can then be drawn again, exactly,
-    to be looked at.
+    A state that is not finite is not stored. No state of a skipped update is
+    (`learned` is False), so that its batch can be drawn again exactly.
     """
     deter, stoch = pack_latent(states)
     envs, batch = replay.rows.reward.shape[1], len(window.env)
     per_part = envs // parts(batch, envs)
 
     def write(
-        ring: tuple[Array, Array],
+        buffer: tuple[Array, Array],
         new: tuple[Array, Array],
         window: Window,
         learned: Bool[Array, ""],
@@ -195,7 +167,7 @@ def write_latents(
         kept = window.usable[None] & finite & learned
         own = jnp.where(kept, own[None], envs)
         put = lambda old, x: old.at[window.time, own].set(x, mode="drop")
-        return put(ring[0], new[0]), put(ring[1], new[1])
+        return put(buffer[0], new[0]), put(buffer[1], new[1])
 
     rows = replay.rows
     assert rows.deter is not None and rows.stoch is not None

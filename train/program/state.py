@@ -11,6 +11,7 @@ from core.agent import Agent
 from core.networks.heads import TwoHotHead
 from core.returns import ReturnScale
 from core.rssm import State
+from core.transition import Transition
 from envs import Timestep, VectorEnv
 from train.config import Config
 from train.program import replay
@@ -105,17 +106,21 @@ def init_run(config: Config, env: VectorEnv, key: PRNGKeyArray) -> RunState:
         jnp.zeros((), jnp.int32),
     )
     rows = max(config.replay_capacity // batch, 1)
-    empty = replay.init(rows, make_row(config, collector))
+    empty = replay.init(rows, latest(config, collector))
     return RunState(learner, collector, empty, run_key)
 
 
-def make_row(config: Config, collector: Collector) -> replay.Row:
-    """The replay row of the latest timestep."""
+def latest(config: Config, collector: Collector) -> Transition:
+    """The latest step as the replay buffer stores it.
+
+    The one copy between two types: an environment knows neither the action that led to
+    a `Timestep` nor a latent state, and `core` does not import `envs`.
+    """
     timestep = collector.timestep
     latent = (None, None)
     if config.replay_context:
         latent = replay.pack_latent(collector.latent)
-    return replay.Row(
+    return Transition(
         timestep.obs,
         collector.last_action,
         timestep.reward,

@@ -22,7 +22,8 @@ from core.penalty import (
 )
 from core.returns import ReturnScale
 from core.rssm import State
-from core.world_model import Sequence, world_model_loss
+from core.transition import Transition
+from core.world_model import world_model_loss
 from envs import perturb
 from train.config import Config
 from train.program.optimizer import make_optimizer
@@ -49,7 +50,7 @@ def update(
     config: Config,
     learner: Learner,
     initial: State,
-    batch: Sequence,
+    batch: Transition,
     *,
     key: PRNGKeyArray,
     options: UpdateOptions,
@@ -118,7 +119,7 @@ def total_loss(
     config: Config,
     learner: Learner,
     initial: State,
-    batch: Sequence,
+    batch: Transition,
     *,
     key: PRNGKeyArray,
     options: UpdateOptions,

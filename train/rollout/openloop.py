@@ -19,7 +19,7 @@ from core import block_gru
 from core.agent import Agent
 from core.networks.decoder import ImageDecoder
 from core.rssm import State
-from core.world_model import Sequence
+from core.transition import Transition
 from train.config import Config
 from train.program import replay
 from train.program.chunk import Schedule, draw_batch
@@ -44,7 +44,7 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    agent: Agent, initial: State, rows: Sequence, context: int, *, key: PRNGKeyArray
+    agent: Agent, initial: State, rows: Transition, context: int, *, key: PRNGKeyArray
 ) -> Prediction:
     """Watch `context` rows of replayed sequences of images, and imagine the others.
 
@@ -77,7 +77,7 @@ def predict(
 
 
 def make_open_loop(config: Config, schedule: Schedule):
-    """A function `(agent, ring, key) ↦ (film, error)`.
+    """A function `(agent, replay, key) ↦ (film, error)`.
 
     Returns:
         `film` is `[time, 3 · (height + 4), sequences · (width + 4), 3]` uint8, and
@@ -89,12 +89,16 @@ def make_open_loop(config: Config, schedule: Schedule):
     context = min(CONTEXT, length // 2)
     drawn = dataclasses.replace(config, batch_size=CANDIDATES, batch_length=length)
 
-    def open_loop(agent: Agent, ring: replay.Replay, key: PRNGKeyArray):
+    def open_loop(agent: Agent, buffer: replay.Replay, key: PRNGKeyArray):
         # The evaluation splits the same key.
         sample_key, predict_key = jax.random.split(jax.random.fold_in(key, 1))
         # As in training: from the latent states that the replay keeps, if it does.
         initial, batch, _ = draw_batch(
-            drawn, agent.model.rssm, ring, dtype=jnp.dtype(jnp.float32), key=sample_key
+            drawn,
+            agent.model.rssm,
+            buffer,
+            dtype=jnp.dtype(jnp.float32),
+            key=sample_key,
         )
         # Stable, so that sequences without a start stay in the order drawn.
         order = jnp.argsort(jnp.any(batch.is_first[1:], axis=0), stable=True)

@@ -45,13 +45,13 @@ def collected():
             config, env, run.learner.agent, (run.collector, run.replay), 60, key
         )
     )
-    (collector, ring), episodes = ran(run, jax.random.key(1))
-    return config, collector, ring, episodes
+    (collector, buffer), episodes = ran(run, jax.random.key(1))
+    return config, collector, buffer, episodes
 
 
 def test_corrupt_first_rows_are_counted_and_are_no_episodes(collected):
-    _, collector, ring, episodes = collected
-    rows = jax.tree.map(lambda x: np.asarray(x[: ring.filled]), ring.rows)
+    _, collector, buffer, episodes = collected
+    rows = jax.tree.map(lambda x: np.asarray(x[: buffer.filled]), buffer.rows)
     bad, first = rows.is_corrupt, rows.is_first
     assert np.sum(bad) > 10 and np.all(first[bad]) and np.all(rows.is_last[bad])
     # One row was seen after the last that was written, and the first ones were drawn
@@ -68,16 +68,16 @@ def test_corrupt_first_rows_are_counted_and_are_no_episodes(collected):
 
 
 def test_latent_states_after_corrupt_rows_are_those_of_a_beginning(collected):
-    _, collector, ring, _ = collected
-    assert_finite((ring, collector.latent, collector.timestep))
-    rows = jax.tree.map(lambda x: np.asarray(x[: ring.filled]), ring.rows)
+    _, collector, buffer, _ = collected
+    assert_finite((buffer, collector.latent, collector.timestep))
+    rows = jax.tree.map(lambda x: np.asarray(x[: buffer.filled]), buffer.rows)
     after = rows.is_corrupt[:-1]
     assert np.all(rows.is_first[1:][after])
 
 
 def test_windows_with_corrupt_first_rows_are_never_drawn(collected):
-    _, _, ring, _ = collected
-    rows, window = replay.sample(ring, batch=500, length=3, key=jax.random.key(2))
+    _, _, buffer, _ = collected
+    rows, window = replay.sample(buffer, batch=500, length=3, key=jax.random.key(2))
     assert np.sum(window.usable) > 100 and not np.any(rows.is_corrupt)
     assert np.all(np.isfinite(rows.reward)) and np.all(np.isfinite(rows.obs))
     assert np.any(rows.is_first[1:])  # episodes that begin soundly are drawn

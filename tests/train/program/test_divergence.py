@@ -22,7 +22,7 @@ from toy_run import (
 )
 
 from core.rssm import State
-from core.world_model import Sequence
+from core.transition import Transition
 from train import loop
 from train.checkpoint.checkpointer import Checkpointer
 from train.config.cli import parse
@@ -62,7 +62,7 @@ def one_update(toy: Toy) -> Any:
         return primals[0], tangents[0] * slope
 
     def planted(*args: Any, **options: Any):
-        batch = next(arg for arg in args if isinstance(arg, Sequence))
+        batch = next(arg for arg in args if isinstance(arg, Transition))
         total, rest = intact(*args, **options)
         return trap(total, batch.reward[0, 0]), rest
 
@@ -80,7 +80,7 @@ def one_update(toy: Toy) -> Any:
     return compiled
 
 
-def draw(toy: Toy, run: RunState, key: Any) -> tuple[State, Sequence, Any]:
+def draw(toy: Toy, run: RunState, key: Any) -> tuple[State, Transition, Any]:
     rssm = run.learner.agent.model.rssm
     float32 = jnp.dtype("float32")
     initial, batch, _, key = redraw(
@@ -189,7 +189,7 @@ def all_corrupt(run: RunState) -> RunState:
     """The same run as if the simulation had diverged in every step so far."""
     rows = run.replay.rows
     written = jnp.arange(len(rows.reward)) < run.replay.filled
-    corrupt = jnp.broadcast_to(written[:, None], rows.is_corrupt.shape)
+    corrupt = jnp.broadcast_to(written[:, None], rows.reward.shape)
     rows = rows._replace(is_corrupt=corrupt)
     return run._replace(replay=run.replay._replace(rows=rows))
 
@@ -281,7 +281,7 @@ def test_the_batch_written_down_is_the_one_that_failed(toy, one_update, tmp_path
     assert "loss/rew" in found == record["terms"]
     assert np.isnan(arrays["reward"]).any() and not np.isnan(arrays["reward"]).all()
     put = lambda name: jax.device_put(arrays[name], jax.devices()[0])
-    batch = Sequence(**{name: put(name) for name in Sequence._fields})
+    batch = Transition(**{name: put(name) for name in Transition._fields[:6]})
     initial = State(put("initial_deter"), put("initial_stoch"))
     key = jax.random.split(jax.random.wrap_key_data(put("key")))[1]
     *_, metrics = one_update(run.learner, initial, batch, key)

@@ -15,7 +15,7 @@ from core.agent import Agent
 from core.penalty import PenaltyOptions
 from core.returns import ReturnScale
 from core.sizes import ModelSize
-from core.world_model import Sequence
+from core.transition import Transition
 from train.config import Config, OptimizerConfig, PenaltyConfig
 from train.program.optimizer import adaptive_clip, make_optimizer
 from train.program.state import Learner
@@ -195,7 +195,7 @@ def batch():
     rng = np.random.default_rng(1)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     no = jnp.zeros((TIME, BATCH), bool)
-    return Sequence(
+    return Transition(
         draw(TIME, BATCH, OBS),
         draw(TIME, BATCH, ACTION),
         draw(TIME, BATCH),

@@ -10,7 +10,7 @@ from core.agent import Agent
 from core.penalty import PenaltyOptions
 from core.returns import ReturnScale
 from core.sizes import ModelSize
-from core.world_model import Sequence
+from core.transition import Transition
 from kernels.pallas import kernel as pallas_gpu
 from train.config.cli import parse
 from train.program.optimizer import make_optimizer
@@ -33,10 +33,10 @@ def learner(seed: int = 0) -> Learner:
     return Learner(agent, agent.value, state, ReturnScale.initial(), zero, zero, zero)
 
 
-def batch(key) -> Sequence:
+def batch(key) -> Transition:
     keys = jax.random.split(key, 3)
     flags = jnp.zeros((TIME, BATCH), bool)
-    return Sequence(
+    return Transition(
         jax.random.normal(keys[0], (TIME, BATCH, OBS)),
         jax.random.uniform(keys[1], (TIME, BATCH, ACTION), minval=-1.0),
         jax.random.uniform(keys[2], (TIME, BATCH)),

@@ -1,4 +1,4 @@
-"""The replay ring: what is kept, what is drawn, and where latents are written."""
+"""The replay buffer: what is stored, what is drawn, where latents are written."""
 
 import functools
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from core.rssm import State
+from core.transition import Transition
 from train.program import replay
 
 CAPACITY, ENVS, DETER, ROWS, CLASSES = 6, 2, 3, 2, 4
@@ -22,7 +23,7 @@ def make_row(number, *, corrupt=(False, False), latents=True):
             jnp.full((ENVS, DETER), number, jnp.bfloat16),
             jnp.full((ENVS, ROWS), number % CLASSES, jnp.uint8),
         )
-    return replay.Row(
+    return Transition(
         jnp.asarray(mark[:, None], jnp.float32),
         jnp.asarray(mark[:, None] + 0.1, jnp.float32),
         jnp.asarray(mark + 0.2, jnp.float32),
@@ -38,17 +39,17 @@ add = jax.jit(replay.add)
 
 
 def filled(count, *, corrupt=(), latents=True):
-    """A ring after rows 0 … count − 1; `corrupt` holds (row, environment) pairs."""
-    ring = replay.init(CAPACITY, make_row(0, latents=latents))
+    """A buffer after rows 0 … count − 1; `corrupt` holds (row, environment) pairs."""
+    buffer = replay.init(CAPACITY, make_row(0, latents=latents))
     for number in range(count):
         flags = tuple((number, env) in corrupt for env in range(ENVS))
-        ring = add(ring, make_row(number, corrupt=flags, latents=latents))
-    return ring
+        buffer = add(buffer, make_row(number, corrupt=flags, latents=latents))
+    return buffer
 
 
 @functools.partial(jax.jit, static_argnames=("batch", "length"))
-def sample(ring, key, *, batch, length):
-    return replay.sample(ring, batch=batch, length=length, key=key)
+def sample(buffer, key, *, batch, length):
+    return replay.sample(buffer, batch=batch, length=length, key=key)
 
 
 def numbers(rows):
@@ -58,15 +59,15 @@ def numbers(rows):
 
 
 def test_the_ring_keeps_the_newest_rows():
-    ring = filled(0)
-    assert (ring.position, ring.filled) == (0, 0)
-    ring = filled(4)
-    assert (ring.position, ring.filled) == (4, 4)
-    np.testing.assert_array_equal(ring.rows.obs[:4, 1, 0], [1, 11, 21, 31])
-    ring = filled(8)
-    assert (ring.position, ring.filled) == (2, CAPACITY)
-    np.testing.assert_array_equal(ring.rows.obs[:, 0, 0], [60, 70, 20, 30, 40, 50])
-    np.testing.assert_allclose(ring.rows.reward[:, 1], ring.rows.obs[:, 1, 0] + 0.2)
+    buffer = filled(0)
+    assert (buffer.position, buffer.filled) == (0, 0)
+    buffer = filled(4)
+    assert (buffer.position, buffer.filled) == (4, 4)
+    np.testing.assert_array_equal(buffer.rows.obs[:4, 1, 0], [1, 11, 21, 31])
+    buffer = filled(8)
+    assert (buffer.position, buffer.filled) == (2, CAPACITY)
+    np.testing.assert_array_equal(buffer.rows.obs[:, 0, 0], [60, 70, 20, 30, 40, 50])
+    np.testing.assert_allclose(buffer.rows.reward[:, 1], buffer.rows.obs[:, 1, 0] + 0.2)
     assert filled(12).position == 0
 
 
@@ -90,9 +91,9 @@ def test_rows_come_back_whole():
 @pytest.mark.parametrize("count", [3, 5, 6, 7, 9, 11, 12, 23])
 def test_windows_are_consecutive_and_never_cross_the_write_position(count):
     """Partly filled, just full, and wrapped around to every position."""
-    ring = filled(count)
+    buffer = filled(count)
     oldest = max(0, count - CAPACITY)
-    rows, window = sample(ring, jax.random.key(count), batch=200, length=3)
+    rows, window = sample(buffer, jax.random.key(count), batch=200, length=3)
     number, env = numbers(rows)
     assert number.shape == (3, 200)
     np.testing.assert_array_equal(np.diff(number, axis=0), 1)
@@ -133,9 +134,9 @@ def test_environments_are_represented_evenly():
 
 
 def test_batches_differ_by_key():
-    ring = filled(8)
+    buffer = filled(8)
     one, two = (
-        np.asarray(sample(ring, jax.random.key(k), batch=50, length=2)[0].obs)
+        np.asarray(sample(buffer, jax.random.key(k), batch=50, length=2)[0].obs)
         for k in (0, 1)
     )
     assert (one != two).any()
@@ -144,8 +145,8 @@ def test_batches_differ_by_key():
 def test_corrupt_rows_are_never_drawn():
     # Rows 3 to 8 are kept; of the windows of two rows, 4 of 5 are clean in
     # environment 0 (its corrupt row is the newest) and 3 of 5 in environment 1.
-    ring = filled(9, corrupt={(8, 0), (4, 1), (1, 0)})
-    rows, _ = sample(ring, jax.random.key(2), batch=4000, length=2)
+    buffer = filled(9, corrupt={(8, 0), (4, 1), (1, 0)})
+    rows, _ = sample(buffer, jax.random.key(2), batch=4000, length=2)
     assert not rows.is_corrupt.any()
     number, env = numbers(rows)
     assert set(number[0][env[0] == 0]) == {3, 4, 5, 6}
@@ -154,8 +155,8 @@ def test_corrupt_rows_are_never_drawn():
 
 def test_an_element_without_a_clean_draw_repeats_a_clean_one():
     # Environment 0 is corrupt throughout: of 1000 elements some draw nothing else.
-    ring = filled(6, corrupt={(number, 0) for number in range(6)})
-    rows, _ = sample(ring, jax.random.key(3), batch=1000, length=2)
+    buffer = filled(6, corrupt={(number, 0) for number in range(6)})
+    rows, _ = sample(buffer, jax.random.key(3), batch=1000, length=2)
     assert not rows.is_corrupt.any()
     number, env = numbers(rows)
     assert (env == 1).all()
@@ -184,8 +185,8 @@ def test_latents_are_packed_and_unpacked():
 
 
 def test_latents_are_written_back_where_they_belong():
-    ring = filled(9)
-    rows, window = sample(ring, jax.random.key(4), batch=3, length=3)
+    buffer = filled(9)
+    rows, window = sample(buffer, jax.random.key(4), batch=3, length=3)
     # As in training: the first row only gives the state before the others.
     window = window._replace(time=window.time[1:])
     number, env = (x[1:] for x in numbers(rows))
@@ -196,7 +197,7 @@ def test_latents_are_written_back_where_they_belong():
     stoch = jax.nn.one_hot(classes, CLASSES)[..., None, :]
     stoch = jnp.broadcast_to(stoch, (*mark.shape, ROWS, CLASSES))
     after = jax.jit(replay.write_latents)(
-        ring, window, State(deter, stoch), jnp.array(True)
+        buffer, window, State(deter, stoch), jnp.array(True)
     )
 
     written = {(int(t), int(e)) for t, e in zip(number.flat, env.flat, strict=True)}
@@ -214,14 +215,14 @@ def test_latents_are_written_back_where_they_belong():
     # Nothing else changes.
     kept = ("obs", "action", "reward", "is_first", "is_last", "is_terminal")
     for name in kept:
-        before_it, after_it = getattr(ring.rows, name), getattr(after.rows, name)
+        before_it, after_it = getattr(buffer.rows, name), getattr(after.rows, name)
         np.testing.assert_array_equal(before_it, after_it)
-    assert (after.position, after.filled) == (ring.position, ring.filled)
+    assert (after.position, after.filled) == (buffer.position, buffer.filled)
 
 
 def test_a_ring_without_latents():
-    ring = filled(8, latents=False)
-    rows, _ = sample(ring, jax.random.key(5), batch=4, length=2)
+    buffer = filled(8, latents=False)
+    rows, _ = sample(buffer, jax.random.key(5), batch=4, length=2)
     assert rows.deter is None
     assert rows.stoch is None
-    assert len(jax.tree.leaves(ring.rows)) == 7
+    assert len(jax.tree.leaves(buffer.rows)) == 7

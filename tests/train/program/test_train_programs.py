@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.world_model import Sequence
+from core.transition import Transition
 from envs import VectorEnv
 from train import loop
 from train.checkpoint.checkpointer import Checkpointer
@@ -312,7 +312,7 @@ def updates_with(words: str) -> list[dict[str, float]]:
                 strict=True,
             )
         )
-        sequence = Sequence(obs, jnp.tanh(action), reward, no.at[0].set(True), no, no)
+        sequence = Transition(obs, jnp.tanh(action), reward, no.at[0].set(True), no, no)
         learner, _, metrics = step(learner, sequence, jax.random.key(index))
         found.append({name: float(x) for name, x in metrics.items()})
     assert learner.updates == UPDATES and learner.skipped == 0

@@ -12,7 +12,7 @@ from core.agent import Agent
 from core.penalty import PenaltyOptions
 from core.returns import ReturnScale
 from core.sizes import ModelSize
-from core.world_model import Sequence
+from core.transition import Transition
 from train.config.cli import parse
 from train.program import update as update_module
 from train.program.optimizer import make_optimizer
@@ -29,9 +29,9 @@ SIZE = ModelSize(units=8, deter=16, hidden=8, stoch=3, classes=4, blocks=2)
 TOLERANCE = 2e-3
 
 
-def batch(key) -> Sequence:
+def batch(key) -> Transition:
     keys = jax.random.split(key, 5)
-    return Sequence(
+    return Transition(
         jax.random.normal(keys[0], (TIME, BATCH, OBS)),
         jax.random.uniform(keys[1], (TIME, BATCH, ACTION), minval=-1.5, maxval=1.5),
         3 * jax.random.normal(keys[2], (TIME, BATCH)),

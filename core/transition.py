@@ -1,0 +1,29 @@
+"""One step of experience, or a trajectory: one type from the replay to the losses."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Num, UInt8
+
+
+class Transition(NamedTuple):
+    """A step of experience of every environment, or trajectories of such steps.
+
+    The leading axes are `[envs]` for one step, `[capacity, envs]` in the replay buffer
+    and `[time, batch]` in a batch of trajectories. Step t holds the observation o_t,
+    the action a_{t−1} taken *before* it, and the reward received with it (the sum over
+    the repeated control steps).
+
+    The last three fields are the replay buffer's own, and None in a batch: whether the
+    simulation diverged (NaN or Inf), and the latent state after o_t as last computed,
+    h in bfloat16 and the class index of each categorical of z.
+    """
+
+    obs: Num[Array, "..."]
+    action: Float[Array, "*steps action"]
+    reward: Float[Array, "*steps"]
+    is_first: Bool[Array, "*steps"]
+    is_last: Bool[Array, "*steps"]
+    is_terminal: Bool[Array, "*steps"]
+    is_corrupt: Bool[Array, "*steps"] | None = None
+    deter: Float[Array, "*steps deter"] | None = None
+    stoch: UInt8[Array, "*steps K"] | None = None
