@@ -5,7 +5,8 @@ import dataclasses
 from jaxtyping import Array, Float, Key, Num, UInt8
 
 from envs.base import Env, Timestep
-from envs.mjx.env import MjxEnv, MjxState
+from envs.mjx.env import MjxEnv
+from envs.mjx.states import MjxState
 from envs.render import Renderer
 
 SIZE = 64
