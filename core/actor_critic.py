@@ -1,4 +1,4 @@
-"""Losses of DreamerV3's policy and value on imagined and on replayed steps."""
+"""DreamerV3's policy and value losses on imagined rollouts and replayed steps."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from core.transition import Transition
 
 
 class ActorCriticOutput(NamedTuple):
-    """Mean losses by name, the first step's returns, and figures for the log."""
+    """Mean losses by name, the returns of the first step, and metrics for the log."""
 
     losses: dict[str, Float[Array, ""]]
     returns: Float[Array, " batch"]
@@ -30,10 +30,11 @@ def imagined_loss(
 ) -> ActorCriticOutput:
     """Policy and value losses on imagined rollouts.
 
-    policy: −w_t·[log π(a_t|s_t)·sg(A_t) + η·H(π)] with A_t = (R_t − v_t)/scale.
-    value: w_t·[CE(v, R_t) + CE(v, mean of the slow value)].
-    w_t is the probability that the rollout is still alive at t. The continue head
-    predicts it together with the discount, so no further discount enters here.
+        policy = −w_t·[log π(a_t | s_t)·sg(A_t) + η·H(π)],  A_t = (R_t − v_t)/scale
+        value  = w_t·[CE(v, R_t) + CE(v, mean of the slow value)]
+
+    w_t = Π_{k≤t} cont_k is the probability that the rollout has not ended at t, times
+    the discount: the continue head predicts both together.
     """
     estimate = imagined.estimate
     weight = jnp.cumprod(imagined.cont, axis=0)[:-1]
@@ -71,8 +72,11 @@ def replayed_value_loss(
 ) -> Float[Array, ""]:
     """Value loss on the real rewards, bootstrapped from imagined returns.
 
-    Steps after which the episode ended carry no weight. The gradient also reaches the
-    features, and so the world model.
+    The last step of an episode has weight 0. The gradient also flows through the
+    features into the world model.
+
+    Args:
+        bootstrap: the imagined return from every replayed step.
     """
     discount = (1.0 - batch.is_terminal) * constants.discount
     mix = (1.0 - batch.is_last) * constants.return_lambda

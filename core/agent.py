@@ -1,4 +1,4 @@
-"""The agent: a world model with a policy and a value, and how it acts."""
+"""The agent: a world model, a policy and a value head, and acting."""
 
 import equinox as eqx
 import jax
@@ -13,7 +13,7 @@ from core.world_model import WorldModel
 
 
 class Agent(eqx.Module):
-    """All trained parameters. `act` turns observations into actions.
+    """All trained parameters.
 
     Args:
         obs_size: length of the observation vector, or the shape of an image.
@@ -59,15 +59,15 @@ class Agent(eqx.Module):
         key: PRNGKeyArray,
         explore: bool = True,
     ) -> tuple[State, Float[Array, "*batch action"]]:
-        """Filter one observation and choose an action in [−1, 1].
+        """Update the latent state with one observation, and choose an action.
 
         Args:
             state: latent state of the previous step.
-            last_action: the action that led here (ignored where `is_first`).
+            last_action: the previous action (ignored where `is_first`).
             explore: sample from the policy; otherwise take its mode.
 
         Returns:
-            The new latent state and the action (clipped to the bounds).
+            The new latent state, and the action clipped to [−1, 1].
         """
         observe_key, action_key = jax.random.split(key)
         embed = self.model.encoder(obs)

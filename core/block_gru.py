@@ -1,15 +1,13 @@
 """The fast form of `core.rssm.RSSM.observe` and `imagine`.
 
-The equations are those of `core.rssm`, which defines them. Three things differ:
+`core.rssm` defines the equations. Three things differ here:
 
-* What does not depend on the carried state is computed for the whole sequence before
-  the scan: the action's share of the recurrent map and the encoder's share of the
-  posterior.
-* All blocks of the mixing layer read the same three embeddings, so that their share of
-  the block-diagonal weight is one dense matrix, cut outside the scan.
-* Between the two block layers the block axis comes first, `[block, *batch, size]`: the
-  batched matrix products then read and write contiguous memory, which XLA's CPU code
-  needs to be fast.
+* Terms that do not depend on the carried state are computed before the scan, for all
+  steps at once: those of the action in the recurrent map and of e in the posterior.
+* All blocks of the mixing layer read the same embeddings x, so that this part of the
+  block-diagonal weight is one dense matrix, sliced outside the scan.
+* Between the two block layers the block axis comes first, `[block, *batch, size]`, so
+  that the batched matrix products use contiguous memory, which XLA needs on a CPU.
 """
 
 from collections.abc import Callable
@@ -29,10 +27,10 @@ from kernels.sharding import divided
 
 
 class Carry(NamedTuple):
-    """A state, and its h once more as `[block, *batch, size]`.
+    """A state, and its h also as `[block, *batch, size]`.
 
-    Both are carried: were the second made from the first, XLA would compute the gates
-    inside the transposition, one number at a time.
+    If the scan carried h only, XLA would fuse the gates into the transposition and
+    compute them one element at a time.
     """
 
     state: State
@@ -50,7 +48,7 @@ class Carry(NamedTuple):
 
 
 _CARRY_AXES = Carry(State(*cast(tuple, (0, 0))), cast(Array, 1))
-"""Where each part has its batch axis."""
+"""The batch axis of each array."""
 
 
 def observe(
@@ -82,10 +80,10 @@ def observe_deferred(
 ) -> tuple[State, Observed]:
     """`observe` with the weights' gradients in one product after the backward scan.
 
-    Faster, but for reverse mode only (see `core.networks.deferred`). Devices that share
-    the work must divide the (one) batch axis evenly.
+    Faster, but for reverse mode only (see `core.networks.deferred`). The number of
+    devices must divide the single batch axis.
     """
-    # Gradients of what devices share are added up after the scan, not in it.
+    # Gradients are summed over devices after the scan, not inside it.
     run = divided(
         partial(deferred_scan, _observe_step),
         (None, None, _CARRY_AXES, 1),
@@ -109,7 +107,7 @@ def _observe(
     action_terms = _action_term(rssm, from_action, actions)
     first = rssm.posterior_in.linear
     embed_terms = add_bias(embeds @ first.weight[rssm.deter :], first.bias)
-    uniforms = jax.random.uniform(key, (*is_first.shape, rssm.rows))
+    uniforms = jax.random.uniform(key, (*is_first.shape, rssm.categoricals))
     weights |= {
         "posterior_in": first.weight[: rssm.deter],
         "posterior_out": rssm.posterior_out.weight,
@@ -130,21 +128,21 @@ def observe_step(
     key: PRNGKeyArray,
 ) -> State:
     """The same as `RSSM.observe_step`."""
-    row = (x[None] for x in (embed, action, is_first))
-    return observe(rssm, state, *row, key=key)[0]
+    one_step = (x[None] for x in (embed, action, is_first))
+    return observe(rssm, state, *one_step, key=key)[0]
 
 
 def _observe_step(
     rssm: RSSM, apply: Apply, carry: Carry, inputs: tuple[Array, ...]
 ) -> tuple[Carry, Observed]:
-    """`rssm` has its vectors only: every matrix is multiplied by `apply`."""
+    """One step; `rssm` holds only the vectors, and `apply` multiplies by matrices."""
     action_term, embed_term, uniform, keep = inputs
     carry = carry.masked(keep)
     h, h_blocks = _recurrent(rssm, apply, carry, action_term)
     preactivation = apply("posterior_in", h) + embed_term
     hidden = rssm.posterior_in.activate(preactivation)
     flat = add_bias(apply("posterior_out", hidden), rssm.posterior_out.bias)
-    logits = flat.reshape(*flat.shape[:-1], rssm.rows, rssm.classes)
+    logits = flat.reshape(*flat.shape[:-1], rssm.categoricals, rssm.classes)
     state = State(h, rssm.sample(logits, uniform))
     return Carry(state, h_blocks), Observed(state, logits, preactivation)
 
@@ -155,7 +153,7 @@ def imagine[Inputs, Seen](
     act: Callable[[State, Inputs], tuple[Float[Array, "*batch action"], Seen]],
     inputs: Inputs,
     *,
-    uniforms: Float[Array, "time *batch rows"],
+    uniforms: Float[Array, "time *batch K"],
 ) -> tuple[State, Seen]:
     """The same as `RSSM.imagine`.
 
@@ -165,8 +163,8 @@ def imagine[Inputs, Seen](
     check_uniforms(state, uniforms)
     weights, from_action = recurrent_weights(rssm)
 
-    def step(carry: Carry, row: tuple[Inputs, Array]) -> tuple[Carry, Seen]:
-        inputs, uniform = row
+    def step(carry: Carry, each: tuple[Inputs, Array]) -> tuple[Carry, Seen]:
+        inputs, uniform = each
         action, seen = act(carry.state, inputs)
         action = action.astype(carry.state.deter.dtype)
         term = _action_term(rssm, from_action, action)
@@ -224,7 +222,7 @@ def _recurrent(
 
 
 def recurrent_weights(rssm: RSSM) -> tuple[Weights, Float[Array, "hidden deter"]]:
-    """The matrices of the recurrent map, and the action's share of the mixing layer."""
+    """The recurrent map's matrices, and the mixing layer's matrix for the action."""
     size = rssm.deter // rssm.blocks
     weight = rssm.mix.weight
     dense = weight[:, size:].transpose(1, 0, 2).reshape(-1, rssm.deter)

@@ -1,17 +1,17 @@
-"""The constants inside DreamerV3's losses, apart from the losses' weights."""
+"""Constants inside DreamerV3's losses; the weights of the losses are in the config."""
 
 from typing import NamedTuple
 
 
 class LossConstants(NamedTuple):
-    """DreamerV3's values by default."""
+    """The defaults are DreamerV3's."""
 
     free_nats: float = 1.0
     """KL divergences below this many nats are not reduced further."""
     discount_horizon: int = 333
     """The discount of a decision is 1 − 1/horizon."""
     return_lambda: float = 0.95
-    """λ of the λ-return: how n-step returns are mixed."""
+    """λ of the λ-return."""
     entropy: float = 3e-4
     """η: weight of the policy's entropy."""
     slow_regularizer: float = 1.0
@@ -19,7 +19,7 @@ class LossConstants(NamedTuple):
     return_norm_rate: float = 0.01
     """Rate at which the percentiles of the returns are tracked."""
     return_norm_limit: float = 1.0
-    """Return ranges below this are not scaled up."""
+    """Returns with a range below this are not scaled up."""
 
     @property
     def discount(self) -> float:
@@ -28,4 +28,3 @@ class LossConstants(NamedTuple):
 
 
 DREAMERV3 = LossConstants()
-"""DreamerV3's own."""

@@ -17,12 +17,12 @@ from kernels.sharding import divided
 
 
 class Imagined(NamedTuple):
-    """What the heads say along rollouts of `time` actions.
+    """Outputs of the heads along rollouts of `time` actions.
 
-    `policy` and `value` carry the gradient to their own head; all else is constant.
-    Arrays of `time+1` rows include the state in which the rollouts end. `reward` and
-    `cont` (probability to go on, discount included) are predictions for the state of
-    the same row, `estimate` and `slow` the means of the value and of the slow value.
+    `policy` and `value` have gradients to their own head; all else is constant. Arrays
+    of `time+1` steps include the last state of the rollouts. Entry t of `reward`,
+    `cont` (the probability to continue, times the discount), `estimate` (mean of the
+    value) and `slow` (mean of the slow value) is the prediction from state t.
     """
 
     policy: BoundedNormal
@@ -35,7 +35,7 @@ class Imagined(NamedTuple):
 
 
 class ActorCritic(NamedTuple):
-    """The heads that act in rollouts and judge them; `slow_value` is not trained."""
+    """The policy and value heads; `slow_value` is not trained by gradient."""
 
     policy: PolicyHead
     value: TwoHotHead
@@ -43,7 +43,7 @@ class ActorCritic(NamedTuple):
 
 
 class _Predicted(NamedTuple):
-    """What is only a number in each state."""
+    """Predictions without gradient for each state."""
 
     estimate: Float[Array, "*batch"]
     slow: Float[Array, "*batch"]
@@ -63,26 +63,29 @@ def imagine(
 ) -> Imagined:
     """Roll the policy out in the model for `length` steps from every start state.
 
-    No gradient passes from one step to another: DreamerV3's policy learns by REINFORCE,
-    and its losses see the imagined features as constants. So every head can be
-    evaluated in the very step that makes the state, where its arrays are still in a
-    CPU's caches; what the policy says there both draws the action and enters the loss.
+    No gradient flows between steps: DreamerV3's policy learns by REINFORCE, and its
+    losses treat the imagined features as constants. So every head can be evaluated
+    inside the rollout, in the step that computes the state, while the state is still in
+    a CPU's cache.
 
-    With `heads_at_once` the states are kept, and after the last step each head sees all
-    of them in one product, the policy a second time: a few large operations in place of
-    many small ones, as a GPU wants it. And in bfloat16 the gradients of a head are one
-    sum, not one that is rounded at every step.
+    With `heads_at_once` the states are stored, and each head is evaluated on all of
+    them after the rollout (the policy a second time): a few large operations instead of
+    many small ones, which suits a GPU. In bfloat16 the gradient of a head is then
+    rounded once, not at every step.
 
-    On several devices each rolls out from its own starts: the gradients of the heads
-    are added up once, and not in every step.
+    Each of several devices rolls out its own start states; the gradients of the heads
+    are summed over devices once, not in every step.
     """
     model, starts = _stop((model, starts))
     heads = heads._replace(slow_value=_stop(heads.slow_value))
     batch = length, *starts.deter.shape[:-1]
-    # In bfloat16 there would be 128 different numbers, not even symmetric.
+    # `jax.random.normal` in bfloat16 gives only 128 different values, not symmetric.
     dtype = jnp.promote_types(starts.deter.dtype, jnp.float32)
     noise, uniforms = random_numbers(
-        key, (*batch, heads.policy.mean.bias.size), (*batch, model.rssm.rows), dtype
+        key,
+        (*batch, heads.policy.mean.bias.size),
+        (*batch, model.rssm.categoricals),
+        dtype,
     )
     roll_out = partial(_roll_out, heads_at_once=heads_at_once)
     rollouts = divided(roll_out, (None, None, 0, 1, 1), 1)
@@ -94,11 +97,11 @@ def random_numbers(
     noise_shape: tuple[int, ...],
     uniforms_shape: tuple[int, ...],
     dtype: DTypeLike,
-) -> tuple[Float[Array, "time *batch action"], Float[Array, "time *batch rows"]]:
-    """All randomness of rollouts, time first: it draws the actions, and every z.
+) -> tuple[Float[Array, "time *batch action"], Float[Array, "time *batch K"]]:
+    """All random numbers of rollouts, time first: for the actions and for every ẑ.
 
     Returns:
-        Standard normal numbers of type `dtype`, and uniform ones from [0, 1).
+        Standard normal numbers of type `dtype`, and uniform numbers from [0, 1).
     """
     act_key, prior_key = jax.random.split(key)
     length, *shape = noise_shape
@@ -113,7 +116,7 @@ def _roll_out(
     heads: ActorCritic,
     starts: State,
     noise: Float[Array, "time batch action"],
-    uniforms: Float[Array, "time batch rows"],
+    uniforms: Float[Array, "time batch K"],
     *,
     heads_at_once: bool,
 ) -> Imagined:

@@ -1,7 +1,8 @@
-"""Which latent map is kept smooth, on which states, and how strongly (GPLD, 4.1-4.2).
+"""The Jacobian penalty of the latent dynamics: targets, sampled states, coefficient.
 
-The posterior penalty is Algorithm 1: R(u) = 1/K Σ_i ‖J_{q_i}(u)ᵀ ε_i‖², u = [h, e].
-The recurrent core has the penalty of the Jacobian-regularization paper: λ‖J_f‖_F.
+Posterior and prior (GPLD, Algorithm 1): R(u) = 1/K Σ_i ‖J_{q_i}(u)ᵀ ε_i‖², with
+u = [h, e] for the posterior and u = h for the prior. Recurrent map f (the target is
+called "core", the Jacobian-regularization paper's word): ‖J_f‖_F.
 """
 
 import dataclasses
@@ -38,7 +39,7 @@ class PenaltyOptions:
     interpret: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a name that is unknown, or ρ outside of (0, 1]."""
+        """Raises ValueError for an unknown name, or ρ outside of (0, 1]."""
         allowed = {
             "target": ("posterior", "prior", "both", "core"),
             "normalization": ("sampled", "batch"),
@@ -64,7 +65,7 @@ def decayed_coefficient(
 
 
 def sample_states(key: PRNGKeyArray, total: int, rho: float) -> Int[Array, " sampled"]:
-    """⌊ρ·total⌋ distinct indices (at least one); all of them in order for ρ = 1."""
+    """⌊ρ·total⌋ distinct random indices, at least one; for ρ = 1 all, in order."""
     count = max(1, int(rho * total + 1e-9))  # 0.29 * 100 is below 29
     if count == total:
         return jnp.arange(total)
@@ -81,15 +82,17 @@ def dynamics_penalty(
     key: PRNGKeyArray,
     options: PenaltyOptions,
 ) -> dict[str, Float[Array, ""]]:
-    """The mean penalty of each target, without its coefficient.
+    """The mean penalty of each target, without its coefficient λ.
 
-    Gradients flow through u as well: the penalty also trains the encoder and the
-    recurrent core. With `normalization="sampled"` the mean is over the sampled states
-    (Algorithm 1); with "batch" their sum is divided by the number of all states, as in
-    the authors' released code, which makes the effective coefficient λ·ρ.
+    Gradients also flow through u, into the encoder and the recurrent map. With
+    `normalization="sampled"` the mean is over the sampled states (Algorithm 1). With
+    "batch" their sum is divided by the number of all states, as in the authors'
+    released code, so that the effective coefficient is λ·ρ.
     """
     if options.target == "core":
-        return {"core": _sampled_core(rssm, observed, batch, key=key, options=options)}
+        return {
+            "core": _sampled_recurrent(rssm, observed, batch, key=key, options=options)
+        }
     state_key, posterior_key, prior_key = jax.random.split(key, 3)
     deter = _flatten(observed.states.deter)
     index = sample_states(state_key, deter.shape[0], options.rho)
@@ -121,8 +124,8 @@ def posterior_penalty(
 ) -> Float[Array, ""]:
     """Mean penalty of q(z | u) over n states u = [h, e] (GPLD eq. 5).
 
-    All of the given states count: of the options only the implementation and those on
-    probes matter here. `dynamics_penalty` samples states, targets and normalizes.
+    It uses all given states; of the options it reads only the implementation and the
+    probes.
     """
     return jacobian_penalty_mean(
         u,
@@ -141,18 +144,18 @@ def posterior_penalty(
 def posterior_jacobian(
     rssm: RSSM, observed: Observed, embeds: Float[Array, "time *batch embed"]
 ) -> Float[Array, ""]:
-    """Mean over rows of ‖J_{q_i}(u)‖_F², exact, at the last state of each sequence.
+    """Exact (1/K) Σ_i ‖J_{q_i}(u)‖_F², a metric without gradient.
 
-    What `posterior_penalty` estimates, for the log: it has no gradient, and is there
-    with every target and without a penalty, so that runs can be compared.
+    The mean over the last states of all trajectories. It is logged with every target
+    and without a penalty, so that runs can be compared.
     """
-    # One state of each sequence: those of one sequence are alike, and where devices
-    # share the batch each has its own.
+    # One state per trajectory: states of one trajectory are similar, and each of
+    # several devices has its own trajectories.
     last = lambda x: merge(x[-1], x.ndim - 2)
     u = jnp.concatenate([last(observed.states.deter), last(embeds)], axis=-1)
     inputs = (posterior_head(rssm), u, last(observed.preactivation))
-    # Without the barrier XLA could fuse this with what training computes, whose
-    # rounding would then depend on what is logged.
+    # Without the barrier XLA could fuse this into the training computation, whose
+    # rounding would then depend on the log.
     head, u, preactivation = jax.lax.optimization_barrier(jax.lax.stop_gradient(inputs))
     return jacobian_penalty_mean(
         u,
@@ -180,25 +183,24 @@ def prior_penalty(
     key: PRNGKeyArray,
     options: PenaltyOptions,
 ) -> Float[Array, ""]:
-    """Mean penalty of p(z | h) over n states, by vector-Jacobian products.
+    """Mean penalty of p(ẑ | h) over n states u = h, by vector-Jacobian products.
 
-    As for `posterior_penalty`, all of the given states count.
-
-    They end at the first layer's output, which the Gram matrix of its weight carries to
-    h; `implementation="reference"` takes them all the way.
+    It uses all given states. The products stop at the first layer's output; the Gram
+    matrix of its weight gives the norm at h. `implementation="reference"`
+    differentiates down to h.
     """
     first = rssm.prior_in[0].linear
     whole = options.implementation == "reference"
 
     def probabilities(x: Array) -> Array:
         logits = rssm.prior_logits(x) if whole else rssm.prior_logits_from(x)
-        return rssm.categoricals(logits).probs
+        return rssm.dist(logits).probs
 
     per_state = row_probe_penalty(
         probabilities,
         deter if whole else first(deter),
         key,
-        rows=rssm.rows,
+        rows=rssm.categoricals,
         classes=rssm.classes,
         probes=options.probes,
         probe_kind=options.probe_kind,
@@ -207,7 +209,7 @@ def prior_penalty(
     return jnp.mean(per_state)
 
 
-def core_penalty(
+def recurrent_penalty(
     rssm: RSSM,
     states: State,
     actions: Float[Array, "n action"],
@@ -216,14 +218,14 @@ def core_penalty(
     probes: int = 1,
     carry: bool = True,
 ) -> Float[Array, " n"]:
-    """`core_norm` at each of n states, with `probes` random Rademacher vectors each."""
+    """`recurrent_norm` at n states, with `probes` random Rademacher vectors each."""
     shape = (actions.shape[0], probes, rssm.deter)
     signs = jax.random.rademacher(key, shape, states.deter.dtype)
-    norm = lambda state, action, v: core_norm(rssm, state, action, v, carry=carry)
+    norm = lambda state, action, v: recurrent_norm(rssm, state, action, v, carry=carry)
     return jax.vmap(norm)(states, actions, signs)
 
 
-def core_norm(
+def recurrent_norm(
     rssm: RSSM,
     state: State,
     action: Float[Array, " action"],
@@ -231,16 +233,16 @@ def core_norm(
     *,
     carry: bool = True,
 ) -> Float[Array, ""]:
-    """‖J‖_F of the recurrent core at one state, by projection.
+    """Estimate of ‖J‖_F at one state, J = ∂f(h, z, a)/∂(h, z).
 
-    J is the Jacobian of h' = f(h, z, a) with respect to (h, z). Each row v of `signs`
-    gives ‖Jᵀv‖², whose mean over random signs is ‖J‖_F². The result is the root of
-    the mean over the given rows: the norm, not its square, as in the
-    Jacobian-regularization paper (and so, with few probes, biased low).
+    The root of the mean of ‖Jᵀv‖² over the given vectors v: E‖Jᵀv‖² = ‖J‖_F² for
+    random signs. The norm is not squared, as in the Jacobian-regularization paper, so
+    the estimate is biased low for few probes.
 
     Args:
-        carry: whether the gate's direct path (1 − u)⊙h counts. In an untrained core
-            it makes most of ‖J‖_F², so that the penalty mostly punishes memory.
+        signs: the probe vectors v.
+        carry: include the gate's direct path (1 − u)⊙h. In an untrained model it is
+            most of ‖J‖_F², so that the penalty mostly punishes memory.
     """
     wide = jnp.promote_types(state.deter.dtype, jnp.float32)
     kept = None if carry else state.deter
@@ -255,11 +257,11 @@ def core_norm(
             jnp.zeros((), wide),
         )
 
-    # At J = 0 the root has no derivative; the smallest number stands in for it.
+    # The root has no derivative at J = 0, hence the smallest positive number.
     return jnp.sqrt(jnp.mean(jax.vmap(square)(signs)) + jnp.finfo(wide).tiny)
 
 
-def _sampled_core(
+def _sampled_recurrent(
     rssm: RSSM,
     observed: Observed,
     batch: Transition,
@@ -267,7 +269,7 @@ def _sampled_core(
     key: PRNGKeyArray,
     options: PenaltyOptions,
 ) -> Float[Array, ""]:
-    """Mean core penalty over sampled transitions that stay within an episode."""
+    """Mean `recurrent_penalty` over sampled transitions within an episode."""
     state_key, probe_key = jax.random.split(key)
     states, actions, inside = jax.tree.map(
         lambda x: merge(x, batch.reward.ndim),
@@ -282,7 +284,7 @@ def _sampled_core(
     states, actions, inside = jax.tree.map(
         lambda x: divide(x[index]), (states, actions, inside)
     )
-    norms = core_penalty(
+    norms = recurrent_penalty(
         rssm,
         states,
         actions.astype(states.deter.dtype),
@@ -296,5 +298,5 @@ def _sampled_core(
 
 
 def _flatten(x: Array) -> Array:
-    """All leading axes but the last in one."""
+    """Merge all axes except the last."""
     return merge(x, x.ndim - 1)

@@ -1,4 +1,4 @@
-"""λ-returns and the percentile scale that makes them comparable across tasks."""
+"""λ-returns, and DreamerV3's scale of returns from percentiles."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ def lambda_return(
     mix: Float[Array, "time *batch"],
     value: Float[Array, "time *batch"],
 ) -> Float[Array, "time-1 *batch"]:
-    """λ-returns of all steps but the last, by backward recursion.
+    """λ-returns of all steps except the last, by backward recursion.
 
         R_{T−1} = v_{T−1}
         R_t = r_{t+1} + γ_{t+1}·[(1 − λ_{t+1})·v_{t+1} + λ_{t+1}·R_{t+1}]
@@ -22,7 +22,7 @@ def lambda_return(
         reward: r_t, received on arriving at step t (entry 0 is not used).
         discount: γ_t, the discount times the probability that step t is not terminal
             (entry 0 is not used).
-        mix: λ_t, 0 where the trajectory was cut at step t (entry 0 is not used).
+        mix: λ_t, 0 where the episode ends at step t (entry 0 is not used).
         value: v_t, the estimates to bootstrap from.
     """
 
@@ -39,7 +39,7 @@ def lambda_return(
 class ReturnScale(NamedTuple):
     """Moving averages of the 5th and 95th percentile of the returns.
 
-    Not debiased, as in DreamerV3: both start at 0.
+    They start at 0, without bias correction, as in DreamerV3.
     """
 
     low: Float[Array, ""]
@@ -59,5 +59,5 @@ class ReturnScale(NamedTuple):
         return ReturnScale(mix(self.low, low), mix(self.high, high))
 
     def scale(self, limit: float = 1.0) -> Float[Array, ""]:
-        """max(limit, high − low): small returns are not blown up to noise."""
+        """max(limit, high − low): small returns are not scaled up."""
         return jnp.maximum(limit, self.high - self.low)

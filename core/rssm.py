@@ -1,16 +1,18 @@
-"""Recurrent state-space model of DreamerV3: block GRU with categorical latents.
+"""Recurrent state-space model (RSSM) of DreamerV3: a block GRU, categorical latents.
 
-    h_t = f(h_{t−1}, z_{t−1}, a_{t−1})          `RSSM.recurrent`
-    z_t ~ q(z_t | h_t, e_t)                      `RSSM.posterior_logits`, `RSSM.sample`
-    ẑ_t ~ p(ẑ_t | h_t)                           `RSSM.prior_logits`, `RSSM.sample`
+    recurrent model:  h_t = f(h_{t−1}, z_{t−1}, a_{t−1})    `RSSM.recurrent`
+    posterior:        z_t ~ q(z_t | h_t, e_t)               `RSSM.posterior_logits`
+    prior:            ẑ_t ~ p(ẑ_t | h_t)                    `RSSM.prior_logits`
 
-h is `State.deter`, z and ẑ are `State.stoch`, e is an encoder output (`embeds`), a an
-action. This file is the definition. Training runs the same equations in a layout that
-compilers like better, `core.block_gru`; tests hold the two together, value and
-gradient.
+h is `State.deter`, z and ẑ are `State.stoch` (`RSSM.sample` draws both), e is the
+encoder's output (`embed`) and a the action. z has K categoricals of C classes, which
+are the axes K and C of all shapes.
 
-Every method accepts leading batch axes; the time axis, where there is one, comes
-first: `[time, *batch, ...]`.
+This file is the definition. Training runs the same equations in a faster memory
+layout, `core.block_gru`; tests compare the two in value and gradient.
+
+Every method accepts leading batch axes. The time axis, if any, comes first:
+`[time, *batch, ...]`.
 """
 
 from collections.abc import Callable
@@ -33,8 +35,10 @@ class RSSM(eqx.Module):
     Args:
         embed_size: size of the encoder's output e.
         action_size: number of action dimensions.
-        deter, hidden, rows, classes, blocks: sizes of h, of the hidden layers, K, C
-            and the number of diagonal blocks of the recurrent layers.
+        deter: size of h.
+        hidden: width of the hidden layers.
+        categoricals, classes: K and C.
+        blocks: number of diagonal blocks of the recurrent layers.
         unimix: share of the uniform distribution in posterior and prior.
 
     Raises:
@@ -53,7 +57,7 @@ class RSSM(eqx.Module):
     prior_in: tuple[Dense, Dense]
     prior_out: Linear
     deter: int = eqx.field(static=True)
-    rows: int = eqx.field(static=True)
+    categoricals: int = eqx.field(static=True)
     classes: int = eqx.field(static=True)
     blocks: int = eqx.field(static=True)
     unimix: float = eqx.field(static=True)
@@ -66,13 +70,14 @@ class RSSM(eqx.Module):
         key: PRNGKeyArray,
         deter: int = 512,
         hidden: int = 64,
-        rows: int = 32,
+        categoricals: int = 32,
         classes: int = 4,
         blocks: int = 8,
         unimix: float = 0.01,
     ):
         sizes = {"embed_size": embed_size, "action_size": action_size, "deter": deter}
-        sizes |= {"hidden": hidden, "rows": rows, "classes": classes, "blocks": blocks}
+        sizes |= {"hidden": hidden, "categoricals": categoricals}
+        sizes |= {"classes": classes, "blocks": blocks}
         for name, size in sizes.items():
             if size < (least := 2 if name == "classes" else 1):
                 raise ValueError(f"{name}={size}: must be at least {least}")
@@ -81,7 +86,7 @@ class RSSM(eqx.Module):
         if deter % blocks:
             raise ValueError(f"blocks={blocks} must divide deter={deter}")
         keys = iter(jax.random.split(key, 10))
-        latent = rows * classes
+        latent = categoricals * classes
         self.deter_in = Dense(deter, hidden, key=next(keys))
         self.stoch_in = Dense(latent, hidden, key=next(keys))
         self.action_in = Dense(action_size, hidden, key=next(keys))
@@ -97,18 +102,18 @@ class RSSM(eqx.Module):
             Dense(hidden, hidden, key=next(keys)),
         )
         self.prior_out = Linear(hidden, latent, key=next(keys))
-        self.deter, self.rows, self.classes = deter, rows, classes
+        self.deter, self.categoricals, self.classes = deter, categoricals, classes
         self.blocks, self.unimix = blocks, unimix
 
     def initial(self, *batch: int) -> State:
-        """The all-zero state every sequence starts from."""
+        """The state before the first step: all zeros."""
         dtype = self.posterior_out.weight.dtype
         return State(
             jnp.zeros((*batch, self.deter), dtype),
-            jnp.zeros((*batch, self.rows, self.classes), dtype),
+            jnp.zeros((*batch, self.categoricals, self.classes), dtype),
         )
 
-    def categoricals(self, logits: Float[Array, "*batch rows classes"]) -> Categoricals:
+    def dist(self, logits: Float[Array, "*batch K C"]) -> Categoricals:
         """The distribution of z for posterior or prior logits."""
         return Categoricals(logits, self.unimix)
 
@@ -126,12 +131,12 @@ class RSSM(eqx.Module):
             r, c, u = split(V_g m_g)
             h'_g    = σ(u − 1)⊙tanh(σ(r)⊙c) + (1 − σ(u − 1))⊙h_g
 
-        The norm is taken over all blocks; actions beyond ±1 are scaled back to ±1.
+        RMSNorm is over all blocks. Actions beyond ±1 are clipped (`clip_action`).
 
         Args:
-            kept: what the update gate u keeps in place of h, `state.deter` by default.
-                Passing the same numbers as a constant leaves the direct path from h to
-                h' out of a Jacobian with respect to `state`.
+            kept: the h_g that the gate carries over in the last line; `state.deter` by
+                default. If the same values are passed as a constant, a Jacobian with
+                respect to `state` leaves out this direct path from h to h'.
         """
         h, z = state.deter, state.stoch.reshape(*state.stoch.shape[:-2], -1)
         a = clip_action(action)
@@ -149,45 +154,47 @@ class RSSM(eqx.Module):
 
     def prior_logits(
         self, deter: Float[Array, "*batch deter"]
-    ) -> Float[Array, "*batch rows classes"]:
+    ) -> Float[Array, "*batch K C"]:
         """Logits of p(z | h)."""
         return self.prior_logits_from(self.prior_in[0].linear(deter))
 
     def prior_logits_from(
         self, preactivation: Float[Array, "*batch hidden"]
-    ) -> Float[Array, "*batch rows classes"]:
+    ) -> Float[Array, "*batch K C"]:
         """Logits of p(z | h) from the output of the prior's first linear layer."""
         first, second = self.prior_in
         hidden = second(first.activate(preactivation))
-        return self._rows(self.prior_out(hidden))
+        return self._split(self.prior_out(hidden))
 
     def posterior_logits(
         self,
         deter: Float[Array, "*batch deter"],
         embed: Float[Array, "*batch embed"],
-    ) -> Float[Array, "*batch rows classes"]:
+    ) -> Float[Array, "*batch K C"]:
         """Logits of q(z | h, e)."""
         u = jnp.concatenate([deter, embed], axis=-1)
         return self.posterior_logits_from(self.posterior_in.linear(u))
 
     def posterior_logits_from(
         self, preactivation: Float[Array, "*batch hidden"]
-    ) -> Float[Array, "*batch rows classes"]:
-        """Logits of q(z | h, e) from the output of the head's first linear layer."""
-        return self._rows(self.posterior_out(self.posterior_in.activate(preactivation)))
+    ) -> Float[Array, "*batch K C"]:
+        """Logits of q(z | h, e) from the output of its first linear layer."""
+        return self._split(
+            self.posterior_out(self.posterior_in.activate(preactivation))
+        )
 
     def sample(
         self,
-        logits: Float[Array, "*batch rows classes"],
-        uniform: Float[Array, "*batch rows"],
-    ) -> Float[Array, "*batch rows classes"]:
+        logits: Float[Array, "*batch K C"],
+        uniform: Float[Array, "*batch K"],
+    ) -> Float[Array, "*batch K C"]:
         """One-hot z with the gradient of its probabilities (straight-through).
 
         Args:
-            uniform: numbers from [0, 1), one for each categorical, that draw z by
-                inversion of the cumulative distribution.
+            uniform: random numbers from [0, 1), one for each categorical; z is drawn by
+                inverting the cumulative distribution.
         """
-        dist = self.categoricals(logits)
+        dist = self.dist(logits)
         sample = dist.straight_through(onehot_from_uniform(dist.probs, uniform))
         return sample.astype(logits.dtype)
 
@@ -208,7 +215,7 @@ class RSSM(eqx.Module):
             action: the action taken *before* the observation, a_{t−1}.
             is_first: where true, the state and the action are zeroed first.
         """
-        uniform = jax.random.uniform(key, (*is_first.shape, self.rows))
+        uniform = jax.random.uniform(key, (*is_first.shape, self.categoricals))
         return self._observe_step(state, embed, action, is_first, uniform)[0]
 
     def _observe_step(
@@ -234,13 +241,13 @@ class RSSM(eqx.Module):
         """Filter a sequence: `observe_step` for every observation in turn.
 
         Returns:
-            The last state and everything found on the way.
+            The last state, and the states, logits and pre-activations of all steps.
 
         Raises:
             ValueError: the shapes do not fit together, or `is_first` is not boolean.
         """
         check_sequence(state, embeds, actions, is_first, self.sizes)
-        uniforms = jax.random.uniform(key, (*is_first.shape, self.rows))
+        uniforms = jax.random.uniform(key, (*is_first.shape, self.categoricals))
 
         def step(state: State, inputs: tuple[Array, ...]) -> tuple[State, Observed]:
             return self._observe_step(state, *inputs)
@@ -253,30 +260,29 @@ class RSSM(eqx.Module):
         act: Callable[[State, Inputs], tuple[Float[Array, "*batch action"], Seen]],
         inputs: Inputs,
         *,
-        uniforms: Float[Array, "time *batch rows"],
+        uniforms: Float[Array, "time *batch K"],
     ) -> tuple[State, Seen]:
-        """Roll the prior forward, `act` choosing every action.
+        """Imagine: h_{t+1} = f(h_t, ẑ_t, a_t), ẑ_{t+1} ~ p(ẑ_{t+1} | h_{t+1}).
 
         Args:
-            state: where the rollouts start.
-            act: from a state and the step's inputs the action `[*batch, action]`, and
-                whatever is wanted of that state: it is computed where the state is
-                made, so that states need not be kept.
-            inputs: arrays whose first axis is time, such as keys or noise.
-            uniforms: numbers from [0, 1) that draw every ẑ, one for each categorical
-                of each step and batch element: `[time, *batch, rows]`.
+            state: the state in which the rollouts start.
+            act: `(state, inputs) -> (action, seen)`: the action a_t, and any outputs
+                computed from the state, which need not be stored then.
+            inputs: inputs of `act`, such as keys or noise; the first axis is time.
+            uniforms: random numbers from [0, 1) that draw every ẑ, one for each
+                categorical of each step and batch element.
 
         Returns:
-            The state after the last action, and what was seen in the states before,
-            stacked along a first axis.
+            The state after the last action, and `seen` of all states before it, stacked
+            along a first time axis.
 
         Raises:
             ValueError: `uniforms` has another shape.
         """
         check_uniforms(state, uniforms)
 
-        def step(state: State, row: tuple[Inputs, Array]) -> tuple[State, Seen]:
-            inputs, uniform = row
+        def step(state: State, each: tuple[Inputs, Array]) -> tuple[State, Seen]:
+            inputs, uniform = each
             action, seen = act(state, inputs)
             h = self.recurrent(state, action.astype(state.deter.dtype))
             return State(h, self.sample(self.prior_logits(h), uniform)), seen
@@ -289,13 +295,13 @@ class RSSM(eqx.Module):
         embed = self.posterior_in.linear.weight.shape[0] - self.deter
         return self.deter, embed, self.action_in.linear.weight.shape[0]
 
-    def _rows(self, flat: Array) -> Array:
-        return flat.reshape(*flat.shape[:-1], self.rows, self.classes)
+    def _split(self, flat: Array) -> Array:
+        return flat.reshape(*flat.shape[:-1], self.categoricals, self.classes)
 
     def _blocks(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.blocks, -1)
 
 
 def clip_action(action: Float[Array, "*batch action"]) -> Float[Array, "*batch action"]:
-    """The action with every entry beyond ±1 scaled back to ±1, as in DreamerV3."""
+    """a / max(1, |a|) entry by entry, as in DreamerV3: entries beyond ±1 become ±1."""
     return action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))

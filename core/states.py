@@ -1,4 +1,4 @@
-"""What the state-space model carries from step to step and finds on its way."""
+"""The latent state, the outputs of filtering, and checks of their shapes."""
 
 from typing import NamedTuple
 
@@ -7,14 +7,14 @@ from jaxtyping import Array, Bool, Float
 
 
 class State(NamedTuple):
-    """Latent state: `deter` is h, `stoch` is z, K one-hot rows of C classes."""
+    """Latent state: `deter` is h, `stoch` is z or ẑ, K one-hot vectors of C."""
 
     deter: Float[Array, "*batch deter"]
-    stoch: Float[Array, "*batch rows classes"]
+    stoch: Float[Array, "*batch K C"]
 
     @property
     def features(self) -> Float[Array, "*batch features"]:
-        """h and the flattened z side by side: the input of every head."""
+        """h and the flattened z, concatenated: the input of every head."""
         flat = self.stoch.reshape(*self.stoch.shape[:-2], -1)
         return jnp.concatenate([self.deter, flat], axis=-1)
 
@@ -27,14 +27,14 @@ class State(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """What `RSSM.observe` found along a sequence; all arrays start with time.
+    """Outputs of `RSSM.observe` for every step; the first axis is time.
 
-    `preactivation` is the output of the posterior's first linear layer: the Jacobian
-    penalty starts from it, so that it need not be computed twice.
+    `posterior` holds the logits of q(z | h, e), `preactivation` the output of its first
+    linear layer, which the Jacobian penalty reuses.
     """
 
     states: State
-    posterior: Float[Array, "time *batch rows classes"]
+    posterior: Float[Array, "time *batch K C"]
     preactivation: Float[Array, "time *batch hidden"]
 
 
@@ -45,11 +45,13 @@ def check_sequence(
     is_first: Array,
     sizes: tuple[int, int, int],
 ) -> None:
-    """Whether a state and a sequence fit together, and a model with these sizes of h,
-    e and a.
+    """Check the shapes of a sequence and its first state.
+
+    Args:
+        sizes: the model's sizes of h, e and a.
 
     Raises:
-        ValueError: they do not, or `is_first` is not boolean.
+        ValueError: a shape does not match, or `is_first` is not boolean.
     """
     deter, embed, action = sizes
     axes = is_first.shape
@@ -70,10 +72,10 @@ def check_sequence(
 
 
 def check_uniforms(state: State, uniforms: Array) -> None:
-    """Whether there is a random number for each categorical of each imagined step.
+    """Check that there is one random number per categorical of each imagined step.
 
     Raises:
-        ValueError: there is not.
+        ValueError: `uniforms` has another shape than `[time, *batch, K]`.
     """
     wanted = state.stoch.shape[:-1]
     if uniforms.shape[1:] != wanted:

@@ -18,7 +18,7 @@ from core.transition import Transition
 
 
 class WorldModel(eqx.Module):
-    """Everything that predicts: e = encoder(o), RSSM, and heads on (h, z).
+    """Encoder e = enc(o), RSSM, and decoder, reward and continue heads on (h, z).
 
     Args:
         obs_size: length of the observation vector, or the shape of an image.
@@ -68,7 +68,7 @@ class WorldModel(eqx.Module):
             key=keys[1],
             deter=size.deter,
             hidden=size.hidden,
-            rows=size.stoch,
+            categoricals=size.stoch,
             classes=size.classes,
             blocks=size.blocks,
             unimix=unimix,
@@ -78,7 +78,7 @@ class WorldModel(eqx.Module):
 
 
 class WorldModelOutput(NamedTuple):
-    """Unweighted losses `[time, *batch]` by name, and what later stages reuse."""
+    """Unweighted losses by name, and intermediate results that other losses use."""
 
     losses: dict[str, Float[Array, "time *batch"]]
     observed: Observed
@@ -98,14 +98,16 @@ def world_model_loss(
 ) -> WorldModelOutput:
     """DreamerV3's prediction, dynamics and representation losses.
 
-    rec: squared error, of the symlog for vectors; rew: two-hot cross-entropy; con:
-    cross-entropy against (1 − terminal)·(1 − 1/horizon), so that the continue head
-    carries the discount; dyn = max(free, KL(sg q ‖ p)) and rep =
-    max(free, KL(q ‖ sg p)).
+        rec = ‖symlog(o) − dec(h, z)‖²  (for images without symlog)
+        rew = CE(reward(h, z), twohot(r))
+        con = CE(cont(h, z), (1 − terminal)·γ),  so continue predictions include γ
+        dyn = max(free, KL(sg(q) ‖ p))
+        rep = max(free, KL(q ‖ sg(p)))
 
     Args:
-        seen: what the encoder is given in place of `batch.obs`, which stays what the
-            decoder has to predict.
+        initial: latent state before the first step.
+        seen: observations for the encoder instead of `batch.obs`, such as augmented
+            ones; `batch.obs` remains the decoder's target.
     """
     rssm = model.rssm
     with jax.named_scope("encoder"):
@@ -115,9 +117,9 @@ def world_model_loss(
             rssm, initial, embeds, batch.action, batch.is_first, key=key
         )
     features = observed.states.features
-    # The prior needs no recurrence: one call for all steps, after the scan.
-    posterior = rssm.categoricals(observed.posterior)
-    prior = rssm.categoricals(rssm.prior_logits(observed.states.deter))
+    # The prior is not part of the recurrence: one call for all steps.
+    posterior = rssm.dist(observed.posterior)
+    prior = rssm.dist(rssm.prior_logits(observed.states.deter))
     stop = jax.lax.stop_gradient
     keep_going = (1.0 - batch.is_terminal) * constants.discount
     with jax.named_scope("heads"):

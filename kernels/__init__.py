@@ -1,7 +1,8 @@
 """The row-wise Jacobian penalty of GPLD as one differentiable operation.
 
 `jacobian_penalty` and `jacobian_penalty_mean` are the entry points;
-`row_probe_penalty` is the definition for any map.
+`row_probe_penalty` is the definition, for any map. *Row* i is GPLD's word for
+categorical i: row i of the [K, C] table of probabilities.
 """
 
 from kernels.api import (

@@ -1,4 +1,4 @@
-"""The one entry point of the row-wise Jacobian penalty."""
+"""Entry points of the row-wise Jacobian penalty: arguments, checks, dispatch."""
 
 import difflib
 import inspect
@@ -37,21 +37,21 @@ def jacobian_penalty(
     """Row-wise Jacobian penalty of a categorical head, one value for each state.
 
     ``R(u) = (1/K) Σ_i ‖J_{q_i}(u)ᵀ ε_i‖²``, averaged over probes: an unbiased estimate
-    of the mean over rows of the squared Frobenius norm of the Jacobian of the row's
-    probabilities (GPLD eq. 5 and Algorithm 1), or exactly that norm for
-    ``probe_kind="exact"``. Differentiable in `u`, `head` and `preactivation`, and with
-    the same key the same function for every implementation.
+    of ``(1/K) Σ_i ‖J_{q_i}(u)‖_F²``, J_{q_i} the Jacobian of row i's probabilities
+    (GPLD eq. 5 and Algorithm 1); exact for ``probe_kind="exact"``. Differentiable in
+    `u`, `head` and `preactivation`. The same key gives the same value in every
+    implementation, up to rounding.
 
     **Arguments:**
 
-    - `u`: inputs of the head: states, ``[n, d]``, floating point. Its dtype is the
-        one that operands of matrix products are rounded to; sums, softmax and RMSNorm
-        are in float32, or float64 for float64 `u`.
-    - `head`: the weights; each receives its gradient in its own dtype.
-    - `key`: randomness of the probes; may be None for ``probe_kind="exact"``.
+    - `u`: states, the inputs of the head, ``[n, d]``, floating point. Operands of
+        matrix products are rounded to its dtype; sums, softmax and RMSNorm are in
+        float32, or float64 for float64 `u`.
+    - `head`: the weights; each gradient has the dtype of its weight.
+    - `key`: PRNG key of the probes; may be None for ``probe_kind="exact"``.
     - `classes`: C; the head's outputs are K rows of C.
-    - `unimix`: the fraction of uniform probabilities mixed in.
-    - `probes`: probes for each state and row, default 1; must be None for "exact".
+    - `unimix`: share of the uniform distribution.
+    - `probes`: probes per state and row, default 1; must be None for "exact".
     - `probe_kind`: ``"rademacher"`` (the paper), ``"hadamard"`` (1 to C - 1 distinct
         vectors of an orthonormal basis: less noise at the same cost) or ``"exact"``
         (all C - 1: no noise).
@@ -60,14 +60,14 @@ def jacobian_penalty(
         multiple of 64, to 256 for bfloat16 and 128 for float32 `u`, whose products in
         the kernel have about 16 bits) or ``"reference"`` (plain VJPs: the definition,
         slow).
-    - `preactivation`: ``u @ w_in + b_in`` where the caller already has it. It is then
-        not computed again, and its cotangent flows back through it: the caller's own
-        backward pass carries it on to `u`, `b_in` and `w_in`. `w_in` also receives here
-        the gradient of the Jacobian's first factor; `u` and `b_in` receive none.
-    - `interpret`: run the "pallas" kernel in Pallas' interpreter: for tests, on any
-        platform, slow. It runs each of the kernel's warpgroups (1 to 3) in a thread,
-        and with jax 0.11 waits forever where there are fewer cores than that (or
-        threads, if the environment variable NPROC says how many).
+    - `preactivation`: ``u @ w_in + b_in``, if the caller has computed it. The penalty
+        then returns a cotangent for it, which the caller's backward pass propagates to
+        `u`, `b_in` and `w_in`. `w_in` also gets the gradient of the Jacobian's first
+        factor here; `u` and `b_in` get none.
+    - `interpret`: run the "pallas" kernel in Pallas' interpreter, on any platform, for
+        tests: slow. It runs each of the kernel's warpgroups (1 to 3) in a thread, and
+        with jax 0.11 hangs if there are fewer cores (or threads, if the environment
+        variable NPROC sets their number).
 
     Derivatives are by reverse mode (`jax.grad`, and `jax.grad` of it); forward mode
     (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) works with "reference" only.
@@ -75,9 +75,8 @@ def jacobian_penalty(
     **Returns:** nonnegative values, dimensionless, float32 or float64.
 
     **Raises:** TypeError for a `head` of another type, or inputs that are not floating
-    point; ValueError for shapes
-    that do not fit, probes out of range, an unknown name, or "pallas" where the kernel
-    cannot run.
+    point; ValueError for wrong shapes, probes out of range, an unknown name, or
+    "pallas" where the kernel cannot run.
     """
     return _apply(
         gram_penalty, u, head, key, classes, unimix, activation, probes, probe_kind,
@@ -106,9 +105,9 @@ def _same_parameters[**P](
 def jacobian_penalty_mean(*args: Any, **options: Any) -> Float[Array, ""]:
     """Mean of `jacobian_penalty` over the states: the form to train with.
 
-    Same arguments and errors. Under differentiation the gradient is computed together
-    with the value and only scaled in the backward pass, which saves a third of the work
-    and all large intermediate arrays. (Algorithm 1, line 18: the sum divided by K·N.)
+    Same arguments and errors. The gradient is computed together with the value and
+    only scaled in the backward pass, which saves a third of the work and all large
+    intermediate arrays. (Algorithm 1, line 18: the sum divided by K·N.)
     """
     given = _PARAMETERS.bind(*args, **options)
     given.apply_defaults()

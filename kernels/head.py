@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 RMS_EPS = 1e-4
-"""Added to the mean square inside RMSNorm, as DreamerV3 has it."""
+"""Added to the mean square inside RMSNorm, as in DreamerV3."""
 
 Activation = Literal["silu", "gelu", "tanh"]
 ACTIVATION_NAMES: tuple[str, ...] = get_args(Activation)
@@ -40,7 +40,7 @@ def head_probabilities(
     unimix: float = 0.01,
     activation: Activation = "silu",
 ) -> Float[Array, "*batch k c"]:
-    """Class probabilities of every row, mixed with `unimix` of the uniform ones."""
+    """(1 − unimix)·softmax(logits) + unimix/C for every row."""
     a = preactivation
     inverse_rms = jax.lax.rsqrt(jnp.mean(a * a, axis=-1, keepdims=True) + RMS_EPS)
     z = ACTIVATIONS[activation]((a * inverse_rms) * _like(head.scale, a))
@@ -51,5 +51,5 @@ def head_probabilities(
 
 
 def _like(vector: Array, x: Array) -> Array:
-    """Gives `vector` the leading axes of `x`: ranks are never promoted silently."""
+    """Give `vector` the rank of `x`, without implicit rank promotion."""
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)

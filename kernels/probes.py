@@ -1,14 +1,13 @@
-"""Probe vectors for the row-wise Jacobian penalty: from Hutchinson to exact.
+"""Probe vectors for the row-wise Jacobian penalty: Hutchinson's, and exact ones.
 
-Every row of the latent probability map has a Jacobian whose output lies in the
-hyperplane orthogonal to the all-ones vector: probabilities sum to one, whatever the
-input. So besides the paper's Rademacher probes (GPLD, Algorithm 1, line 12) there are
-probes taken from an orthonormal basis of that hyperplane, of which C - 1 make the
-squared Frobenius norm exactly.
+The probabilities of a row sum to one, so the columns of its Jacobian lie in the
+hyperplane orthogonal to the all-ones vector. Besides the paper's Rademacher probes
+(GPLD, Algorithm 1, line 12) there are probes from an orthonormal basis of that
+hyperplane; all C - 1 of them give the squared Frobenius norm exactly.
 
-All kinds share one convention: the estimate is the plain *mean* over probes of
-``‖Jᵀε‖²``. Basis vectors are scaled by √(C - 1) so that this mean is unbiased for any
-number of distinct random basis vectors, and exact when all C - 1 are used.
+The estimate is always the *mean* over probes of ``‖Jᵀε‖²``. Basis vectors are scaled
+by √(C - 1), so that this mean is unbiased for any number of distinct random basis
+vectors, and exact for all C - 1.
 """
 
 import math
@@ -42,7 +41,7 @@ def zero_sum_basis(classes: int) -> np.ndarray:
 def rademacher_probes(
     key: PRNGKeyArray, *, probes: int, rows: int, n: int, classes: int, dtype: jnp.dtype
 ) -> Float[Array, "probes rows n classes"]:
-    """Independent ±1 entries, 32 of them cut from every random word."""
+    """Independent ±1 entries, 32 from each random 32-bit word."""
     shape = (probes, rows, n, classes)
     size = math.prod(shape)
     words = jax.random.bits(key, (-(-size // 32), 1), jnp.uint32)
@@ -56,14 +55,13 @@ def basis_probes(
 ) -> Float[Array, "probes rows n classes"]:
     """`probes` distinct random basis vectors for each state and row.
 
-    The draw is a random order of the basis shared by all states, and for each state and
-    row a random starting place in it: one random number each instead of a shuffle.
-    Given the order, every state's estimate is already unbiased and the states are
-    independent, so the variance of a mean over states is the one that independent
-    shuffles would give. One order *and* one start for all states would be cheaper
-    still, but its noise would not average out over the states.
+    All states share one random permutation of the basis; each state and row has its own
+    random start in it, one random number instead of a permutation. Given the
+    permutation, the estimates of different states are unbiased and independent, so a
+    mean over states has the variance of independent permutations. With a shared start
+    the noise would not average out over states.
 
-    Integers are 32 bits wide so that a key means the same probes with 64-bit floats.
+    Integers have 32 bits, so that a key gives the same probes with 64-bit floats.
     """
     order_key, start_key = jax.random.split(key)
     vectors = classes - 1
@@ -74,7 +72,7 @@ def basis_probes(
 
 
 def exact_probes(*, classes: int, dtype: jnp.dtype) -> Float[Array, "m 1 1 classes"]:
-    """The whole basis, the same for all states and rows: a zero-variance estimate."""
+    """The whole basis, the same for all states and rows: an exact estimate."""
     scaled = math.sqrt(classes - 1) * zero_sum_basis(classes)
     return jnp.asarray(scaled, dtype)[:, None, None, :]
 
@@ -96,11 +94,10 @@ def sample_probes(
     - `key`: unused, and may be None, for ``kind="exact"``.
     - `kind`: ``"rademacher"`` (GPLD, Algorithm 1), ``"hadamard"`` (distinct random
         vectors of `zero_sum_basis`), ``"exact"`` (all of that basis).
-    - `probes`: how many for each state and row; None means 1, or C - 1 for "exact",
-        where it must be None.
+    - `probes`: probes per state and row; None means 1. For "exact" it must be None.
 
-    **Raises:** ValueError for a number of probes that the kind does not have, or a
-    missing key.
+    **Raises:** ValueError if the number of probes is out of range for the kind, or the
+    key is missing.
     """
     if classes < 2:
         raise ValueError(f"classes={classes}: a categorical row needs at least 2")

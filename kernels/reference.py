@@ -1,8 +1,8 @@
-"""The definition of the penalty, written with `jax.vjp` alone: slow, and what counts.
+"""The definition of the penalty, by `jax.vjp`: the slow reference implementation.
 
 GPLD Algorithm 1: for every state and every row i of its [K, C] probability table, one
-backward pass gives ``g_i = J_iᵀ ε_i`` and the penalty is the mean over rows of
-``‖g_i‖²``. All other implementations must agree with this one, value and gradient.
+backward pass gives ``g_i = J_iᵀ ε_i``; the penalty is ``(1/K) Σ_i ‖g_i‖²``. The tests
+compare value and gradient of all other implementations with this one.
 """
 
 from collections.abc import Callable
@@ -28,27 +28,23 @@ def row_probe_penalty(
 ) -> Float[Array, " n"]:
     """The penalty of *any* map from one state to a table of row probabilities.
 
-    For maps without a faster form: the prior with its two hidden layers, or a head of
-    yours with another norm or activation. Differentiate it as usual: nothing is
-    stopped. The probe kinds "hadamard" and "exact" leave out the direction in which all
-    entries of a row grow, along which probabilities never move: for a map whose rows do
-    not sum to a constant take "rademacher".
+    For maps without a faster form, such as the prior with its two hidden layers, or a
+    head with another norm or activation. Differentiable in every mode. The probe kinds
+    "hadamard" and "exact" assume that the entries of each row sum to a constant; use
+    "rademacher" for other maps.
 
     **Arguments:**
 
-    - `fn`: one state ``[d]`` to probabilities ``[rows, classes]``; pure, as it is
-        differentiated and mapped over the states.
+    - `fn`: a pure function of one state ``[d]`` to probabilities ``[rows, classes]``.
     - `u`: ``[n, d]``, the states (GPLD's s of eq. 5) at which the Jacobian is taken.
-    - `key`: of the random probes; may be None with "exact", which draws none.
+    - `key`: PRNG key of the probes; may be None for "exact".
     - `rows`, `classes`: K and C, the shape of what `fn` returns. Row i is the
         categorical z_i, and J_i ``[classes, d]`` the Jacobian of its probabilities.
-    - `probes`, `probe_kind`: how many probes ε_i ``[classes]`` a state and row take,
-        and from where; see `kernels.jacobian_penalty`. None is one probe, or with
-        "exact" all of them.
-    - `first_layer`: ``[inputs, d]``, W of a linear layer ``u = x W + b`` that comes
-        before `fn`. The penalty is then that of the whole map from x: with y the
-        cotangent of u, ``‖W y‖² = yᵀ (WᵀW) y``, so that no gradient of x's size is
-        ever made.
+    - `probes`, `probe_kind`: number and kind of the probes ε_i ``[classes]`` per state
+        and row, see `kernels.jacobian_penalty`.
+    - `first_layer`: ``[inputs, d]``, the weight W of a linear layer ``u = x W + b``
+        before `fn`. The penalty is then that of the map from x: with y the cotangent of
+        u, ``‖W y‖² = yᵀ (WᵀW) y``, without a gradient of x's size.
 
     **Returns:** ``[n]``, for each state ``(1/K) Σ_i ‖J_i(u)ᵀ ε_i‖²`` (GPLD eq. 5),
     averaged over probes: squared probability per squared unit of u (of x, with
@@ -57,8 +53,8 @@ def row_probe_penalty(
 
     **Raises:**
 
-    - `ValueError`: probes out of range for the kind, no key for random ones, or an
-        `fn` whose result is not ``[rows, classes]``.
+    - `ValueError`: probes out of range for the kind, a missing key, or an `fn` that
+        does not return ``[rows, classes]``.
     """
     shape = jax.eval_shape(fn, u[0]).shape
     if shape != (rows, classes):
@@ -96,8 +92,8 @@ def reference_penalty(
 ) -> Float[Array, " n"]:
     """`row_probe_penalty` of a `CategoricalHead`, in at least float32.
 
-    With `preactivation`, the Jacobian is that of a displacement of u around the given
-    ``a``: the value is the same, and the cotangents split as the caller expects.
+    With a `preactivation` a, the Jacobian is that of a displacement of u around a: the
+    value is the same, and the cotangent goes to a instead of u.
     """
     dtype = jnp.promote_types(u.dtype, jnp.float32)
     u, head, epsilon, preactivation = jax.tree.map(

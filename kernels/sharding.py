@@ -1,7 +1,7 @@
-"""Runs a function on every device's own share of its operands.
+"""Run a function on each device's shard of its operands.
 
-XLA divides its own operations among the devices of a mesh, but it cannot look into a
-kernel: called plainly on divided states, every device would run all of them.
+XLA partitions its own operations over the devices of a mesh, but not a custom kernel:
+without this, every device would run the kernel on all states.
 """
 
 import math
@@ -14,29 +14,28 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
 STATES_AXIS = (1, 1, None, 0, 0, None)
-"""Where each operand of the kernel has its states: δ, k, W, D, a, G."""
+"""The axis of the states in each operand of the kernel: δ, k, W, D, a, G."""
 
 RESULT_STATES_AXIS = (1, 1, 0)
-"""Where y, D⊙x and Σ x⊙v have theirs."""
+"""The same for its results y, D⊙x and Σ x⊙v."""
 
 
 def shares() -> int:
-    """Among how many devices XLA divides arrays under the mesh of `jax.set_mesh`."""
+    """Number of devices that XLA partitions arrays over, under `jax.set_mesh`."""
     mesh = jax.sharding.get_abstract_mesh()
     return math.prod(mesh.shape[name] for name in _automatic(mesh))
 
 
 def divided[F: Callable[..., Any]](run: F, inputs: tuple[Any, ...], outputs: Any) -> F:
-    """`run`, called by each device with its own share of every operand.
+    """`jax.shard_map` of `run`: each device calls it with its shard of every operand.
 
-    Without a mesh, or inside a map over all of its devices, it is `run` itself.
+    Without a mesh, or inside a map over all of its devices, it is `run` itself. `run`
+    must not close over arrays.
 
     Args:
-        inputs: of every operand, a pytree of arrays, the axis along which it is
-            divided, or a pytree of axes; None for what is replicated on every device.
-        outputs: the same of the result.
-
-    `run` must not close over arrays.
+        inputs: for each operand (a pytree) the axis along which it is divided, or a
+            pytree of axes; None if it is replicated.
+        outputs: the same for the result.
     """
     mesh = jax.sharding.get_abstract_mesh()
     axes = _automatic(mesh)
@@ -59,10 +58,10 @@ def divided[F: Callable[..., Any]](run: F, inputs: tuple[Any, ...], outputs: Any
 
 
 def divide(x: Array) -> Array:
-    """`x`, divided along its first axis where the devices can share it evenly.
+    """`x`, sharded along its first axis if the number of devices divides it.
 
-    For what was gathered from all devices: XLA would else leave it, and all that is
-    computed from it, whole on each of them.
+    For gathered arrays: XLA would otherwise replicate them, and everything computed
+    from them, on every device.
     """
     if shares() == 1 or x.shape[0] % shares():
         return x
@@ -78,11 +77,11 @@ def _automatic(mesh: jax.sharding.AbstractMesh) -> tuple[str, ...]:
 def over_states(
     run: Callable[..., tuple[Array, ...]], *operands: Float[Array, "..."]
 ) -> tuple[Array, ...]:
-    """`run` on each device's share of the states, under the mesh of `jax.set_mesh`.
+    """`run` on each device's shard of the states, under the mesh of `jax.set_mesh`.
 
-    The states are divided over all of the mesh's automatic axes; weights are whole on
-    every device. Only the kernel is inside the map: sums over states, and with them all
-    gradients of weights, stay outside, where XLA adds up the devices' shares.
+    The states are divided over all automatic axes of the mesh; weights are replicated.
+    Only the kernel is inside the map. Sums over states, and so all gradients of
+    weights, stay outside, where XLA sums over devices.
     """
     devices = shares()
     if devices == 1:

@@ -110,7 +110,7 @@ def measure(
             terms = dynamics_penalty(
                 model.rssm, observed, embeds, batch, key=key, options=options
             )
-            probs = model.rssm.categoricals(observed.posterior)
+            probs = model.rssm.dist(observed.posterior)
             return terms["posterior"], jnp.mean(probs.entropy())
 
         gradient, entropy = jax.grad(value, has_aux=True)(agent.model)

@@ -1,1 +1,1 @@
-"""Networks and what they put out: layers, encoders, decoders, heads, distributions."""
+"""Neural networks of DreamerV3: layers, encoders, decoders, heads, distributions."""

@@ -1,10 +1,9 @@
-"""Convolutions of DreamerV3's image networks, in forms that are fast on a CPU too.
+"""Convolutions of DreamerV3's image networks, in a form that is fast on a CPU too.
 
-Images are `[batch, height, width, channels]`. Halving and doubling the resolution are
-done on *phases*: the four pixels of every 2 × 2 block side by side as channels. A 5 × 5
-convolution at the high resolution is a 3 × 3 convolution at the low one, from four
-phases, or to four phases. The numbers are the same; the inner loops are longer, and
-where pixels were doubled first, 64 % of the multiplications are saved.
+Images are `[batch, height, width, channels]`. The resolution is halved and doubled on
+*phases*: the four pixels of a 2 × 2 block, as channels. A 5 × 5 convolution at the high
+resolution equals a 3 × 3 convolution at the low one, from or to four phases. The inner
+loops are longer, and after upsampling 64 % of the multiplications are saved.
 """
 
 import equinox as eqx
@@ -36,7 +35,7 @@ class Conv(eqx.Module):
     def halved(
         self, x: Float[Array, "batch height width inputs"]
     ) -> Float[Array, "batch h w outputs"]:
-        """The convolution, and then the largest output of each 2 × 2 block."""
+        """The convolution, then the maximum over each 2 × 2 block."""
         # A tap of one phase of the output reads one phase of the input.
         taps = _phase_taps()
         weight = jnp.einsum("piak,qjbl,klxy->ijabxpqy", taps, taps, self.weight)
@@ -48,7 +47,7 @@ class Conv(eqx.Module):
     def doubled(
         self, x: Float[Array, "batch height width inputs"]
     ) -> Float[Array, "batch h w outputs"]:
-        """Every pixel twice in both directions, and then the convolution."""
+        """Nearest-neighbour upsampling by 2, then the convolution."""
         # Both input phases of a doubled image are the same pixel.
         taps = jnp.sum(_phase_taps(), axis=2)
         weight = jnp.einsum("pik,qjl,klxy->ijxpqy", taps, taps, self.weight)
@@ -82,11 +81,11 @@ class ConvBlock(eqx.Module):
 
 @jax.custom_vjp
 def _convolve(x: Array, weight: Array) -> Array:
-    """The 3 × 3 convolution; its gradients are fast in loops on a CPU too.
+    """The 3 × 3 convolution, with gradients that are fast inside loops on a CPU.
 
-    JAX writes them as convolutions with permuted dimensions. XLA for CPUs puts those in
-    order outside of loops only: inside, as in training, it takes plain loops for them,
-    which made an update of the `laptop` preset take 11 s and not .34 s.
+    JAX writes the gradients as convolutions with permuted dimensions. XLA's CPU backend
+    reorders these only outside of loops; inside, as in training, it falls back to naive
+    loops: an update of the `laptop` preset then takes 11 s instead of 0.34 s.
     """
     return _plain(x, weight)
 
@@ -109,9 +108,9 @@ def _backward(saved: tuple[Array, Array], out: Array) -> tuple[Array, Array]:
 
 
 def _in_order(x: Array, weight: Array, out: Array) -> tuple[Array, Array]:
-    """Gradients of x and the weight, as convolutions with dimensions in XLA's order."""
+    """Gradients of x and the weight, as convolutions in XLA's dimension order."""
     flipped = weight[::-1, ::-1].swapaxes(2, 3)
-    # An entry of the weight meets every pixel of every image: those are summed over.
+    # The gradient of a weight entry sums over the pixels of all images.
     by_weight = _plain(x.transpose(3, 1, 2, 0), out.transpose(1, 2, 0, 3))
     return _plain(out, flipped), by_weight.transpose(1, 2, 0, 3)
 

@@ -20,7 +20,7 @@ class VectorDecoder(eqx.Module):
         feature_size: size of the latent features.
         obs_size: length of the observation.
         obs_entries: sizes of the observation's parts. DreamerV3 has an output layer for
-            each; here they are slices of one layer, of which the optimizer knows.
+            each; here they are the `parts` of one layer.
         units, layers: width and number of hidden layers.
     """
 
@@ -61,10 +61,10 @@ class VectorDecoder(eqx.Module):
 
 
 class ImageDecoder(eqx.Module):
-    """DreamerV3's mirror image of `core.networks.encoder.ImageEncoder`.
+    """DreamerV3's image decoder, the mirror of `core.networks.encoder.ImageEncoder`.
 
-    h, by a block-diagonal layer, and z, by a layer of 2·`units`, give the lowest
-    resolution. It is doubled four times, each time followed by a convolution.
+    A block-diagonal layer maps h, and an MLP of width 2·`units` maps z, to the lowest
+    resolution. Four upsampling convolutions follow.
 
     Args:
         deter, latent: lengths of h and of the flattened z in the features.
@@ -74,7 +74,7 @@ class ImageDecoder(eqx.Module):
         blocks: blocks of the layer for h.
 
     Raises:
-        ValueError: the shape is not one of those, or `blocks` does not divide `deter`
+        ValueError: the shape is not allowed, or `blocks` does not divide `deter`
             or the 4·`depth` channels of the lowest resolution.
     """
 
@@ -121,7 +121,7 @@ class ImageDecoder(eqx.Module):
     def __call__(
         self, features: Float[Array, "*batch features"]
     ) -> Float[Array, "*batch height width channels"]:
-        """The predicted image, from 0 to 1."""
+        """The predicted image, values in [0, 1]."""
         batch = features.shape[:-1]
         x = self._lowest(merge(features, len(batch)))
         for layer in self.layers:
@@ -134,7 +134,7 @@ class ImageDecoder(eqx.Module):
         features: Float[Array, "*batch features"],
         obs: UInt8[Array, "*batch height width channels"],
     ) -> Float[Array, "*batch"]:
-        """Squared error of the image, from 0 to 1, summed over pixels and channels."""
+        """Squared error of the image in [0, 1], summed over pixels and channels."""
         error = self(features) - obs.astype(jnp.float32) / 255
         return jnp.sum(jnp.square(error), axis=(-3, -2, -1))
 

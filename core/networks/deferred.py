@@ -1,9 +1,9 @@
-"""A scan whose weight gradients are taken in one product after it.
+"""A scan that computes its weight gradients in one product after the backward scan.
 
-Differentiating `lax.scan` adds every step's share x_tᵀ g_t to the gradient of every
-weight: for a wide recurrent network and a small batch, reading and writing those sums
-takes longer than the products, and in bfloat16 it rounds them at every step. Here the
-backward scan only collects g_t, and X ᵀG over all steps follows, once.
+The gradient of `lax.scan` adds x_tᵀ g_t to the gradient of every weight in every step.
+For a wide recurrent network and a small batch, reading and writing these sums takes
+longer than the products, and bfloat16 rounds them in every step. Here the backward scan
+only stores g_t; one product XᵀG over all steps follows.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ Weights = dict[str, Float[Array, "..."]]
 """Matrices `[inputs, outputs]`; block-diagonal ones `[group, inputs, outputs]`."""
 
 Apply = Callable[[str, Array], Array]
-"""The product of an array with the weight of this name, see `product`."""
+"""`(name, x)` to the product of x with the weight of this name, see `product`."""
 
 Step = Callable[[PyTree, Apply, PyTree, PyTree], tuple[PyTree, PyTree]]
 """`(params, apply, carry, inputs)` to the next carry and the step's outputs.
 
-It must take every weight through `apply`, each at most once, and close over no arrays.
+It must use each weight at most once, through `apply`, and must not close over arrays.
 """
 
 
@@ -36,14 +36,14 @@ def product(
 
 
 def plain(weights: Weights) -> Apply:
-    """Products whose gradients are what JAX makes them."""
+    """Products with the gradients of JAX."""
     return lambda name, x: product(x, weights[name])
 
 
 def scan(
     step: Step, params: PyTree, weights: Weights, carry: PyTree, inputs: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """`jax.lax.scan` of a step that JAX differentiates in every mode."""
+    """`jax.lax.scan` of `step`, differentiable in every mode."""
     return jax.lax.scan(partial(step, params, plain(weights)), carry, inputs)
 
 
@@ -51,15 +51,15 @@ def scan(
 def deferred_scan(
     step: Step, params: PyTree, weights: Weights, carry: PyTree, inputs: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """The same as `scan`, with the gradients of `weights` taken after the scan.
+    """`scan`, with the gradients of `weights` computed after the backward scan.
 
-    Reverse mode only. Where no gradient is asked for it is `scan` itself.
+    Reverse mode only. Without differentiation it is `scan`.
     """
     return scan(step, params, weights, carry, inputs)
 
 
 def _forward(step, params, weights, carry, inputs):
-    # A zero "tap" beside each product has that product's cotangent as its gradient.
+    # A zero "tap" added to each product: its gradient is the product's cotangent.
     first = jax.tree.map(lambda x: x[0], inputs)
     length = jax.tree.leaves(inputs)[0].shape[0]
     taps = {
@@ -67,7 +67,7 @@ def _forward(step, params, weights, carry, inputs):
         for name, shape in _product_shapes(step, params, weights, carry, first).items()
     }
 
-    # Transposed here, once, and not in every step of the backward scan.
+    # Transposed once, not in every step of the backward scan.
     transposed = {name: jnp.swapaxes(w, -2, -1) for name, w in weights.items()}
 
     def run(params, carry, inputs, taps):
@@ -103,7 +103,7 @@ deferred_scan.defvjp(_forward, _backward)
 
 
 def _product_shapes(step, params, weights, carry, inputs) -> dict:
-    """What shape and type each product of one step has."""
+    """Shape and dtype of each product of one step."""
     shapes = {}
 
     def run(params, weights, carry, inputs):
@@ -120,7 +120,7 @@ def _product_shapes(step, params, weights, carry, inputs) -> dict:
 
 @jax.custom_vjp
 def _tapped(x: Array, weight: Array, transposed: Array, tap: Array) -> Array:
-    """The product, of which x and `tap` take a gradient and the weight none."""
+    """x·W + tap, with gradients for x and `tap` but not for the weight."""
     return product(x, weight)
 
 

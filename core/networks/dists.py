@@ -1,6 +1,6 @@
-"""Distributions of DreamerV3's heads, as small modules over arrays of parameters.
+"""Output distributions of DreamerV3's heads.
 
-All of them keep their parameters in float32, whatever the compute type.
+Their parameters are float32, whatever the compute type.
 """
 
 from collections.abc import Sequence
@@ -22,45 +22,45 @@ class Categoricals(eqx.Module):
         mix: share of the uniform distribution (DreamerV3: 0.01).
     """
 
-    probs: Float[Array, "*batch rows classes"]
+    probs: Float[Array, "*batch K C"]
 
-    def __init__(self, logits: Float[Array, "*batch rows classes"], mix: float = 0.01):
+    def __init__(self, logits: Float[Array, "*batch K C"], mix: float = 0.01):
         self.probs = unimix(logits.astype(jnp.float32), mix)
 
-    def sample(self, key: PRNGKeyArray) -> Float[Array, "*batch rows classes"]:
-        """One-hot sample without gradient, by inversion of the cumulative sum.
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "*batch K C"]:
+        """One-hot sample without gradient, by inverting the cumulative distribution.
 
-        One uniform number a row, where the Gumbel trick needs one a class.
+        This takes one random number per categorical; the Gumbel trick takes C.
         """
         return onehot_from_uniform(
             self.probs, jax.random.uniform(key, self.probs.shape[:-1])
         )
 
     def straight_through(
-        self, onehot: Float[Array, "*batch rows classes"]
-    ) -> Float[Array, "*batch rows classes"]:
+        self, onehot: Float[Array, "*batch K C"]
+    ) -> Float[Array, "*batch K C"]:
         """The sample with the gradient of its probabilities."""
         # In this order the value stays exactly one-hot: p − p is 0, whereas
         # (1 + p) − p need not be 1.
         return onehot + (self.probs - jax.lax.stop_gradient(self.probs))
 
     def entropy(self) -> Float[Array, "*batch"]:
-        """Entropy in nats, summed over the K rows."""
+        """Entropy in nats, summed over the K categoricals."""
         return -jnp.sum(self.probs * jnp.log(self.probs), axis=(-2, -1))
 
     def kl(self, other: "Categoricals") -> Float[Array, "*batch"]:
-        """KL(self ‖ other) in nats, summed over the K rows."""
+        """KL(self ‖ other) in nats, summed over the K categoricals."""
         ratio = jnp.log(self.probs) - jnp.log(other.probs)
         return jnp.sum(self.probs * ratio, axis=(-2, -1))
 
 
 def onehot_from_uniform(
-    probs: Float[Array, "*batch rows classes"], uniform: Float[Array, "*batch rows"]
-) -> Float[Array, "*batch rows classes"]:
-    """One-hot of the class whose interval of the cumulative sum holds `uniform`."""
+    probs: Float[Array, "*batch K C"], uniform: Float[Array, "*batch K"]
+) -> Float[Array, "*batch K C"]:
+    """One-hot of the class that the inverse cumulative distribution gives."""
     classes = probs.shape[-1]
-    # A product with a triangle of ones is a cumulative sum that every backend
-    # vectorises. The last edge is left out: rounding may put it below 1.
+    # The cumulative sum as a product with a triangle of ones, which every backend
+    # vectorises. The last edge is omitted: rounding may put it below 1.
     triangle = jnp.triu(jnp.ones((classes, classes), probs.dtype))[:, :-1]
     edges = jnp.matmul(
         jax.lax.stop_gradient(probs), triangle, precision=jax.lax.Precision.HIGHEST
@@ -84,10 +84,9 @@ class TwoHot(eqx.Module):
     def mean(self) -> Float[Array, "*batch"]:
         """Expectation over the bins, exactly 0 for uniform logits.
 
-        The bins reach ±4.9e8, where rounding is far from 0. So the difference of
-        mirrored probabilities is taken before it is scaled: in a compiled program the
-        sum of the two products p·b and p·(−b) is not 0, as one of them is fused into
-        the addition and never rounded.
+        Mirrored probabilities are subtracted *before* they are multiplied by the bin b,
+        which reaches 4.9e8. In a compiled program p·b + p·(−b) is not 0: one product is
+        fused into the addition without rounding.
         """
         count = self.logits.shape[-1]
         upper = lift(symexp_bins(count)[count // 2 + 1 :], self.logits.ndim)
@@ -119,8 +118,8 @@ def _cross_entropies(
 ) -> Float[Array, "*batch"]:
     """Σ_i scale_i·CE(softmax(logits), twohot(target_i)).
 
-    With the gradient written by hand no array of two-hot weights is ever made: the loss
-    picks two logits, and the gradient is one pass over the logits.
+    The hand-written gradient needs no array of two-hot weights: the loss reads two
+    logits per target, and the gradient is one pass over the logits.
     """
     return _cross_entropies_forward(logits, targets, scales)[0]
 
@@ -150,7 +149,7 @@ _cross_entropies.defvjp(_cross_entropies_forward, _cross_entropies_backward)
 
 
 class Bernoulli(eqx.Module):
-    """A coin with log-odds `logit`; its target may be any number in [0, 1]."""
+    """Bernoulli with log-odds `logit`; targets may be any number in [0, 1]."""
 
     logit: Float[Array, "*batch"]
 
@@ -194,11 +193,11 @@ class BoundedNormal(eqx.Module):
         return self.mean
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "*batch action"]:
-        """One sample a batch element."""
+        """One sample per batch element, not clipped."""
         return self.at(jax.random.normal(key, self.mean.shape, self.mean.dtype))
 
     def at(self, noise: Float[Array, "*batch action"]) -> Float[Array, "*batch action"]:
-        """The sample that so many standard deviations make."""
+        """mean + stddev · noise."""
         return self.mean + self.stddev * noise
 
     def log_prob(self, action: Float[Array, "*batch action"]) -> Float[Array, "*batch"]:

@@ -1,4 +1,4 @@
-"""Encoders of observations into the embedding e that the posterior reads."""
+"""Encoders: e = encoder(o), the embedding of an observation for the posterior."""
 
 import equinox as eqx
 import jax
@@ -8,7 +8,7 @@ from core.networks.conv import ConvBlock
 from core.networks.layers import MLP
 from core.networks.transforms import merge, symlog, unmerge
 
-# Channels of the four layers, in units of the size's depth.
+# Channels of the four layers, as multiples of `depth`.
 MULTIPLES = (2, 3, 4, 4)
 
 
@@ -39,14 +39,14 @@ class VectorEncoder(eqx.Module):
 
 
 class ImageEncoder(eqx.Module):
-    """DreamerV3's convolutions: four times half the resolution and more channels.
+    """DreamerV3's image encoder: four convolutions that each halve the resolution.
 
     Args:
         shape: height and width, multiples of 16, and channels of an image.
         depth: the layers have 2, 3, 4 and 4 times as many channels.
 
     Raises:
-        ValueError: the shape is not one of those.
+        ValueError: the shape is not allowed.
     """
 
     layers: tuple[ConvBlock, ...]
@@ -70,7 +70,7 @@ class ImageEncoder(eqx.Module):
 
     @property
     def embed_size(self) -> int:
-        """Length of the embedding: all numbers of the last layer."""
+        """Length of the embedding: the flattened output of the last layer."""
         height, width, _ = self.shape
         return height * width // 256 * self.layers[-1].conv.bias.size
 

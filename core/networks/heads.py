@@ -1,4 +1,4 @@
-"""Prediction heads over the latent features: reward, continue, value, policy."""
+"""Heads on the latent features (h, z): reward, continue, value, policy."""
 
 import equinox as eqx
 import jax
@@ -9,10 +9,9 @@ from core.networks.layers import MLP, Linear
 
 
 class TwoHotHead(eqx.Module):
-    """MLP to a two-hot distribution over symexp bins; predicts exactly 0 at first.
+    """MLP with a two-hot distribution over symexp bins: reward and value.
 
-    The output layer starts at zero, so that untrained rewards and values do not
-    mislead the policy.
+    The output layer starts at zero, so that untrained predictions are exactly 0.
     """
 
     mlp: MLP
@@ -36,7 +35,7 @@ class TwoHotHead(eqx.Module):
 
 
 class ContinueHead(eqx.Module):
-    """MLP to the probability that the episode goes on (times the discount)."""
+    """MLP with the probability that the episode continues, times the discount γ."""
 
     mlp: MLP
     out: Linear
@@ -51,7 +50,7 @@ class ContinueHead(eqx.Module):
 
 
 class PolicyHead(eqx.Module):
-    """MLP to a bounded normal over actions; its output layers start near zero."""
+    """MLP with a bounded normal over actions; its output layers start near zero."""
 
     mlp: MLP
     mean: Linear

@@ -34,9 +34,9 @@ def cast[T: PyTree](tree: T, dtype: DTypeLike) -> T:
 def truncated_normal(
     key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int, scale: float = 1.0
 ) -> Float[Array, "..."]:
-    """Normal cut at two standard deviations, with variance scale²/fan_in.
+    """Normal truncated at two standard deviations, with variance scale²/fan_in.
 
-    1.1368 is the inverse of the standard deviation of the cut unit normal.
+    1.1368 is 1 / the standard deviation of the truncated unit normal.
     """
     if scale == 0.0:
         return jnp.zeros(shape, jnp.float32)
@@ -47,13 +47,12 @@ def truncated_normal(
 def add_bias(
     x: Float[Array, "*batch outputs"], bias: Float[Array, "..."]
 ) -> Float[Array, "*batch outputs"]:
-    """x + bias, added in float32 at least.
+    """x + bias, computed in at least float32.
 
-    The gradient of the bias is a sum over the batch, and of thousands of numbers in
-    bfloat16 not much would be left.
+    The gradient of the bias is a sum over the batch, which bfloat16 would round away.
 
     Args:
-        bias: `[outputs]`, or with as many axes as `x`, of length 1 where it is spread.
+        bias: `[outputs]`, or as many axes as `x`, of length 1 where it is broadcast.
     """
     wide = jnp.promote_types(x.dtype, jnp.float32)
     bias = bias if bias.ndim == x.ndim else lift(bias, x.ndim)
@@ -64,8 +63,8 @@ class Linear(eqx.Module):
     """x ↦ x·W + b.
 
     Args:
-        parts: sizes of the groups of outputs that the optimizer takes for layers of
-            their own; empty where the layer is one.
+        parts: sizes of groups of outputs that the optimizer treats as separate layers;
+            empty for a single layer.
     """
 
     weight: Float[Array, "inputs outputs"]
@@ -94,10 +93,8 @@ class Linear(eqx.Module):
 class BlockLinear(eqx.Module):
     """Block-diagonal linear map: input group g only feeds output group g.
 
-    The weight is `[groups, inputs/groups, outputs/groups]`. As in DreamerV3 its
+    Maps the last axis of `[*batch, groups, inputs/groups]`. As in DreamerV3, the
     initial scale counts the inputs of all groups.
-
-    Maps the last axis of `[*batch, groups, inputs/groups]`.
     """
 
     weight: Float[Array, "groups group_in group_out"]
@@ -149,11 +146,11 @@ class Dense(eqx.Module):
         return self.activate(self.linear(x))
 
     def after(self, product: Float[Array, "*batch out"]) -> Float[Array, "*batch out"]:
-        """The rest of the layer, from the product with its weight made elsewhere."""
+        """The layer from `product` = x·W, computed by the caller."""
         return self.activate(add_bias(product, self.linear.bias))
 
     def activate(self, x: Float[Array, "*batch out"]) -> Float[Array, "*batch out"]:
-        """SiLU(RMSNorm(x)) of a pre-activation made elsewhere."""
+        """SiLU(RMSNorm(x)) of a pre-activation x."""
         return jax.nn.silu(self.norm(x))
 
 

@@ -1,4 +1,4 @@
-"""Scalar transforms of DreamerV3: symlog, symexp, unimix and the two-hot bins."""
+"""Transforms of DreamerV3: symlog, symexp, unimix, two-hot; merging of batch axes."""
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,7 @@ def unimix(
 ) -> Float[Array, "*batch classes"]:
     """Softmax probabilities mixed with the uniform distribution.
 
-    q = (1 − mix)·softmax(logits) + mix/C, which bounds every probability away from
-    zero and so keeps the KL terms finite.
+    (1 − mix)·softmax(logits) + mix/C: no probability is zero, so KL terms are finite.
     """
     probs = jax.nn.softmax(logits, axis=-1)
     return (1.0 - mix) * probs + mix / logits.shape[-1]
@@ -45,10 +44,10 @@ def symexp_bins(count: int = 255, low: float = -20.0) -> Float[Array, " count"]:
 def twohot_bins(
     target: Float[Array, "*batch"], bins: Float[Array, " count"]
 ) -> tuple[Int[Array, "*batch"], Float[Array, "*batch"]]:
-    """The two-hot encoding of `target`: the upper one of its two bins, and its weight.
+    """Two-hot encoding of `target`: the index of its upper bin, and that bin's weight.
 
-    The bin below has the rest of the weight, so that the expectation is `target`.
-    Targets outside the support go to the outermost bin.
+    The bin below has the remaining weight, so that the expectation is `target`. Targets
+    outside the support are clipped to it.
     """
     target = jnp.clip(target, bins[0], bins[-1])
     upper = jnp.searchsorted(bins, target, side="right", method="scan_unrolled")
@@ -75,10 +74,10 @@ def lift(vector: Shaped[Array, " size"], ndim: int) -> Shaped[Array, "..."]:
 
 
 def merge(x: Shaped[Array, "..."], batch_axes: int = 2) -> Shaped[Array, "merged ..."]:
-    """All batch axes in one, the last of them outermost.
+    """Merge all batch axes into one, the last of them outermost.
 
-    `[time, batch, ...]` becomes `[batch · time, ...]`: where devices divide the batch,
-    each keeps its part in place. Were time outermost, parts would have to travel.
+    `[time, batch, ...]` becomes `[batch · time, ...]`. If the batch is divided among
+    devices, this order needs no communication between them.
     """
     last_first = jnp.moveaxis(x, batch_axes - 1, 0) if batch_axes else x
     return last_first.reshape(-1, *x.shape[batch_axes:])
@@ -87,6 +86,6 @@ def merge(x: Shaped[Array, "..."], batch_axes: int = 2) -> Shaped[Array, "merged
 def unmerge(
     x: Shaped[Array, "merged ..."], batch: tuple[int, ...]
 ) -> Shaped[Array, "..."]:
-    """The inverse of `merge`: the leading axis back as those of shape `batch`."""
+    """The inverse of `merge`: split the leading axis into axes of shape `batch`."""
     apart = x.reshape(*batch[-1:], *batch[:-1], *x.shape[1:])
     return jnp.moveaxis(apart, 0, len(batch) - 1) if batch else apart

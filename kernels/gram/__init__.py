@@ -1,1 +1,1 @@
-"""The penalty through the Gram matrix of the first layer, in plain JAX."""
+"""The penalty by the Gram matrix of the first layer, in plain JAX."""

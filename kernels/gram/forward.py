@@ -1,6 +1,7 @@
-"""What the penalty needs of one ordinary forward pass: see `kernels.gram` for symbols.
+"""The forward pass of the head, as the penalty needs it.
 
-Everything here costs as much as one layer of the head; nothing has H entries a row.
+`kernels.gram.penalty` defines the symbols. Everything here costs as much as one layer
+of the head; no array has H entries per row.
 """
 
 from typing import NamedTuple
@@ -13,17 +14,17 @@ from kernels.head import ACTIVATIONS, RMS_EPS, Activation
 
 
 class Settings(NamedTuple):
-    """What is static in the penalty's program."""
+    """Static arguments of the penalty."""
 
     classes: int
     unimix: float
     activation: Activation
     operand: jnp.dtype
-    """Matrix products round their operands to this and accumulate in `wide`."""
+    """Operands of matrix products are rounded to this dtype; sums are in `wide`."""
     kernel: bool = False
-    """Take the fused GPU kernel for the products with H entries a row."""
+    """Use the fused GPU kernel for the products with H entries per row."""
     interpret: bool = False
-    """Run that kernel in Pallas' interpreter."""
+    """Run the kernel in Pallas' interpreter."""
 
     @property
     def wide(self) -> jnp.dtype:
@@ -33,7 +34,7 @@ class Settings(NamedTuple):
         x, y = x.astype(self.operand), y.astype(self.operand)
         if self.operand == self.wide:
             return jnp.einsum(spec, x, y)
-        # XLA has no mixed product on a CPU; wide products of the same numbers are it.
+        # XLA has no mixed-precision product on a CPU; a wide product is equal to it.
         return jax.lax.platform_dependent(
             x,
             y,
@@ -45,7 +46,7 @@ class Settings(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The differentiable inputs: the pre-activation and the head without its bias."""
+    """The differentiable inputs: the pre-activation, and the head without `b_in`."""
 
     a: Float[Array, "n h"]
     w_in: Float[Array, "d h"]
@@ -55,7 +56,7 @@ class Weights(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """What the forward pass makes of the weights: all of it small."""
+    """Results of the forward pass; the symbols are those of `kernels.gram.penalty`."""
 
     a: Float[Array, "n h"]
     r: Float[Array, "n 1"]
@@ -82,7 +83,7 @@ class Forward(NamedTuple):
 
 
 def forward(settings: Settings, weights: Weights, epsilon: Array) -> Forward:
-    """Everything small, from the pre-activation up to the rows' k and f."""
+    """From the pre-activation to k and f of every row."""
     wide, dot = settings.wide, settings.dot
     kappa = 1.0 - settings.unimix
     a = weights.a.astype(wide)

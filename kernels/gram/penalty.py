@@ -1,4 +1,4 @@
-"""The penalty through the Gram matrix of the first layer: exact and many times faster.
+"""The penalty by the Gram matrix of the first layer: the same value, much faster.
 
 The first layer is linear, so ``‖J_iᵀ ε_i‖² = y_iᵀ G y_i`` with ``G = W_inᵀ W_in`` and
 ``y_i`` the gradient at the pre-activation ``a``: the D-dimensional gradient is never
@@ -10,10 +10,10 @@ formed. With ``r`` the inverse RMS of ``a``, ``n = s⊙a·r``, ``D = s·r⊙φ'(
     y_i = D⊙v_i − k_i a                   activation and RMSNorm, k_i = b <D⊙a, v_i>
     x_i = G y_i,   ‖J_iᵀ ε_i‖² = <y_i, x_i>
 
-Only v, y and x have H entries a row. The inner products that RMSNorm asks for are taken
-in the C-dimensional space of δ, where they are cheap: <D⊙a, v_i> = <δ_i, W_iᵀ(D⊙a)>,
-and f_i = <a, x_i> likewise from G a. One loop over rows (`kernels.gram.rows`) has all
-the large products, and everything else costs as much as one ordinary layer.
+Only v, y and x have H entries per row. The inner products of RMSNorm are computed in
+the C-dimensional space of δ, where they are cheap: <D⊙a, v_i> = <δ_i, W_iᵀ(D⊙a)>, and
+f_i = <a, x_i> likewise from G a. One loop over rows (`kernels.gram.rows`) has all large
+products; everything else costs as much as one layer.
 
 `docs/penalty.md` derives the backward pass.
 """
@@ -81,7 +81,7 @@ def _cotangents(
 
 
 def _finish(weights: Weights, bars: tuple[Array, ...], scale) -> tuple[Array, ...]:
-    """Scales the cotangents and lays them out like the weights (gram in its place)."""
+    """Scale the cotangents and give them the weights' shapes and dtypes."""
     a, yy, s, w, b = (scale * x for x in bars)
     return (
         a.astype(weights.a.dtype),
@@ -93,7 +93,7 @@ def _finish(weights: Weights, bars: tuple[Array, ...], scale) -> tuple[Array, ..
 
 
 def _through_gram(settings: Settings, w_in: Array, yy: Array) -> Array:
-    """Cotangent of W_in from that of G: one product, because Σ y yᵀ is symmetric."""
+    """Cotangent of W_in from that of G: one product, as Σ y yᵀ is symmetric."""
     return settings.dot("dh,hg->dg", w_in, 2.0 * yy).astype(w_in.dtype)
 
 
@@ -103,8 +103,8 @@ def gram_penalty(
 ) -> Float[Array, " n"]:
     """The penalty of each state; probes get no gradient.
 
-    The backward pass computes the large products again rather than keeping arrays with
-    H entries for every row.
+    The backward pass recomputes the large products instead of storing arrays with H
+    entries per row.
     """
     fwd = forward(settings, weights, epsilon)
     return _value(fwd, sum_xv(settings, fwd))
@@ -132,11 +132,10 @@ gram_penalty.defvjp(_gram_penalty_fwd, _gram_penalty_bwd)
 def gram_penalty_mean(
     settings: Settings, weights: Weights, epsilon: Float[Array, "m k_or_1 n_or_1 c"]
 ) -> Float[Array, ""]:
-    """Mean of `gram_penalty`, with its gradient made in the forward pass.
+    """Mean of `gram_penalty`, with its gradient computed in the forward pass.
 
-    The mean has one scalar cotangent, known up to a factor before the backward pass
-    starts: so value and gradient share the large products and nothing with H entries
-    for every row outlives them.
+    The mean has a scalar cotangent, a common factor of all gradients. So value and
+    gradient share the large products, and no array with H entries per row is stored.
     """
     fwd = forward(settings, weights, epsilon)
     return jnp.mean(_value(fwd, sum_xv(settings, fwd)))

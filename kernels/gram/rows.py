@@ -1,4 +1,4 @@
-"""The loop over rows: the only products of the penalty with H entries a row."""
+"""The loop over rows: all products of the penalty with H entries per row."""
 
 from functools import partial
 from typing import NamedTuple
@@ -15,7 +15,7 @@ CPU_STEP_ENTRIES = 2**18
 
 
 class RowProducts(NamedTuple):
-    """Sums over rows and probes of what has H entries a row."""
+    """Sums over rows and probes, and the products that go back to δ."""
 
     xv: Float[Array, "n h"]
     """Σ x⊙v."""
@@ -38,10 +38,10 @@ class RowArrays(NamedTuple):
 
 
 def _row_block(rows: int, n: int, h: int) -> int:
-    """Rows taken together in the loop over rows: a divisor of their number.
+    """Rows in one step of the loop: a divisor of their number.
 
-    A CPU wants the arrays of one step to stay in its cache; an accelerator wants all
-    rows in one launch. This is a matter of speed alone: the result is the same sum.
+    On a CPU the arrays of one step should fit into the cache; an accelerator takes all
+    rows in one launch. This changes only the speed.
     """
     if jax.default_backend() != "cpu":
         return rows
@@ -52,7 +52,7 @@ def _row_block(rows: int, n: int, h: int) -> int:
 
 
 def _loop(body, carry, xs):
-    """`lax.scan`, without the loop when there is one step."""
+    """`lax.scan`, without a loop if there is only one step."""
     if jax.tree.leaves(xs)[0].shape[0] > 1:
         return jax.lax.scan(body, carry, xs)
     carry, ys = body(carry, jax.tree.map(lambda x: x[0], xs))
@@ -60,7 +60,7 @@ def _loop(body, carry, xs):
 
 
 def sum_xv(settings: Settings, fwd: Forward) -> Float[Array, "n h"]:
-    """Σ x⊙v over rows and probes: all that the value needs."""
+    """Σ x⊙v over rows and probes, which is enough for the value."""
 
     def probe(total, xs):
         def block(total, xs):
@@ -74,7 +74,7 @@ def sum_xv(settings: Settings, fwd: Forward) -> Float[Array, "n h"]:
 def row_products(
     settings: Settings, fwd: Forward, weight: Float[Array, "n 1"] | None
 ) -> RowProducts:
-    """The large products of value and gradient; `weight` None is 1 for all states."""
+    """The large products of value and gradient; `weight` None means 1."""
     dot = settings.dot
 
     def probe(carry, xs):
@@ -108,7 +108,7 @@ def _rows(
     settings: Settings, fwd: Forward, delta: Array, k: Array, w: Array
 ) -> RowArrays:
     if settings.kernel:
-        # Takes a second to import, and is not built on every platform.
+        # Imported here: it takes a second, and not every platform has Mosaic GPU.
         from kernels.pallas.kernel import row_arrays
 
         run = partial(row_arrays, dtype=settings.operand, interpret=settings.interpret)
@@ -134,8 +134,8 @@ def _outer(
     if settings.kernel or jax.default_backend() != "cpu":
         return dot("knh,kng->hg", y, wy)
     delta, k, w = xs
-    # A product whose left factor is to be transposed makes XLA for CPUs write that out,
-    # entry by entry; yᵀ made from its own small product costs a fraction of it.
+    # XLA's CPU backend transposes a left factor entry by entry. Computing yᵀ by its own
+    # small product is much cheaper.
     v = dot("kch,knc->khn", w, delta)
     transposed = fwd.gate.T[None] * v - k.swapaxes(1, 2) * fwd.a.T[None]
     return jnp.sum(dot("khn,kng->khg", transposed, wy), axis=0)

@@ -1,19 +1,19 @@
 """The row products of the penalty as one fused kernel for NVIDIA Hopper GPUs.
 
 `kernels.gram.rows` needs, for every row i of every state, ``v = W_i δ_i``,
-``y = D⊙v − k a``, ``x = G y`` and from them y, D⊙x and Σ_i x⊙v. XLA makes four passes
-over arrays with H entries a row; here v and x live in registers and nothing but the
-results is written.
+``y = D⊙v − k a``, ``x = G y``, and returns y, D⊙x and Σ_i x⊙v. XLA makes four passes
+over arrays with H entries per row; here v and x stay in registers and only the results
+are written.
 
-One thread block takes 64 states and some of the rows. It keeps G and the states' D in
-shared memory, so the first layer's Gram matrix is read once for all its rows. A
-warpgroup owns `Tiling.columns` of the H columns; all of them need the whole y as the
-left operand of ``y G``, which is the only exchange. Blocks write partial sums over
-their rows, which XLA adds up: the order is fixed, so results are reproducible.
+A thread block processes 64 states and some of the rows. G and the states' D stay in
+shared memory, so the Gram matrix is read once for all rows of the block. A warpgroup
+computes `Tiling.columns` of the H columns. All warpgroups need the whole y as the left
+operand of ``y G``: it is the only array they exchange. Each block writes a partial sum
+over its rows, and XLA adds these in a fixed order, so results are reproducible.
 
 Sums are float32. Operands of products are bfloat16 for bfloat16 states. For float32
-states each is the sum of two bfloat16 `PARTS`, of which three products of the four are
-taken: about 16 bits, where Hopper's own float32 products (TF32) keep 11.
+states each operand is the sum of two bfloat16 `PARTS`, and three of the four products
+are computed: about 16 bits, where TF32 has 11.
 """
 
 import math
@@ -41,10 +41,10 @@ from kernels.sharding import pad
 KERNEL_NAME = "jacobian_penalty_rows"
 
 CHUNK = 64
-"""Columns a warpgroup computes with at a time, so that its registers suffice."""
+"""Columns that a warpgroup processes at a time, limited by its registers."""
 
 PRODUCTS = {1: ((0, 0),), 2: ((0, 0), (0, 1), (1, 0))}
-"""Which parts of the operands are multiplied, by the number of parts."""
+"""Pairs of parts that are multiplied, by the number of parts."""
 
 
 def row_arrays(
@@ -59,18 +59,18 @@ def row_arrays(
     tiling: Tiling | None = None,
     interpret: Any = False,
 ) -> tuple[Float[Array, "k n h"], Float[Array, "k n h"], Float[Array, "n h"]]:
-    """Runs the kernel; states and classes are padded here to whole blocks.
+    """Run the kernel; states and classes are padded to whole blocks.
 
     **Arguments:**
 
-    - `dtype`: bfloat16 or float32: of y and D⊙x, and what operands are rounded to.
+    - `dtype`: bfloat16 or float32: dtype of y, D⊙x and the operands.
     - `tiling`: None for `default_tiling`; `benchmarks.gpu` times the others.
     - `interpret`: False, True for Pallas' GPU interpreter on a CPU, or its parameters
         (`plgpu.InterpretGPUParams`).
 
     **Returns:** y and D⊙x in `dtype`, and Σ_i x_i⊙v_i.
 
-    **Raises:** ValueError for sizes, a dtype or a tiling that the kernel does not have.
+    **Raises:** ValueError for sizes, a dtype or a tiling that is not supported.
     """
     rows, n, classes = delta.shape
     h = gate.shape[-1]

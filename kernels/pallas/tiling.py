@@ -1,6 +1,6 @@
-"""Where the fused GPU kernel (`kernels.pallas.kernel`) can run, and its block sizes.
+"""Requirements and block sizes of the fused GPU kernel (`kernels.pallas.kernel`).
 
-Nothing here imports Pallas: asking costs nothing.
+This module does not import Pallas.
 """
 
 from typing import NamedTuple
@@ -10,37 +10,37 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
 STATES = 64
-"""States of one thread block: the rows of one Hopper matrix instruction."""
+"""States per thread block: the M of one Hopper matrix instruction."""
 
 CLASSES = 16
-"""Classes are padded to a multiple of this: one matrix instruction's contraction."""
+"""Classes are padded to a multiple of this: the K of one matrix instruction."""
 
 SHARED_BYTES = 232_448 - 2_048
-"""Shared memory of one block on Hopper, less what the compiler takes for itself."""
+"""Shared memory of one block on Hopper, minus what the compiler reserves."""
 
 TARGET_BLOCKS = 132
-"""Multiprocessors of an H100 or H200."""
+"""Number of multiprocessors of an H100 or H200."""
 
 PARTS = {jnp.dtype(jnp.bfloat16): 1, jnp.dtype(jnp.float32): 2}
-"""bfloat16 numbers, largest first, whose sum stands for an operand of this dtype."""
+"""Number of bfloat16 terms, largest first, that represent an operand of this dtype."""
 
 
 class Tiling(NamedTuple):
-    """How the work is cut; a matter of speed alone, results agree to rounding."""
+    """Block sizes; they change the speed, and results only by rounding."""
 
     columns: int
-    """Columns of H that one warpgroup owns: 64 or 128, a divisor of H."""
+    """Columns of H per warpgroup: 64 or 128, a divisor of H."""
     rows: int
-    """Rows that one thread block takes in turn: a divisor of their number."""
+    """Rows that one thread block processes in sequence: a divisor of their number."""
 
 
 def default_tiling(
     rows: int, n: int, h: int, dtype: DTypeLike = jnp.bfloat16
 ) -> Tiling:
-    """The tiling that `row_arrays` takes unless it is told another.
+    """The default tiling of `row_arrays`.
 
-    128 columns read y from shared memory half as often as 64. In float32 a
-    multiprocessor holds one block, and with 64 it has the more threads to wait with.
+    With 128 columns y is read from shared memory half as often as with 64. In float32 a
+    multiprocessor holds only one block, and 64 give it more threads to hide latency.
     """
     return Tiling(
         columns=64 if h % 128 or PARTS[jnp.dtype(dtype)] > 1 else 128,
@@ -49,7 +49,7 @@ def default_tiling(
 
 
 def shared_bytes(h: int, classes: int, dtype: DTypeLike = jnp.bfloat16) -> int:
-    """Shared memory that one block asks for at these sizes."""
+    """Shared memory of one block in bytes."""
     c = padded(classes, CLASSES)
     entries = h * h + 2 * STATES * h + c * h + STATES * c
     return 2 * PARTS[jnp.dtype(dtype)] * entries
@@ -100,14 +100,14 @@ def require_hopper() -> None:
 
 
 def padded(size: int, multiple: int) -> int:
-    """`size`, or the next `multiple` of it."""
+    """`size`, rounded up to a multiple of `multiple`."""
     return -(-size // multiple) * multiple
 
 
 def _rows_each(rows: int, tiles: int) -> int:
-    """Rows of one block, for which the whole takes least time on all multiprocessors.
+    """Rows per block that minimize the estimated time on all multiprocessors.
 
-    They work in rounds of as many blocks, and reading G takes about as long as a row.
+    Blocks run in rounds of `TARGET_BLOCKS`; reading G takes about as long as one row.
     """
     divisors = [each for each in range(1, rows + 1) if rows % each == 0]
     return min(

@@ -38,7 +38,7 @@ def rssm():
         ACTION,
         deter=DETER,
         hidden=HIDDEN,
-        rows=ROWS,
+        categoricals=ROWS,
         classes=CLASSES,
         blocks=2,
     )

@@ -11,7 +11,9 @@ from core.rssm import RSSM
 
 @pytest.mark.parametrize("kind", ["rademacher", "exact"])
 def test_value_and_gradients_are_those_of_the_definition(kind, getkey):
-    rssm = RSSM(3, 2, key=getkey(), deter=8, hidden=5, rows=2, classes=3, blocks=2)
+    rssm = RSSM(
+        3, 2, key=getkey(), deter=8, hidden=5, categoricals=2, classes=3, blocks=2
+    )
     # Not the initial scale, bias and weights: every gradient must show.
     rssm = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(getkey(), x.shape), rssm)
     deter, key = jax.random.normal(getkey(), (4, 8)), getkey()
@@ -33,11 +35,13 @@ def test_value_and_gradients_are_those_of_the_definition(kind, getkey):
 
 
 def test_exact_probes_give_the_jacobian_norm(getkey):
-    rssm = RSSM(3, 2, key=getkey(), deter=8, hidden=5, rows=2, classes=3, blocks=2)
+    rssm = RSSM(
+        3, 2, key=getkey(), deter=8, hidden=5, categoricals=2, classes=3, blocks=2
+    )
     deter = jax.random.normal(getkey(), (4, 8))
     options = PenaltyOptions(target="prior", probe_kind="exact")
     found = prior_penalty(rssm, deter, key=getkey(), options=options)
-    probs = lambda h: rssm.categoricals(rssm.prior_logits(h)).probs
+    probs = lambda h: rssm.dist(rssm.prior_logits(h)).probs
     jacobians = jax.vmap(jax.jacrev(probs))(deter)
     wanted = jnp.mean(jnp.sum(jacobians**2, axis=(2, 3)))  # mean over states and rows
     np.testing.assert_allclose(found, wanted, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""The penalty on the recurrent core, against its full Jacobian."""
+"""The penalty of the recurrent map, against its full Jacobian."""
 
 import itertools
 
@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.penalty import PenaltyOptions, core_norm, core_penalty, dynamics_penalty
+from core.penalty import (
+    PenaltyOptions,
+    dynamics_penalty,
+    recurrent_norm,
+    recurrent_penalty,
+)
 from core.rssm import RSSM, State
 from core.transition import Transition
 
@@ -16,7 +21,9 @@ ACTION = 2
 
 @pytest.fixture
 def rssm(getkey):
-    return RSSM(3, ACTION, key=getkey(), deter=8, hidden=4, rows=2, classes=3, blocks=2)
+    return RSSM(
+        3, ACTION, key=getkey(), deter=8, hidden=4, categoricals=2, classes=3, blocks=2
+    )
 
 
 @pytest.fixture
@@ -37,7 +44,7 @@ def test_all_sign_vectors_give_the_frobenius_norm(rssm, states, carry):
     signs = jnp.array(list(itertools.product([-1.0, 1.0], repeat=8)))
     state = jax.tree.map(lambda x: x[0], states)
     action = jnp.array([0.3, -0.8])
-    found = core_norm(rssm, state, action, signs, carry=carry)
+    found = recurrent_norm(rssm, state, action, signs, carry=carry)
     expected = jacobian_norm(rssm, state, action, carry)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -59,7 +66,7 @@ def test_the_carry_is_the_gate_times_the_old_state(rssm, states):
 
 def test_probes_are_unbiased_for_the_square(rssm, states, getkey):
     actions = jnp.zeros((5, ACTION))
-    squares = core_penalty(rssm, states, actions, key=getkey(), probes=4000) ** 2
+    squares = recurrent_penalty(rssm, states, actions, key=getkey(), probes=4000) ** 2
     expected = [
         jacobian_norm(rssm, jax.tree.map(lambda x: x[i], states), actions[i], True)  # noqa: B023
         ** 2
@@ -73,7 +80,7 @@ def test_the_gradient_also_flows_through_the_kept_state(rssm, states):
     """Without the carry h still acts on the penalty as more than a constant."""
     state = jax.tree.map(lambda x: x[0], states)
     signs = jnp.ones((1, 8))
-    norm = lambda s: core_norm(rssm, s, jnp.zeros(ACTION), signs, carry=False)
+    norm = lambda s: recurrent_norm(rssm, s, jnp.zeros(ACTION), signs, carry=False)
     gradient = jax.grad(norm)(state)
     step = 1e-3
     bumped = State(state.deter.at[1].add(step), state.stoch)
@@ -102,5 +109,5 @@ def test_steps_into_a_new_episode_do_not_count(rssm, getkey):
     found = dynamics_penalty(rssm, observed, embeds, batch, key=key, options=options)
     states = jax.tree.map(lambda x: x[:-1], observed.states)
     _, probe_key = jax.random.split(key)
-    norms = core_penalty(rssm, states, batch.action[1:], key=probe_key)
+    norms = recurrent_penalty(rssm, states, batch.action[1:], key=probe_key)
     np.testing.assert_allclose(found["core"], norms[1], rtol=1e-5)

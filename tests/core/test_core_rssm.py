@@ -17,7 +17,7 @@ from reference import dense, filled, linear, rssm_core, softmax, wide
 from core import block_gru
 from core.rssm import RSSM, State
 
-DETER, HIDDEN, ROWS, CLASSES, BLOCKS = 12, 5, 3, 4, 3
+DETER, HIDDEN, K, CLASSES, BLOCKS = 12, 5, 3, 4, 3
 EMBED, ACTION = 6, 2
 LENGTH, BATCH = 6, 4
 
@@ -35,7 +35,7 @@ def build_rssm(unimix=0.01):
         ACTION,
         deter=DETER,
         hidden=HIDDEN,
-        rows=ROWS,
+        categoricals=K,
         classes=CLASSES,
         blocks=BLOCKS,
         unimix=unimix,
@@ -50,7 +50,7 @@ def rssm():
 @functools.partial(jax.jit, static_argnums=1)
 def make_state(key, batch=()):
     deter_key, stoch_key = jax.random.split(key)
-    index = jax.random.randint(stoch_key, (*batch, ROWS), 0, CLASSES)
+    index = jax.random.randint(stoch_key, (*batch, K), 0, CLASSES)
     deter = jnp.tanh(jax.random.normal(deter_key, (*batch, DETER)))
     return State(deter, jax.nn.one_hot(index, CLASSES))
 
@@ -76,7 +76,7 @@ core = functools.partial(rssm_core, blocks=BLOCKS)
 
 
 def as_rows(flat):
-    return flat.reshape(*flat.shape[:-1], ROWS, CLASSES)
+    return flat.reshape(*flat.shape[:-1], K, CLASSES)
 
 
 def posterior(rssm, deter, embed):
@@ -119,7 +119,7 @@ def test_recurrent_map_equals_the_loop_over_blocks(rssm, batch, map_, getkey):
 def test_gates_are_laid_out_block_by_block(map_):
     """All weights at 0: every gate is its bias, in the order documented here."""
     build = functools.partial(
-        RSSM, 1, 1, deter=4, hidden=2, rows=1, classes=2, blocks=2
+        RSSM, 1, 1, deter=4, hidden=2, categoricals=1, classes=2, blocks=2
     )
     rssm = jax.tree.map(jnp.zeros_like, filled(build, 0))
     closed, opened = -60.0, 60.0
@@ -150,7 +150,7 @@ def test_posterior_and_prior_logits(rssm, getkey):
     assert_close(logits, posterior(rssm, state.deter, embed))
     prior_logits = jax.jit(RSSM.prior_logits)(rssm, state.deter)
     assert_close(prior_logits, prior(rssm, wide(state.deter)))
-    dist = rssm.categoricals(logits)
+    dist = rssm.dist(logits)
     assert_close(dist.probs, 0.99 * softmax(wide(logits)) + 0.01 / CLASSES)
 
 
@@ -163,7 +163,7 @@ def test_features_are_deter_then_flat_stoch():
 def test_initial_state_is_zero(rssm):
     state = rssm.initial(2, 3)
     assert state.deter.shape == (2, 3, DETER)
-    assert state.stoch.shape == (2, 3, ROWS, CLASSES)
+    assert state.stoch.shape == (2, 3, K, CLASSES)
     assert not jnp.any(state.features)
 
 
@@ -255,7 +255,7 @@ def test_gradient_passes_through_the_samples(rssm, getkey):
     """Of one observed step: that of the class probabilities in the sample's place."""
     state = make_state(getkey(), (BATCH,))
     embeds, actions, is_first = make_sequence(getkey)
-    weights = jax.random.normal(getkey(), (BATCH, ROWS, CLASSES))
+    weights = jax.random.normal(getkey(), (BATCH, K, CLASSES))
     first = embeds[0], actions[0], is_first[0]
 
     def sampled(embed):
@@ -265,7 +265,7 @@ def test_gradient_passes_through_the_samples(rssm, getkey):
     def mean(embed):
         deter = rssm.observe_step(state, embed, *first[1:], key=key).deter
         logits = rssm.posterior_logits(deter, embed)
-        return jnp.sum(weights * rssm.categoricals(logits).probs)
+        return jnp.sum(weights * rssm.dist(logits).probs)
 
     key = getkey()
     gradients = jax.jit(lambda embed: (jax.grad(sampled)(embed), jax.grad(mean)(embed)))
@@ -291,10 +291,10 @@ def test_imagine_follows_the_recurrent_map_and_the_policy(rssm, imagine, getkey)
         rssm,
         start,
         inputs=jax.random.split(getkey(), length),
-        uniforms=jax.random.uniform(getkey(), (length, BATCH, ROWS)),
+        uniforms=jax.random.uniform(getkey(), (length, BATCH, K)),
     )
     assert states.deter.shape == (length, BATCH, DETER)
-    assert states.stoch.shape == (length, BATCH, ROWS, CLASSES)
+    assert states.stoch.shape == (length, BATCH, K, CLASSES)
     assert actions.shape == (length, BATCH, ACTION)
     np.testing.assert_array_equal(states.deter[0], start.deter)
     np.testing.assert_array_equal(states.stoch[0], start.stoch)
@@ -323,7 +323,7 @@ def test_imagined_samples_follow_the_prior(rssm, getkey):
         rssm,
         start,
         inputs=None,
-        uniforms=jax.random.uniform(getkey(), (1, total, ROWS)),
+        uniforms=jax.random.uniform(getkey(), (1, total, K)),
     )
     logits = prior(rssm, wide(last.deter[0]))
     probs = 0.99 * softmax(logits) + 0.01 / CLASSES
@@ -343,7 +343,7 @@ def test_imagined_samples_follow_the_prior(rssm, getkey):
 )
 @OBSERVE
 def test_sequences_that_do_not_fit(change, said, observe, getkey):
-    rssm = RSSM(6, 3, key=getkey(), deter=16, hidden=8, rows=2, classes=3)
+    rssm = RSSM(6, 3, key=getkey(), deter=16, hidden=8, categoricals=2, classes=3)
     state = rssm.initial(*change.get("state", (2,)))
     embeds = jnp.zeros(change.get("embeds", (5, 2, 6)))
     actions = jnp.zeros(change.get("actions", (5, 2, 3)))
@@ -355,7 +355,7 @@ def test_sequences_that_do_not_fit(change, said, observe, getkey):
 
 @IMAGINE
 def test_a_batch_is_imagined_with_numbers_of_its_own(imagine, getkey):
-    rssm = RSSM(6, 3, key=getkey(), deter=16, hidden=8, rows=2, classes=3)
+    rssm = RSSM(6, 3, key=getkey(), deter=16, hidden=8, categoricals=2, classes=3)
     act = lambda state, _: (jnp.zeros((4, 3)), state)
     with pytest.raises(
         ValueError, match=r"uniforms has shape \(5, 2\).*\(time, 4, 2\)"

@@ -64,7 +64,7 @@ def world_model_loss(
     """The same as `core.world_model.world_model_loss`, step by step."""
     rssm = model.rssm
     time, size = batch.reward.shape
-    uniforms = jax.random.uniform(key, (time, size, rssm.rows))
+    uniforms = jax.random.uniform(key, (time, size, rssm.categoricals))
     embeds = model.encoder(batch.obs if seen is None else seen)
     state, rows = initial, []
     for t in range(time):
@@ -81,8 +81,8 @@ def world_model_loss(
 
     observed = Observed(states, posterior, preactivation)
     q, p = (
-        rssm.categoricals(posterior),
-        rssm.categoricals(rssm.prior_logits(states.deter)),
+        rssm.dist(posterior),
+        rssm.dist(rssm.prior_logits(states.deter)),
     )
     stop = jax.lax.stop_gradient
     target = (1.0 - batch.is_terminal) * (1.0 - 1.0 / constants.discount_horizon)
@@ -111,7 +111,7 @@ class Rollout:
         stop = lambda tree: jax.tree.map(jax.lax.stop_gradient, tree)
         model, starts = stop((model, starts))
         act_key, prior_key = jax.random.split(options["key"])
-        shape = (length, starts.deter.shape[0], model.rssm.rows)
+        shape = (length, starts.deter.shape[0], model.rssm.categoricals)
         uniforms = jax.random.uniform(prior_key, shape)
         states, actions = [starts], []
         for t, step_key in enumerate(jax.random.split(act_key, length)):

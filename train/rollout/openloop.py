@@ -61,7 +61,7 @@ def predict(
     )
 
     actions = rows.action[context:]
-    uniforms = jax.random.uniform(imagine_key, (*actions.shape[:2], rssm.rows))
+    uniforms = jax.random.uniform(imagine_key, (*actions.shape[:2], rssm.categoricals))
     end, imagined = block_gru.imagine(
         rssm, last, lambda state, action: (action, state), actions, uniforms=uniforms
     )

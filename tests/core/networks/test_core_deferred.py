@@ -13,7 +13,15 @@ from core.rssm import RSSM
 @pytest.fixture
 def rssm(getkey):
     return RSSM(
-        5, 2, key=getkey(), deter=12, hidden=6, rows=3, classes=4, blocks=3, unimix=0.01
+        5,
+        2,
+        key=getkey(),
+        deter=12,
+        hidden=6,
+        categoricals=3,
+        classes=4,
+        blocks=3,
+        unimix=0.01,
     )
 
 

@@ -79,12 +79,12 @@ def test_it_is_the_squared_norm_of_the_jacobian(observed):
 
     def probabilities(u):
         logits = rssm.posterior_logits(u[: rssm.deter], u[rssm.deter :])
-        return rssm.categoricals(logits).probs
+        return rssm.dist(logits).probs
 
     norms = []
     for deter, embed in zip(seen.states.deter[-1], embeds[-1], strict=True):
         jacobian = jax.jacobian(probabilities)(jnp.concatenate([deter, embed]))
-        norms.append(jnp.sum(jacobian**2) / rssm.rows)
+        norms.append(jnp.sum(jacobian**2) / rssm.categoricals)
     assert np.std(norms) > 0.01 * np.mean(norms)  # of other states it is another
     found = posterior_jacobian(rssm, seen, embeds)
     np.testing.assert_allclose(found, np.mean(norms), rtol=1e-5)
