@@ -1,4 +1,4 @@
-"""Environments as pure JAX functions.
+"""Batched environments as pure JAX functions.
 
 >>> env = envs.make("walker-walk")
 >>> state, timestep = env.reset(jax.random.key(0))

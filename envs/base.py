@@ -1,9 +1,9 @@
-"""What an environment is: a pure `reset` and `step` over one environment.
+"""The environment interface: pure `reset` and `step` functions of one environment.
 
-Episodes follow dm_env: the row with `is_last` holds the true final observation, and
-the next `step` ignores its action and returns the first row of a freshly drawn
-episode. The caller adds a batch axis with `jax.vmap`, or with `envs.vector.VectorEnv`
-where resets should cost nothing in the steps that need none.
+Episodes follow dm_env: the timestep with `is_last` holds the final observation, and the
+next `step` ignores its action and returns the first timestep of a new episode. Batch
+environments with `jax.vmap`, or with `envs.vector.VectorEnv`, which computes resets
+only in steps in which an episode ends.
 """
 
 import abc
@@ -27,8 +27,8 @@ class EnvSpec:
         obs_shape: shape of one observation: `(size,)`, or `(height, width, 3)` for
             images, height and width multiples of 16.
         obs_dtype: name of the observation's dtype: "float32", or "uint8" for images.
-        obs_entries: name and size of each part of a vector observation that is a
-            quantity of its own, in order; empty where the vector is one.
+        obs_entries: name and size of each quantity in a vector observation, in order;
+            empty if the vector is a single quantity.
         action_dim: number of entries of one action.
         action_low: lower bound of every action entry; actions are clipped to it.
         action_high: upper bound of every action entry; actions are clipped to it.
@@ -37,7 +37,7 @@ class EnvSpec:
         control_timestep: simulated seconds per control step.
 
     Raises:
-        ValueError: an attribute is none of these, or out of range.
+        ValueError: an attribute has a wrong type or is out of range.
     """
 
     name: str
@@ -84,25 +84,25 @@ class EnvSpec:
 
     @property
     def episode_decisions(self) -> int:
-        """Calls of `step` from the first row of an episode to its last row."""
+        """Calls of `step` from the first timestep of an episode to its last."""
         return self.episode_steps // self.action_repeat
 
 
 class Timestep(eqx.Module):
-    """One row of experience, as `reset` and `step` return it, or a batch of rows.
+    """What `reset` and `step` return, for one environment or a batch.
 
     Attributes:
         obs: observation after the step, `(*batch, *spec.obs_shape)`.
-        reward: reward summed over the control steps of this decision; 0 on first rows.
-        is_first: the row begins an episode; its action was ignored.
-        is_last: the row ends an episode; the next `step` returns a first row.
-        is_terminal: the episode ended for good, so nothing may be bootstrapped from
-            its end. Never true where episodes end by time.
-        is_corrupt: the step, or on first rows the reset, gave an observation, a reward
-            or a state that is not finite (NaN or Inf). The row ends its episode
-            and must not be learned from. Its own numbers are finite: its observation is
-            the previous one where the simulation failed, 0 in the entries that
-            `observe` made non-finite, and its reward is 0.
+        reward: sum over the control steps of this decision; 0 if `is_first`.
+        is_first: the timestep begins an episode; its action was ignored.
+        is_last: the timestep ends an episode; the next `step` begins another.
+        is_terminal: the episode reached a terminal state, so its return must not be
+            bootstrapped. Never true for a time limit.
+        is_corrupt: the simulation diverged: the step (or the reset) gave an
+            observation, a reward or a state that is NaN or Inf. The timestep ends its
+            episode and must not be trained on. Its own values are finite: the
+            observation is the previous one if the state diverged, entries that
+            `observe` made non-finite are 0, and the reward is 0.
     """
 
     obs: Num[Array, "..."]
@@ -114,24 +114,23 @@ class Timestep(eqx.Module):
 
     @property
     def final_obs(self) -> Array:
-        """The observation to bootstrap from where `is_last`.
+        """The final observation of the episode where `is_last`.
 
-        It is `obs` itself: the reset comes one row later, so the obs of an is_last
-        row is the final one of its episode and has not been overwritten.
+        It is `obs` itself: the reset comes one step later and does not overwrite it.
         """
         return self.obs
 
 
 class State(eqx.Module):
-    """What every environment's state holds; environments add their own fields.
+    """Base of all environment states; environments add their own fields.
 
-    Environments take and return one state; the axes of `*batch` come from `jax.vmap`.
+    Environments take and return a single state; `jax.vmap` adds the `*batch` axes.
 
     Attributes:
         key: PRNG key from which the next episode is drawn.
-        step_count: control steps since the first row of the episode.
-        needs_reset: the last row was `is_last`, so the next step begins an episode.
-        corrupt_count: corrupt rows since `Env.reset`, over all episodes.
+        step_count: control steps since the episode began.
+        needs_reset: the last timestep was `is_last`; the next step begins an episode.
+        corrupt_count: corrupt timesteps since `Env.reset`, over all episodes.
     """
 
     key: eqx.AbstractVar[Key[Array, "*batch"]]
@@ -144,27 +143,27 @@ class Env[S: State](abc.ABC):
     """One environment as pure functions over its state `S`.
 
     Hashable by identity, so it can be closed over or passed to `jax.jit` as a static
-    argument. Make and use one under the same `jax.enable_x64` setting: it computes in
-    float64 there, in float32 by default. The observations and rewards in a `Timestep`
-    are float32 in either case, but images stay uint8.
+    argument. Create and use it under the same `jax.enable_x64` setting: it computes in
+    float64 then, otherwise in float32. Observations and rewards in a `Timestep` are
+    always float32, images uint8.
     """
 
     spec: EnvSpec
 
     @abc.abstractmethod
     def reset(self, key: Key[Array, ""]) -> tuple[S, Timestep]:
-        """Starts the first episode; everything random later derives from `key`."""
+        """Start the first episode; all later randomness derives from `key`."""
 
     @abc.abstractmethod
     def restart(self, state: S) -> tuple[S, Timestep]:
-        """Draws a new episode from the state's own key.
+        """Start a new episode with the state's key.
 
-        What outlives an episode (physics parameters, `corrupt_count`) is kept.
+        Physics parameters and `corrupt_count` are kept.
         """
 
     @abc.abstractmethod
     def advance(self, state: S, action: Num[Array, " action"]) -> tuple[S, Timestep]:
-        """One decision inside an episode, without the automatic reset."""
+        """One decision, without the automatic reset."""
 
     @abc.abstractmethod
     def observe(self, state: S) -> Num[Array, "*obs"]:
@@ -172,17 +171,17 @@ class Env[S: State](abc.ABC):
 
     @abc.abstractmethod
     def reward(self, state: S) -> Float[Array, ""]:
-        """The reward of one control step that ended in this state."""
+        """The reward of one control step that leads to this state."""
 
     def step(self, state: S, action: Num[Array, " action"]) -> tuple[S, Timestep]:
-        """One decision, or the first row of a new episode after an `is_last` row.
+        """One decision, or the first timestep of a new episode after `is_last`.
 
         Args:
             state: the state that `reset` or the previous `step` returned.
             action: `(action_dim,)`, clipped to [action_low, action_high].
 
         Returns:
-            The next state, and the row the decision led to.
+            The next state and its timestep.
 
         Raises:
             ValueError: the action's shape is not `(action_dim,)`.
@@ -210,78 +209,80 @@ class Env[S: State](abc.ABC):
         corrupt: Bool[Array, ""],
         terminal: Bool[Array, ""] | None = None,
     ) -> tuple[S, Timestep]:
-        """Counts the decision that led to `state`'s coordinates, and makes its row."""
-        # What a corrupt step led to says nothing about the end of an episode.
+        """Count the decision that led to `state`, and make its timestep."""
+        # A corrupt state says nothing about the end of the episode.
         no = jnp.asarray(False)
         is_terminal = no if terminal is None else terminal & ~corrupt
-        # Counted first: the observation may show the time, which is that of the end.
+        # Counted before `observe`: the observation may include the time.
         step_count = state.step_count + self.spec.action_repeat
         state = dataclasses.replace(state, step_count=step_count)
-        row = Timestep(
-            obs=row_obs(self.observe(state)),
+        timestep = Timestep(
+            obs=timestep_obs(self.observe(state)),
             reward=jnp.where(corrupt, 0.0, reward).astype(jnp.float32),
             is_first=no,
             is_last=is_terminal | (step_count >= self.spec.episode_steps),
             is_terminal=is_terminal,
             is_corrupt=no,
         )
-        return leaving(state, row, corrupt=corrupt)
+        return leaving(state, timestep, corrupt=corrupt)
 
     def _begin_episode(
         self, state: S, *, corrupt: Bool[Array, ""]
     ) -> tuple[S, Timestep]:
-        """A new episode's first state, its steps counted from 0, and its row.
+        """The first state of a new episode, with step count 0, and its timestep.
 
         Args:
             corrupt: the state that was drawn is not finite.
         """
         no = jnp.asarray(False)
         state = dataclasses.replace(state, step_count=jnp.zeros((), jnp.int32))
-        row = Timestep(
-            obs=row_obs(self.observe(state)),
+        timestep = Timestep(
+            obs=timestep_obs(self.observe(state)),
             reward=jnp.zeros((), jnp.float32),
             is_first=jnp.asarray(True),
             is_last=no,
             is_terminal=no,
             is_corrupt=no,
         )
-        return leaving(state, row, corrupt=corrupt)
+        return leaving(state, timestep, corrupt=corrupt)
 
 
 def leaving[S: State](
-    state: S, row: Timestep, *, corrupt: Bool[Array, "*batch"] | None = None
+    state: S, timestep: Timestep, *, corrupt: Bool[Array, "*batch"] | None = None
 ) -> tuple[S, Timestep]:
-    """A state and its row as they leave an environment: the one check for NaN and Inf.
+    """Mark timesteps with NaN or Inf as corrupt: the one check that all results pass.
 
-    A row that is not finite, or that is known to be `corrupt`, becomes a corrupt row,
-    see `Timestep`. It ends its episode, also if it began it: the next step draws a new
-    one, and where that is no better it is a corrupt row again, so nothing is repeated
-    without end. All others are left as they are, and so are rows that were here before.
+    A timestep that is not finite, or known to be `corrupt`, becomes a corrupt one (see
+    `Timestep`). It ends its episode, even if it is the first: the next step draws a new
+    episode, which may be corrupt again, so there is no loop of resets. All other
+    timesteps are unchanged, as are timesteps already checked.
     """
-    sound = jnp.isfinite(row.reward) & finite(row.obs, batch=row.reward.ndim)
+    sound = jnp.isfinite(timestep.reward) & finite(
+        timestep.obs, batch=timestep.reward.ndim
+    )
     found = ~sound if corrupt is None else ~sound | corrupt
-    is_corrupt = row.is_corrupt | found
-    is_last = row.is_last | is_corrupt
-    obs = row.obs
+    is_corrupt = timestep.is_corrupt | found
+    is_last = timestep.is_last | is_corrupt
+    obs = timestep.obs
     if jnp.issubdtype(obs.dtype, jnp.floating):
         obs = jnp.where(jnp.isfinite(obs), obs, 0.0)
     state = dataclasses.replace(
         state,
         needs_reset=is_last,
-        corrupt_count=state.corrupt_count + (found & ~row.is_corrupt),
+        corrupt_count=state.corrupt_count + (found & ~timestep.is_corrupt),
     )
     return state, dataclasses.replace(
-        row,
+        timestep,
         obs=obs,
-        reward=jnp.where(is_corrupt, 0.0, row.reward),
+        reward=jnp.where(is_corrupt, 0.0, timestep.reward),
         is_last=is_last,
-        is_terminal=row.is_terminal & ~is_corrupt,
+        is_terminal=timestep.is_terminal & ~is_corrupt,
         is_corrupt=is_corrupt,
     )
 
 
 def finite(tree: PyTree, *, batch: int = 0) -> Bool[Array, "*batch"]:
-    """Whether all numbers of a pytree are finite, for each of `batch` leading axes."""
+    """Whether all values of a pytree are finite, over all but `batch` leading axes."""
     found = [
         jnp.all(jnp.isfinite(x), axis=range(batch, x.ndim))
         for x in jax.tree.leaves(tree)
@@ -291,7 +292,7 @@ def finite(tree: PyTree, *, batch: int = 0) -> Bool[Array, "*batch"]:
 
 
 def select[T: PyTree](pred: Bool[Array, "..."], on_true: T, on_false: T) -> T:
-    """`jnp.where` leaf by leaf; `pred` spans the leading axes of every leaf."""
+    """`jnp.where` for pytrees; `pred` has the leading axes of every leaf."""
 
     def pick(a, b):
         return jnp.where(jnp.expand_dims(pred, range(pred.ndim, a.ndim)), a, b)
@@ -299,6 +300,6 @@ def select[T: PyTree](pred: Bool[Array, "..."], on_true: T, on_false: T) -> T:
     return jax.tree.map(pick, on_true, on_false)
 
 
-def row_obs(obs: Num[Array, "*obs"]) -> Num[Array, "*obs"]:
-    """An observation as a `Timestep` holds it: float32, or an image's uint8."""
+def timestep_obs(obs: Num[Array, "*obs"]) -> Num[Array, "*obs"]:
+    """An observation in the dtype of a `Timestep`: float32, or uint8 for images."""
     return obs if obs.dtype == jnp.uint8 else obs.astype(jnp.float32)

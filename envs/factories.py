@@ -1,8 +1,8 @@
-"""Environments of your own under a name, beside those of `envs.TASKS`.
+"""User-defined environments, by a registered name or the path of a factory.
 
-Either `register` a name, or name the factory itself, `my_robot:make`: what Python
-imports as `make` from the module `my_robot`. The second form also works on the command
-line, `python -m train.main --env my_robot:make`, and for a run that is resumed.
+Either `register` a name, or use the path `my_robot:make` of the function `make` in the
+module `my_robot`. The path also works on the command line,
+`python -m train.main --env my_robot:make`, and when a run is resumed.
 """
 
 import importlib
@@ -20,7 +20,7 @@ _FACTORIES: dict[str, Factory] = {}
 
 
 def add(name: str, factory: Factory, *, replace: bool = False) -> None:
-    """Keeps a factory under a name; see `envs.register`.
+    """Register a factory under a name; see `envs.register`.
 
     Raises:
         ValueError: the name has other characters or was added before, or the factory
@@ -44,7 +44,7 @@ def add(name: str, factory: Factory, *, replace: bool = False) -> None:
 
 
 def registered() -> tuple[str, ...]:
-    """The names that `register` was given, in order."""
+    """All registered names, in order."""
     return tuple(_FACTORIES)
 
 
@@ -70,7 +70,7 @@ def factory_of(name: str) -> Factory:
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # A module that our module misses is that module's error, told in full.
+        # An import error inside the module is not ours: show it in full.
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise ValueError(
@@ -86,10 +86,10 @@ def factory_of(name: str) -> Factory:
 
 
 def make_registered(name: str, *, action_repeat: int) -> Env:
-    """Calls the factory of a name.
+    """Call the factory of a name.
 
     Raises:
-        ValueError: what it returns is no environment as it was asked for.
+        ValueError: it does not return an `Env` with this `action_repeat`.
     """
     env = factory_of(name)(name=name, action_repeat=action_repeat)
     if not isinstance(env, Env):
@@ -106,7 +106,7 @@ def make_registered(name: str, *, action_repeat: int) -> Env:
 
 
 def plain(name: str) -> str:
-    """A name without what makes no difference: case, and `-` against `_`."""
+    """A name in lower case, with `_` for `-`, for comparisons."""
     return name.lower().replace("-", "_")
 
 

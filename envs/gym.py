@@ -1,11 +1,11 @@
-"""These environments as Gymnasium ones, for viewing and for other libraries' agents.
+"""Gymnasium interface, for viewing and for other libraries' agents.
 
     from envs import gym
     env = gym.make("walker-walk", render_mode="rgb_array")
     batch = gym.make_vec("walker-walk", num_envs=16)
 
-Gymnasium is the optional extra `gym`. Every step crosses from the device to the host,
-so for training at speed use `envs.VectorEnv` inside a compiled program instead.
+Gymnasium is the optional extra `gym`. Every step transfers data between device and
+host; for fast training use `envs.VectorEnv` inside a compiled program.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from envs import registry
-from envs.base import Env, EnvSpec, Timestep, leaving, row_obs
+from envs.base import Env, EnvSpec, Timestep, leaving, timestep_obs
 from envs.checks import forked
 from envs.mjx.env import MjxEnv
 from envs.render.opengl import BodyRenderer, body_of
@@ -37,7 +37,7 @@ except ImportError as error:
     ) from error
 
 _SPECS: dict[tuple[str, str, int], EnvSpec] = {}
-"""What `make` has made in this process, for `_Forked`."""
+"""Specs of the environments made in this process, for `_Forked`."""
 
 PHYSICS = ("gravity", "friction", "mass", "gain")
 
@@ -46,14 +46,14 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """One environment behind Gymnasium's interface.
 
     Observations are `(*obs_shape)` arrays of the environment's own dtype, actions
-    `(action_dim,)` in [-1, 1]. An episode is `truncated` when its time is over, or when
-    a number was not finite (`info["is_corrupt"]`, see `envs.Timestep`), and
-    `terminated` where the task itself ends. One that begins so is truncated by its
-    first step.
+    `(action_dim,)` in [-1, 1]. An episode is `truncated` by its time limit, or when the
+    simulation diverged (`info["is_corrupt"]`, see `envs.Timestep`), and `terminated` by
+    a terminal state. An episode that diverges at its reset is truncated by its first
+    step.
 
-    `reset(seed=...)` makes all later episodes follow from the seed. With
-    `reset(options={"gravity": 4.0, "mass": 1.2})` the episode runs under other physics
-    parameters (`envs.PhysicsParameters`), which later ones do not keep.
+    `reset(seed=...)` determines all later episodes. With
+    `reset(options={"gravity": 4.0, "mass": 1.2})` this episode has other physics
+    parameters (`envs.PhysicsParameters`); later episodes do not keep them.
     """
 
     def __init__(
@@ -96,11 +96,11 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         forked.check()
         super().reset(seed=seed)
         number = self.np_random.integers(2**31)
-        self._state, row = self._reset(jax.random.key(int(number)))
+        self._state, timestep = self._reset(jax.random.key(int(number)))
         if options:
             changed = _with_options(self.env, self._state, options)
-            self._state, row = self._seen(changed, row)
-        return np.array(row.obs), {"is_corrupt": bool(row.is_corrupt)}
+            self._state, timestep = self._seen(changed, timestep)
+        return np.array(timestep.obs), {"is_corrupt": bool(timestep.is_corrupt)}
 
     def step(
         self, action: np.ndarray
@@ -114,19 +114,19 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         forked.check()
         if self._state is None:
             raise gymnasium.error.ResetNeeded("call reset before the first step")
-        self._state, row = self._advance(self._state, jnp.asarray(action))
-        row = jax.device_get(row)
-        terminated = bool(row.is_terminal)
+        self._state, timestep = self._advance(self._state, jnp.asarray(action))
+        timestep = jax.device_get(timestep)
+        terminated = bool(timestep.is_terminal)
         return (
-            np.array(row.obs),
-            float(row.reward),
+            np.array(timestep.obs),
+            float(timestep.reward),
             terminated,
-            bool(row.is_last) and not terminated,
-            {"is_corrupt": bool(row.is_corrupt)},
+            bool(timestep.is_last) and not terminated,
+            {"is_corrupt": bool(timestep.is_corrupt)},
         )
 
     def render(self) -> UInt8[np.ndarray, "height width 3"] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The present state, seen by the task's camera; None without a mode.
+        """An image of the current state from the task's camera; None without a mode.
 
         Raises:
             gymnasium.error.ResetNeeded: there was no `reset` yet.
@@ -143,17 +143,17 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._renderer(self._state.qpos, self._state.scene)
 
     def close(self) -> None:
-        """Gives the OpenGL context back."""
+        """Release the OpenGL context."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
 
 
 class _Forked(gymnasium.Env[np.ndarray, np.ndarray]):
-    """Has the spaces of an environment, and answers `reset` with an error.
+    """The spaces of an environment, with a `reset` that raises.
 
-    Gymnasium's workers hand errors of `reset` on to the parent, but not those of making
-    an environment: there the parent would see a closed pipe.
+    Gymnasium's workers report errors of `reset` to the parent process, but not errors
+    of constructing an environment: the parent would only see a closed pipe.
     """
 
     def __init__(self, spec: EnvSpec):
@@ -170,8 +170,8 @@ class _Forked(gymnasium.Env[np.ndarray, np.ndarray]):
 class GymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """`num_envs` copies behind Gymnasium's vector interface, advanced by one program.
 
-    An episode's end is followed by the first row of the next, whose action is ignored
-    and whose reward is 0: Gymnasium's `AutoresetMode.NEXT_STEP`.
+    The step after the end of an episode resets it; its action is ignored, and its
+    reward is 0: Gymnasium's `AutoresetMode.NEXT_STEP`.
     """
 
     def __init__(self, env: Env, num_envs: int):
@@ -196,19 +196,19 @@ class GymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts every copy, each with its own random numbers derived from the seed.
+        """Start every copy, each with its own key derived from the seed.
 
-        Options are physics parameters: one number, or one per copy. All later episodes
-        keep them.
+        Options are physics parameters: one number, or one per copy. Later episodes keep
+        them.
         """
         forked.check()
         super().reset(seed=seed)
         number = self.np_random.integers(2**31)
-        self._state, row = self._reset(jax.random.key(int(number)))
+        self._state, timestep = self._reset(jax.random.key(int(number)))
         if options:
             changed = _with_options(self.env, self._state, options)
-            self._state, row = self._seen(changed, row)
-        return np.array(row.obs), {"is_corrupt": np.array(row.is_corrupt)}
+            self._state, timestep = self._seen(changed, timestep)
+        return np.array(timestep.obs), {"is_corrupt": np.array(timestep.is_corrupt)}
 
     def step(
         self, actions: np.ndarray
@@ -217,15 +217,15 @@ class GymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray
         forked.check()
         if self._state is None:
             raise gymnasium.error.ResetNeeded("call reset before the first step")
-        self._state, row = self._step(self._state, jnp.asarray(actions))
-        row = jax.device_get(row)
-        terminated = np.array(row.is_terminal)
+        self._state, timestep = self._step(self._state, jnp.asarray(actions))
+        timestep = jax.device_get(timestep)
+        terminated = np.array(timestep.is_terminal)
         return (
-            np.array(row.obs),
-            np.array(row.reward),
+            np.array(timestep.obs),
+            np.array(timestep.reward),
             terminated,
-            row.is_last & ~terminated,
-            {"is_corrupt": np.array(row.is_corrupt)},
+            timestep.is_last & ~terminated,
+            {"is_corrupt": np.array(timestep.is_corrupt)},
         )
 
 
@@ -269,7 +269,7 @@ def make_vec(
 
 
 def observation_space(spec: EnvSpec) -> gymnasium.spaces.Box:
-    """All numbers, or all bytes for images."""
+    """Unbounded floats, or bytes for images."""
     low, high = (0, 255) if spec.is_image else (-np.inf, np.inf)
     dtype: Any = np.dtype(spec.obs_dtype).type
     return gymnasium.spaces.Box(low, high, spec.obs_shape, dtype)
@@ -281,9 +281,11 @@ def action_space(spec: EnvSpec) -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(spec.action_low, spec.action_high, shape, np.float32)
 
 
-def _seen(observe: Callable[[Any], Any], state: Any, row: Timestep) -> Any:
-    """A state whose physics were changed, and its row with what it looks like now."""
-    return leaving(state, dataclasses.replace(row, obs=row_obs(observe(state))))
+def _seen(observe: Callable[[Any], Any], state: Any, timestep: Timestep) -> Any:
+    """A state with changed physics, and its timestep with the new observation."""
+    return leaving(
+        state, dataclasses.replace(timestep, obs=timestep_obs(observe(state)))
+    )
 
 
 def _with_options(env: Env, state: Any, options: dict[str, Any]) -> Any:

@@ -1,9 +1,9 @@
 """Perturbations of observations: the Jacobian-regularization paper, section 5.
 
-Noise over a whole image, a rotation, and noise on a random part of an image; for state
-vectors, noise. Each is a pure function of (key, observation), used on what an agent
-sees, outside the environment. Strengths are data: stack conditions with `stack` and
-`vmap` over them, and one program runs them all.
+Noise on a whole image, a rotation, or noise on random pixels of an image; for state
+vectors, noise. Each is a pure function of (key, observation), applied to the agent's
+observations, outside the environment. Strengths are array fields: `stack` several
+conditions and `vmap` over them, and one program evaluates all.
 
 >>> noisy = parse("noise:0.5,0.35")
 >>> image = noisy(key, image)
@@ -35,7 +35,7 @@ STATE_FORMS = IMAGE_FORMS[:3]
 
 
 class Perturbation(eqx.Module):
-    """A change of one observation. Its fields are scalars, or rows to `vmap` over."""
+    """A change of one observation; its fields are scalars, or arrays to `vmap` over."""
 
     @abc.abstractmethod
     def __call__(
@@ -47,13 +47,13 @@ class Perturbation(eqx.Module):
 class ImagePerturbation(Perturbation):
     """Rotates an image, then adds noise to a random part of its pixels.
 
-    All strengths 0 leave the image as it is.
+    With all strengths 0 the image is unchanged.
 
     Attributes:
         angle: rotation about the centre, degrees counterclockwise.
-        mean: mean of the noise; the image counts from 0 to 1.
+        mean: mean of the noise, for an image in [0, 1].
         variance: variance of the noise.
-        share: probability of a pixel to get noise, from 0 to 1.
+        share: probability that a pixel gets noise.
     """
 
     angle: Float[Array, "*conditions"]
@@ -134,7 +134,7 @@ class StateNoise(Perturbation):
 def rotate(
     image: Float[Array, "height width channels"], angle: float | Float[Array, ""]
 ) -> Float[Array, "height width channels"]:
-    """The image turned about its centre, bilinear; black comes in at the corners.
+    """Rotate an image about its centre, bilinear; the corners become black.
 
     Args:
         image: any scale.
@@ -147,7 +147,7 @@ def rotate(
     )
     radians = jnp.deg2rad(jnp.asarray(angle, image.dtype))
     cosine, sine = jnp.cos(radians), jnp.sin(radians)
-    # Rows go down, so the way back to the source is this one.
+    # The rotation from output to source pixels; image rows go down.
     source = (middle[0] + cosine * y + sine * x, middle[1] - sine * y + cosine * x)
     turn = lambda channel: map_coordinates(channel, source, order=1)
     return jax.vmap(turn, in_axes=-1, out_axes=-1)(image)
@@ -161,7 +161,7 @@ def add_noise(
     variance: float | Float[Array, ""],
     share: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, "height width channels"]:
-    """Adds N(mean, variance) to a random share of the pixels, unclipped.
+    """Add N(mean, variance) to a random share of the pixels, unclipped.
 
     Pixels are chosen independently; a chosen one gets independent noise in each
     channel.
@@ -173,7 +173,7 @@ def add_noise(
 
 
 def stack[P: Perturbation](conditions: Sequence[P]) -> P:
-    """Perturbations of one type as one, each field a row of their values.
+    """Stack perturbations of one type; each field becomes an array.
 
     >>> jax.vmap(lambda p: p(key, image))(stack([parse("none"), parse("rotate:20")]))
     """
@@ -190,7 +190,7 @@ def parse(text: str, *, pixels: bool = True) -> Perturbation:
 
     Args:
         text: the short form.
-        pixels: it is meant for images, not for state vectors.
+        pixels: the observations are images, not state vectors.
 
     Raises:
         ValueError: the text is none of these, or a number is out of range or not

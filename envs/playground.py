@@ -1,12 +1,12 @@
-"""Environments of `mujoco_playground` behind this project's interface.
+"""Wrapper for environments of `mujoco_playground`.
 
     from envs import playground
     env = playground.make("CheetahRun", config={"impl": "jax"})
     envs.register("pg-cheetah", functools.partial(playground.make, "CheetahRun"))
 
-The package is not a dependency: it brings some sixty others, and its control-suite
-models are not those of dm_control. Install it beside this project where its robots are
-wanted. Any object with its `reset`, `step`, `action_size` and `dt` will do.
+The package is not a dependency: it has about sixty dependencies of its own, and its
+control-suite models differ from dm_control's. Install it if you want its robots. Any
+object with its `reset`, `step`, `action_size` and `dt` works.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _NAMES = ("reset", "step")
 
 
 class PlaygroundEnv(InnerEnv):
-    """An environment of `mujoco_playground`, its `done` as the end for good."""
+    """An environment of `mujoco_playground`; `done` means a terminal state."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class PlaygroundEnv(InnerEnv):
         episode_steps: int | None = None,
         obs_key: str = "state",
     ):
-        """Wraps an environment.
+        """Wrap an environment.
 
         Args:
             inner: the environment.
@@ -48,11 +48,11 @@ class PlaygroundEnv(InnerEnv):
             action_repeat: control steps per decision; must divide the episode.
             episode_steps: control steps per episode; None takes `episode_length` of the
                 environment's own configuration, or 1000.
-            obs_key: which entry to observe, where the observation is a dictionary.
+            obs_key: the entry to use if the observation is a dictionary.
 
         Raises:
-            ValueError: an argument does not fit, `inner` returns something else than it
-                should, or the observation has no such entry.
+            ValueError: an argument is invalid, `inner` returns a wrong shape or type,
+                or the observation has no such entry.
         """
         forked.check()
         config = getattr(inner, "_config", {})
@@ -95,7 +95,7 @@ class PlaygroundEnv(InnerEnv):
     ) -> tuple[PyTree, Float[Array, ""]]:
         after = self.inner.step(inner, action.astype(jnp.float32))
         after = carry.brought_to(self._types, after, names=_NAMES)
-        # An episode that is over stays where it ended, and earns no more.
+        # After `done` the state stays the same and rewards are 0.
         over = inner.done > 0
         reward = jnp.asarray(after.reward, float)
         return select(over, inner, after), jnp.where(over, 0.0, reward)
@@ -106,7 +106,7 @@ class PlaygroundEnv(InnerEnv):
     def advance(
         self, state: InnerState, action: Num[Array, " action"]
     ) -> tuple[InnerState, Timestep]:
-        # A state that was reset to is not over, whatever its flag says.
+        # A state after reset is not terminal, whatever its flag says.
         done = jnp.zeros_like(state.inner.done)
         inner = state.inner.replace(done=done)
         return super().advance(dataclasses.replace(state, inner=inner), action)
@@ -134,7 +134,7 @@ def make(
         task: its name there, such as "CheetahRun" or "Go1JoystickFlatTerrain".
         name: for `EnvSpec.name`; None means `playground-` and the task.
         action_repeat: control steps per decision; must divide the episode.
-        config: changes to the task's own configuration, `{"sim_dt": 0.002}`.
+        config: overrides of the task's configuration, such as `{"sim_dt": 0.002}`.
 
     Raises:
         ImportError: the package is not installed.

@@ -1,6 +1,6 @@
 """Names of environments, and `make`.
 
-To add a domain, write its file in `envs/dmc/` and add its line to `DOMAINS`.
+To add a domain, write `envs/dmc/NAME.py` and add its name to `DOMAINS`.
 """
 
 import difflib
@@ -41,18 +41,18 @@ TOYS: tuple[str, ...] = tuple(toy.TOYS)
 
 _SYNTHETIC = {"lqg": LQGEnv, "teacher": TeacherEnv}
 SYNTHETIC: tuple[str, ...] = tuple(_SYNTHETIC)
-"""The synthetic systems of the theory's studies."""
+"""Synthetic systems for the theory experiments."""
 
-# A domain's name alone means its default task.
+# The default task of a domain name without a task.
 _DEFAULTS = {domain: f"{domain}-{m.DEFAULT}" for domain, m in DOMAINS.items()}
 
 
 def canonical_name(name: str) -> str:
     """The name in `TASKS`, `TOYS`, `SYNTHETIC` or `registered()` that `name` means.
 
-    Case, `-` against `_`, and a leading `dmc` make no difference, and a domain alone
-    means its default task: `dmc_walker_run` is `walker-run`, `walker` is `walker-walk`.
-    The path of a factory, `module:attribute`, is its own name.
+    Case, `-` or `_`, and a leading `dmc` make no difference, and a domain alone means
+    its default task: `dmc_walker_run` is `walker-run`, `walker` is `walker-walk`. The
+    path of a factory, `module:attribute`, is returned unchanged.
 
     Raises:
         ValueError: the name is unknown; the message gives the nearest known one. Or the
@@ -77,14 +77,14 @@ def make(name: str, *, obs: str = "state", action_repeat: int = 2) -> Env:
     """Makes an environment.
 
     Args:
-        name: a name that `canonical_name` accepts, or the path of a factory of your
-            own, `module:attribute`.
-        obs: "state" for the vector of numbers that dm_control observes; "pixels" for
-            64 × 64 images of MuJoCo tasks.
+        name: a name that `canonical_name` accepts, or the path `module:attribute` of a
+            factory.
+        obs: "state" for the state vector of dm_control; "pixels" for 64 × 64 images of
+            MuJoCo tasks.
         action_repeat: control steps per decision; must divide the episode.
 
     Raises:
-        ValueError: an argument is not one of those above.
+        ValueError: an argument is invalid.
         RuntimeError: see `envs.checks.forked`.
     """
     forked.check()
@@ -105,7 +105,7 @@ def make(name: str, *, obs: str = "state", action_repeat: int = 2) -> Env:
 def _make(canonical: str, action_repeat: int) -> Env:
     if factories.is_path(canonical) or canonical in factories.registered():
         env = factories.make_registered(canonical, action_repeat=action_repeat)
-        # Those were checked when they were made, and to trace them takes seconds.
+        # These are checked at construction, and tracing them takes seconds.
         if not isinstance(env, MjxEnv | PixelEnv | FunctionEnv):
             rows.check(f"env={canonical!r}", env)
         return env
@@ -120,14 +120,14 @@ def _make(canonical: str, action_repeat: int) -> Env:
 
 
 def register(name: str, factory: factories.Factory, *, replace: bool = False) -> None:
-    """Makes `envs.make(name)`, in this process, call `factory`.
+    """Let `envs.make(name)` call `factory`, in this process.
 
     Args:
-        name: letters, digits, `-`, `_` and `.`; not one that is taken.
+        name: letters, digits, `-`, `_` and `.`; not a name in use.
         factory: called as `factory(name=name, action_repeat=...)` by every `make`;
             `functools.partial(envs.from_mjx, "robot.xml", observe=..., reward=...)` is
             one.
-        replace: an environment registered under this name before gives way.
+        replace: replace an environment registered under this name.
 
     Raises:
         ValueError: the name is taken or has other characters, or the factory cannot be

@@ -1,4 +1,4 @@
-"""Many copies of one environment, advanced together."""
+"""A batch of copies of one environment."""
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,9 @@ from envs.base import Env, State, Timestep, leaving, select
 class VectorEnv[S: State]:
     """`num_envs` copies of `env` over a leading batch axis.
 
-    The result is that of `jax.vmap(env.step)`, where every step would also draw and
-    observe a new episode for each copy. Here that work sits behind one `lax.cond`, and
-    runs only in steps where some copy begins an episode: with all copies in lockstep,
-    once an episode.
+    The result is that of `jax.vmap(env.step)`, which computes a reset of every copy in
+    every step. Here one `lax.cond` computes resets only in steps in which a copy begins
+    an episode: once per episode if all episodes have the same length.
     """
 
     def __init__(self, env: Env[S], num_envs: int):
@@ -28,7 +27,7 @@ class VectorEnv[S: State]:
         self.spec = env.spec
 
     def reset(self, key: Key[Array, ""]) -> tuple[S, Timestep]:
-        """Starts every copy, each with its own key derived from `key`."""
+        """Start every copy, each with its own key derived from `key`."""
         keys = jax.random.split(key, self.num_envs)
         return leaving(*jax.vmap(self.env.reset)(keys))
 
@@ -37,8 +36,8 @@ class VectorEnv[S: State]:
     ) -> tuple[S, Timestep]:
         """One decision of every copy; see `Env.step`.
 
-        Rows that are not finite are marked as corrupt here, whatever environment they
-        are of; see `envs.base.leaving`.
+        Timesteps with NaN or Inf of any environment are marked as corrupt here, see
+        `envs.base.leaving`.
         """
         advanced = jax.vmap(self.env.advance)(state, action)
 

@@ -1,1 +1,1 @@
-"""Environments around code of another's making, and the checks of what it returns."""
+"""Environments that wrap someone else's simulator."""

@@ -1,9 +1,9 @@
-"""States of others' making: their numbers as arrays, their types the same in each step.
+"""Fixed dtypes for the state of a wrapped simulator.
 
-A simulator's state may hold Python numbers (`{"steps": 0}`), numpy's, or JAX's weak
-types, and a step may return a state of other types than it was given. JAX would compile
-such a step anew for each type, and refuse it as the body of a loop. So the types are
-found once, when the environment is made, and every state is brought to them.
+A simulator's state may contain Python numbers (`{"steps": 0}`), numpy arrays or weak
+types, and a step may return other dtypes than it was given. JAX would recompile such a
+step, and reject it in `lax.scan`. So the dtypes are determined once, at construction,
+and every state is cast to them.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from envs import checks
 
-# What may be turned into what: from left to right, but keys only into keys.
+# Allowed casts: from left to right; keys only to keys.
 _KINDS = (
     jnp.bool_,
     jnp.unsignedinteger,
@@ -28,16 +28,16 @@ _KINDS = (
 def types_of(
     first: PyTree, step: Callable[[PyTree], PyTree], *, names: tuple[str, str]
 ) -> PyTree:
-    """The types that a state keeps through all steps, as `jax.ShapeDtypeStruct`s.
+    """The shapes and dtypes of a state in all steps, as `jax.ShapeDtypeStruct`s.
 
-    They are those at reset. Only a Python number gives way to what the steps make of
-    it, as in the sum `0 + 0.5`. A step's booleans and integers may become the floats of
-    the reset, but floats never become integers.
+    They are those at reset, except that a Python number takes the dtype that the steps
+    give it (`0 + 0.5`). Booleans and integers of a step are cast to the floats of the
+    reset, but floats are never cast to integers.
 
     Args:
-        first: what the reset returns, found by `checks.traced`.
-        step: the types that a step returns, from those it is given.
-        names: of the functions that reset and step, for messages.
+        first: the result of the reset, from `checks.traced`.
+        step: a function of the state's types to the types that a step returns.
+        names: names of the functions that reset and step, for error messages.
 
     Raises:
         ValueError: a step changes the structure of the state, or a leaf's shape or kind
@@ -51,7 +51,7 @@ def types_of(
         if jax.tree.structure(after) == jax.tree.structure(wanted):
             widened = jax.tree.map(_widened, first, wanted, after)
             if not same(widened, wanted):
-                # What became a float may make others floats in the next step.
+                # A leaf that became a float may make others floats in the next step.
                 wanted = widened
                 continue
         check_structure(wanted, after, names=names)
@@ -66,30 +66,30 @@ def kept(state: PyTree) -> PyTree:
 def same(one: PyTree, other: PyTree) -> bool:
     """Whether two states have equal types, leaf by leaf.
 
-    Their containers may be of classes without an `==` of their own, such as
-    `jax.tree_util.Partial`, so the pytrees themselves are not compared.
+    The pytrees are not compared: containers such as `jax.tree_util.Partial` have no
+    usable `==`.
     """
     return jax.tree.leaves(one) == jax.tree.leaves(other)
 
 
 def brought_to(wanted: PyTree, state: PyTree, *, names: tuple[str, str]) -> PyTree:
-    """`state` with exactly the types that `types_of` found.
+    """`state`, cast to the types of `types_of`.
 
     Raises:
-        ValueError: it has another structure, other shapes or other kinds of numbers.
+        ValueError: another structure, other shapes, or a cast that is not allowed.
     """
     state = checks.arrays(names[1], state)
     check_structure(wanted, state, names=names)
 
     def cast(wanted: jax.ShapeDtypeStruct, leaf: Array) -> Array:
-        # With a dtype it also loses its weak type.
+        # An explicit dtype also removes a weak type.
         return leaf if _is_key(leaf) else jnp.asarray(leaf, wanted.dtype)
 
     return jax.tree.map(cast, wanted, state)
 
 
 def check_structure(wanted: PyTree, found: PyTree, *, names: tuple[str, str]) -> None:
-    """Raises ValueError, with the leaf's name, unless `found` can become `wanted`."""
+    """Raise ValueError, naming the leaf, unless `found` can be cast to `wanted`."""
     begins, returns = names
     old, new = (
         {jax.tree_util.keystr(path): leaf for path, leaf in leaves}

@@ -1,4 +1,4 @@
-"""An environment from a few JAX functions: any simulator that JAX can trace."""
+"""`from_jax`: an environment from a few functions that JAX can trace."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class FunctionEnv(InnerEnv):
     """An environment whose parts are functions; see `from_jax`.
 
     Attributes:
-        types: those of a state, `jax.ShapeDtypeStruct`s; see `envs.adapters.carry`.
+        types: shapes and dtypes of a state, see `envs.adapters.carry`.
     """
 
     spec: EnvSpec
@@ -66,28 +66,28 @@ def from_jax(
     episode_steps: int = EPISODE_STEPS,
     control_timestep: float = 1.0,
 ) -> FunctionEnv:
-    """An environment from a simulator of your own, in functions that JAX can trace.
+    """An environment from the functions of a simulator, which JAX can trace.
 
     Args:
         initial: `(key) -> state`, draws the state an episode starts in: any pytree of
             arrays and numbers. It may hold Inf for "never", but no NaN.
         step: `(state, action) -> state`, one control step; `action` is `(action_dim,)`
-            in [-1, 1]. The state keeps its structure, shapes and kinds of numbers, and
-            is given back in the dtypes that it began with.
+            in [-1, 1]. The state must keep its structure and shapes; it is cast to the
+            dtypes of the first state.
         observe: `(state) -> (obs,)`, a vector of floats, or an image `(height, width,
             3)` of uint8, height and width multiples of 16.
-        reward: `(state) -> ()`, of a control step that ended in that state; a number.
+        reward: `(state) -> ()`, the reward of a control step that leads to this state.
         action_dim: number of entries of an action.
-        terminal: `(state) -> ()`, a boolean: is the episode over for good? It is asked
-            after each decision. None means that episodes end by time alone.
+        terminal: `(state) -> ()`, a boolean: whether the state is terminal, evaluated
+            after each decision. None means that episodes end by time only.
         name: for `EnvSpec.name`.
         action_repeat: control steps per decision; must divide `episode_steps`.
         episode_steps: control steps per episode, at most 2³¹ - 1.
         control_timestep: seconds per control step.
 
     Raises:
-        ValueError: an argument does not fit, or a function returns something else than
-            above. The message names the argument and the remedy.
+        ValueError: an argument is invalid, or a function returns a wrong shape or
+            type. The message names the argument and the remedy.
     """
     forked.check()
     actions = checks.whole("action_dim", action_dim)

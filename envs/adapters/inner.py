@@ -1,4 +1,4 @@
-"""What environments around a simulator of another's making have in common."""
+"""Base class of environments that wrap a simulator: episodes and resets."""
 
 import abc
 import dataclasses
@@ -12,7 +12,7 @@ from envs.base import Env, State, Timestep, select
 
 
 class InnerState(State):
-    """The simulator's own state, and what every state holds.
+    """The state of a wrapped simulator, with the fields of `State`.
 
     Attributes:
         inner: the simulator's own state, any pytree of arrays.
@@ -26,20 +26,20 @@ class InnerState(State):
 
 
 class InnerEnv(Env[InnerState]):
-    """Episodes, resets and corrupt rows around a simulator that subclasses give."""
+    """Episodes, resets and checks for NaN around a simulator given by subclasses."""
 
     @abc.abstractmethod
     def initial_inner(self, key: Key[Array, ""]) -> PyTree:
-        """The simulator's own state at the beginning of an episode."""
+        """The simulator's state at the start of an episode."""
 
     @abc.abstractmethod
     def control_step(
         self, inner: PyTree, action: Float[Array, " action"]
     ) -> tuple[PyTree, Float[Array, ""]]:
-        """The state one control step later, and the step's reward."""
+        """The state after one control step, and the step's reward."""
 
     def terminal(self, inner: PyTree) -> Bool[Array, ""] | None:
-        """Whether an episode is over for good; None where it ends by time alone."""
+        """Whether the state is terminal; None if episodes end by time only."""
         return None
 
     def reset(self, key: Key[Array, ""]) -> tuple[InnerState, Timestep]:
@@ -58,7 +58,7 @@ class InnerEnv(Env[InnerState]):
             length=self.spec.action_repeat,
         )
         reward = jnp.sum(rewards)
-        # A corrupt decision stays where it began, so a state that was sound stays so.
+        # A corrupt decision keeps the state before it, so the state stays finite.
         corrupt = ~_is_sound(end, since=state.inner) | ~jnp.isfinite(reward)
         inner = select(corrupt, state.inner, end)
         return self._end_decision(
@@ -83,10 +83,10 @@ class InnerEnv(Env[InnerState]):
 
 
 def _is_sound(inner: PyTree, since: PyTree | None = None) -> Bool[Array, ""]:
-    """Whether a simulator's state has no NaN, and no Inf that it did not begin with.
+    """Whether a simulator's state has no NaN, and no Inf that was not in `since`.
 
-    Inf at the beginning is no fault: it stands for "never" in states of others' making
-    (`"last_kick_step": -jnp.inf`).
+    Inf in a start state is valid: simulators use it for "never", as in
+    `"last_kick_step": -jnp.inf`.
     """
 
     def sound(leaf: Array, old: Array) -> Bool[Array, ""]:

@@ -1,4 +1,4 @@
-"""What an environment of a class of one's own returns, checked when it is made."""
+"""Checks of what the methods of a user-defined `Env` class return."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from envs.base import Env, EnvSpec, Timestep
 
 
 def check(what: str, env: Env) -> None:
-    """Traces `reset`, `restart` and `advance` of an environment.
+    """Trace `reset`, `restart` and `advance` of an environment and check the results.
 
     Raises:
-        ValueError: a row is not as `env.spec` and `Timestep` have it, or the state is
-            not the same after each; the message begins with `what`.
+        ValueError: a timestep does not match `env.spec`, or the state's types change;
+            the message begins with `what`.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     action = jax.ShapeDtypeStruct((env.spec.action_dim,), jnp.float32)
@@ -32,22 +32,22 @@ def check(what: str, env: Env) -> None:
 
 
 def _returned(name: str, spec: EnvSpec, function: Any, *arguments: Any) -> Any:
-    """The types of the state that a method returns, whose row is as it should be."""
+    """The types of the state that a method returns, after checking its timestep."""
     found = jax.eval_shape(function, *arguments)
     if not isinstance(found, tuple) or len(found) != 2:
-        raise ValueError(f"{name} must return a state and an envs.Timestep")
-    state, row = found
-    if not isinstance(row, Timestep):
+        raise ValueError(f"{name} must return a pair of a state and an envs.Timestep")
+    state, timestep = found
+    if not isinstance(timestep, Timestep):
         raise ValueError(
-            f"{name} returns {type(row).__name__} where an envs.Timestep belongs"
+            f"{name} returns {type(timestep).__name__}, not an envs.Timestep"
         )
-    wanted = dict.fromkeys(vars(row), ((), "bool"))
+    wanted = dict.fromkeys(vars(timestep), ((), "bool"))
     wanted |= {"reward": ((), "float32"), "obs": (spec.obs_shape, spec.obs_dtype)}
     for field, (shape, dtype) in wanted.items():
-        leaf = getattr(row, field)
+        leaf = getattr(timestep, field)
         if (leaf.shape, str(leaf.dtype)) != (shape, dtype):
             raise ValueError(
-                f"{name} returns a row whose {field} is {checks.types(leaf)}, but "
+                f"{name} returns a Timestep whose {field} is {checks.types(leaf)}, but "
                 f"must be {dtype}{list(shape)}"
             )
     return state

@@ -1,7 +1,7 @@
-"""What an environment is made of, checked once: when it is made.
+"""Checks of an environment's arguments and functions, made once, at construction.
 
-Each check raises ValueError in one line: the argument, what was found, the remedy. The
-functions of an environment are traced with `jax.eval_shape`, so nothing is computed.
+Each check raises ValueError with one line: the argument, the value found, the remedy.
+Functions are traced with `jax.eval_shape`, so nothing is computed.
 """
 
 from envs.checks.functions import arrays as arrays

@@ -1,7 +1,7 @@
-"""JAX does not work in a process forked from one in which it runs.
+"""An error in processes forked after JAX was initialized, where JAX would hang.
 
-Its threads are not copied, so the first computation would wait for them for ever.
-Gymnasium's `AsyncVectorEnv` forks by default. Such a process gets an error here.
+A fork does not copy JAX's threads, so the first computation waits for them forever.
+Gymnasium's `AsyncVectorEnv` forks by default.
 """
 
 import os
@@ -12,7 +12,7 @@ _state = {"running": False, "forked": False}
 
 
 def _before() -> None:
-    # Asked in the parent: in the child a thread that is not there may hold JAX's lock.
+    # Checked in the parent: in the child a missing thread may hold JAX's lock.
     _state["running"] = xla_bridge.backends_are_initialized()
 
 

@@ -1,4 +1,4 @@
-"""Functions of an environment: whether JAX can trace them, and what they return."""
+"""Checks that JAX can trace a function, and of what it returns."""
 
 import inspect
 from typing import Any
@@ -15,17 +15,17 @@ _NOT_TRACEABLE = (
 
 
 def traced(name: str, function: Any, parameters: str, *arguments: PyTree) -> PyTree:
-    """What a function returns, as `jax.ShapeDtypeStruct`s; Python numbers are weak.
+    """Result of a function as `jax.ShapeDtypeStruct`s; Python numbers are weak types.
 
     Args:
-        name: of the argument that the function was given as.
-        function: to be traced.
-        parameters: of the function, in words: `"(state, action)"`.
-        arguments: to trace it with, arrays or `jax.ShapeDtypeStruct`s.
+        name: the function's name in error messages.
+        function: the function to trace.
+        parameters: its parameters in error messages: `"(state, action)"`.
+        arguments: arrays or `jax.ShapeDtypeStruct`s to trace it with.
 
     Raises:
-        ValueError: it is no function of these parameters, cannot be traced, or returns
-            something that is neither a number nor an array.
+        ValueError: it does not take these parameters, cannot be traced, or returns
+            a leaf that is neither a number nor an array.
     """
     check_callable(name, function, parameters)
 
@@ -66,10 +66,10 @@ def check_callable(name: str, function: Any, parameters: str) -> None:
 
 
 def arrays(name: str, tree: PyTree) -> PyTree:
-    """What the function `name` returned, its numbers as arrays.
+    """The result of the function `name`, with numbers converted to arrays.
 
     Raises:
-        ValueError: a leaf is no number and no array, or an integer beyond 32 bits.
+        ValueError: a leaf is neither a number nor an array, or exceeds int32.
     """
 
     def convert(path: tuple[Any, ...], leaf: Any) -> jax.Array:
@@ -87,7 +87,7 @@ def arrays(name: str, tree: PyTree) -> PyTree:
 
 
 def types(tree: PyTree) -> str:
-    """A pytree in words: `float32[3]` for its arrays."""
+    """A pytree as text, with `float32[3]` for its arrays."""
     if tree is None:
         return "None"
     words = jax.tree.map(lambda x: _Word(f"{x.dtype}{list(x.shape)}"), tree)
@@ -96,7 +96,7 @@ def types(tree: PyTree) -> str:
 
 
 class _Word(str):
-    """Text that is shown without quotes."""
+    """Text whose `repr` has no quotes."""
 
     def __repr__(self) -> str:
         return str(self)

@@ -1,4 +1,4 @@
-"""Observations, rewards and ends of episodes: their shapes and dtypes."""
+"""Checks of the shapes and dtypes of observations, rewards and terminal flags."""
 
 import math
 
@@ -15,10 +15,13 @@ CHANNELS = 3
 
 
 def observation(name: str, found: PyTree) -> tuple[tuple[int, ...], str]:
-    """Shape and dtype, as `EnvSpec` has them, of what `traced` found.
+    """Shape and dtype of an observation, for `EnvSpec`.
+
+    Args:
+        found: the result of `traced`.
 
     Raises:
-        ValueError: it is neither a vector of floats nor an image of uint8.
+        ValueError: it is neither a vector of floats nor a uint8 image.
     """
     if not isinstance(found, jax.ShapeDtypeStruct):
         entries = jax.tree.leaves(found)
@@ -55,7 +58,7 @@ def observation(name: str, found: PyTree) -> tuple[tuple[int, ...], str]:
 
 
 def check_observation(what: str, shape: tuple[int, ...], dtype: str) -> None:
-    """Raises ValueError, which begins with `what`, unless the networks take it."""
+    """Raise ValueError, beginning with `what`, unless the networks support it."""
     if dtype not in ("float32", "uint8"):
         raise ValueError(f"{what}: the dtype must be 'float32', or 'uint8' for images")
     if dtype == "float32":

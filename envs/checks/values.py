@@ -1,4 +1,4 @@
-"""Arguments of an environment: numbers, limits, names."""
+"""Checks of numbers, limits and names."""
 
 import math
 import operator
@@ -14,7 +14,7 @@ def whole(name: str, value: Any, *, high: int = MAX_STEPS, hint: str = "") -> in
     """`value` as an int, from 1 to `high`.
 
     Raises:
-        ValueError: it is no integer, or out of range.
+        ValueError: it is not an integer, or out of range.
     """
     allowed = f"an integer from 1 to {high}{hint}"
     try:
@@ -30,7 +30,7 @@ def whole(name: str, value: Any, *, high: int = MAX_STEPS, hint: str = "") -> in
 
 
 def length(name: str, value: Any) -> int:
-    """`value` as an int, from 0: whether 0 will do depends on what has that length."""
+    """`value` as an int, at least 0."""
     return 0 if value == 0 else whole(name, value)
 
 
@@ -38,7 +38,7 @@ def limits(low: Any, high: Any) -> tuple[float, float]:
     """The bounds of an action as floats.
 
     Raises:
-        ValueError: they are not finite, or none is above the other.
+        ValueError: they are not finite, or `low` is not below `high`.
     """
     if not -math.inf < low < high < math.inf:
         raise ValueError(

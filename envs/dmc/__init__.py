@@ -1,1 +1,1 @@
-"""Tasks of the DeepMind control suite, one file a domain."""
+"""Tasks of the DeepMind Control Suite, one file per domain."""

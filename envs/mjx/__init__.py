@@ -1,1 +1,1 @@
-"""MuJoCo models as environments, simulated by MJX."""
+"""Environments from MuJoCo models, simulated by MJX."""

@@ -120,7 +120,7 @@ class MjxEnv(MjxStates, Env[MjxState]):
         parameters: PhysicsParameters,
         corrupt_count: Int[Array, ""],
     ) -> tuple[MjxState, Timestep]:
-        """Draws an episode: its scene, then its coordinates in that scene."""
+        """Start an episode: draw its scene, then its coordinates."""
         next_key, draw_key = jax.random.split(key)
         scene_key = draw_key
         if self.task.scene(self.model).size:
@@ -142,7 +142,7 @@ class MjxEnv(MjxStates, Env[MjxState]):
         return self._begin_episode(state, corrupt=~sound)
 
     def _control(self, action: Num[Array, " action"]) -> Float[Array, " nu"]:
-        """The controls that an action in [-1, 1] means: linear in each one's range."""
+        """Controls of an action in [-1, 1], scaled linearly to each ctrlrange."""
         clipped = self._clipped(action)
         low, high = self.model.actuator_ctrlrange.T
         if np.all(low == -1) and np.all(high == 1):

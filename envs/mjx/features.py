@@ -1,9 +1,9 @@
-"""What a MuJoCo model may ask for and MJX leaves out without a word.
+"""MuJoCo features that MJX silently ignores.
 
-MJX refuses some features by itself. Others it does not carry to the device, or carries
-and never uses; the model would then move differently from MuJoCo's. Here everything
-that a model sets and MJX drops is found by comparing the fields of the two, so that a
-feature of a later MuJoCo is found as well.
+MJX rejects some features itself. Others it does not copy to the device, or copies and
+never uses, so that the simulation would differ from MuJoCo's. This module compares the
+fields of both models and finds everything that a model sets and MJX drops, including
+features of later MuJoCo versions.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from mujoco.mjx._src.types import Option
 from envs.mjx._mjx import MjModel, mjx, mujoco
 from envs.mjx.stages import has_spatial_tendon
 
-# Not carried, and without influence on the simulation: looks, names, the user's own
-# numbers, sizes, and tables that MuJoCo derives for its own algorithms.
+# Not copied, and without effect on the simulation: appearance, names, user data, sizes,
+# and tables that MuJoCo derives for its own algorithms.
 _IRRELEVANT = re.compile(
     r"(mat|tex|skin|light|bvh|oct|text|path|name|names|mesh|efm0|efmC|flex\w*)_\w*"
     r"|[BD]_\w+|map\w+|\w*_(user|group|bvhadr|bvhnum|pathadr|rgba|matid|historyadr)"
@@ -29,13 +29,13 @@ _IRRELEVANT = re.compile(
     r"|n(conmax|jmax|arena|buffer|emax|paths|oct|actuator|out|tree|pluginattr|efm\w+)"
     r"|paths|vis|opt|stat"
 )
-# As above, for the numbers of `model.opt`: they steer algorithms that MJX has not.
+# The same for `model.opt`: options of algorithms that MJX does not have.
 _IRRELEVANT_OPTIONS = re.compile(
-    # MJX refuses a model whose flags make the first four count.
+    # MJX rejects models whose flags enable the first four.
     r"o_(margin|solref|solimp|friction)|ccd_\w+|sdf_\w+|noslip_tolerance|sleep_tolerance"
 )
 
-# Carried to the device, and read by nothing there.
+# Copied to the device, but not used there.
 _UNUSED = (
     "actuator_actearly",
     "dof_dampingpoly",
@@ -62,7 +62,7 @@ _WORDS = {
     "tendon_stiffnesspoly": "polynomial stiffness of a tendon",
 }
 
-# The sensors that MJX computes; it leaves the reading of any other at 0.
+# The sensors that MJX computes; readings of all others stay 0.
 _SENSORS = """
     MAGNETOMETER CAMPROJECTION RANGEFINDER JOINTPOS TENDONPOS ACTUATORPOS BALLQUAT
     FRAMEPOS FRAMEXAXIS FRAMEYAXIS FRAMEZAXIS FRAMEQUAT SUBTREECOM CLOCK VELOCIMETER
@@ -81,12 +81,12 @@ _NO_RAYS = [
 
 @dataclasses.dataclass(frozen=True)
 class Ignored:
-    """Something that a model sets and MJX leaves out.
+    """A feature that a model sets and MJX ignores.
 
     Attributes:
         what: the feature, with its field and value.
-        remedy: what to do about it.
-        known: it changes the simulation; else that is not known.
+        remedy: how to avoid it.
+        known: whether it is known to change the simulation.
     """
 
     what: str
@@ -98,9 +98,9 @@ class Ignored:
 
 
 def check_features(model: MjModel, label: str) -> None:
-    """Refuses a model that MJX would simulate as another one.
+    """Reject a model that MJX would simulate differently from MuJoCo.
 
-    Warns of what MJX does not carry and may not matter: fields that a later MuJoCo has.
+    Warn of ignored fields that are unknown here, such as those of a later MuJoCo.
 
     Raises:
         ValueError: with each feature, its value and the remedy.
@@ -114,7 +114,7 @@ def check_features(model: MjModel, label: str) -> None:
 
 
 def ignored(model: MjModel) -> Iterator[Ignored]:
-    """What the model sets and MJX leaves out."""
+    """All features that the model sets and MJX ignores."""
     yield from _fields(model)
     yield from _options(model)
     yield from _flags(model)
@@ -153,7 +153,7 @@ def _row(value: np.ndarray, found: np.ndarray) -> int:
 
 
 def _element(model: MjModel, field: str, row: int) -> str:
-    """Which element a row of a field is of, as ' (geom "floor")'."""
+    """The element that a row of a field belongs to, as ' (geom "floor")'."""
     kind = {"jnt": "joint", "dof": "joint"}.get(prefix := field.split("_")[0], prefix)
     if prefix == "dof":
         row = int(model.dof_jntid[row])
@@ -196,7 +196,7 @@ def _flags(model: MjModel) -> Iterator[Ignored]:
             yield Ignored(f"{words}, flag {bit.name}", "clear model.opt.enableflags")
     both = int(off.mjDSBL_SPRING | off.mjDSBL_DAMPER)
     if model.opt.disableflags & both not in (0, both):
-        # It then leaves out springs, damping and gravity compensation alike.
+        # MJX then disables springs, damping and gravity compensation together.
         yield Ignored(
             "that springs and damping are disabled apart, flags mjDSBL_SPRING and "
             "mjDSBL_DAMPER",
@@ -234,7 +234,7 @@ def _sensors(model: MjModel) -> Iterator[Ignored]:
             if model.sensor_cutoff[i] > 0:
                 yield Ignored(f"the cutoff of contact {label}", "remove it")
             if reduce == 0 and what != 1 and not _only_pair(model, i):
-                # It takes the first contacts of the model, of whatever geoms.
+                # MJX takes the first contacts of the model, of any geoms.
                 yield Ignored(
                     f'which contacts {label} is of, with reduce="none"',
                     'use reduce="mindist" or "maxforce", or data="found" alone',
@@ -256,7 +256,7 @@ def _sensors(model: MjModel) -> Iterator[Ignored]:
 
 
 def _only_pair(model: MjModel, sensor: int) -> bool:
-    """Whether every contact that the model can have is one of the sensor's."""
+    """Whether all possible contacts of the model are between the sensor's geoms."""
     geoms = {
         int(i)
         for i, kind in (

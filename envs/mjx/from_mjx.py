@@ -1,4 +1,4 @@
-"""An environment from any MuJoCo model and a few functions."""
+"""`from_mjx`: an environment from any MuJoCo model and a few functions."""
 
 import dataclasses
 import os
@@ -21,7 +21,7 @@ Source = MjModel | MjSpec | str | os.PathLike[str]
 """A model, its specification, XML text, or the path of an XML or MJB file."""
 
 Measure = Callable[[MjModel, mjx.Data], Any]
-"""A function of the host-side model (names, ids, ranges) and the data of a state."""
+"""A function of the host-side model and the `mjx.Data` of a state."""
 
 Initial = Callable[[MjModel, Key[Array, ""]], tuple[Array, Array]]
 """A function of the host-side model and a key to positions and velocities."""
@@ -76,9 +76,9 @@ def from_mjx(
     solver: tuple[int, int] | None = None,
     camera: int | str = 0,
 ) -> MjxEnv:
-    """An environment from a MuJoCo model and functions of it, all of them traced.
+    """An environment from a MuJoCo model and functions, which are traced by JAX.
 
-    Actions are in [-1, 1], which is stretched to each actuator's `ctrlrange`.
+    Actions in [-1, 1] are scaled to each actuator's `ctrlrange`.
 
     Args:
         model: a model (which is copied), its `MjSpec`, XML text, or the path of an XML
@@ -86,31 +86,32 @@ def from_mjx(
         observe: `(model, data) -> (obs,)`, the observation of a state. `model` is the
             host-side MuJoCo model, for names, ids and ranges; `data` is the state's
             `mjx.Data`, as after MuJoCo's `mj_forward`: coordinates, kinematics,
-            sensors, contacts, forces. What the function reads is computed, and no
-            more: reading forces, accelerations or their sensors costs one more
-            solution of the dynamics per control step.
-        reward: `(model, data) -> ()`, the reward of a control step that ended there.
-        initial: `(model, key) -> ((nq,), (nv,))`, draws the positions and velocities an
-            episode starts with; None means the model's reference pose, at rest.
-        terminal: `(model, data) -> ()`, a boolean: is the episode over for good? It is
-            asked after each decision. None means that episodes end by time alone.
+            sensors, contacts, forces. Only the fields that the function reads are
+            computed: forces, accelerations or their sensors cost one more solution of
+            the dynamics per control step.
+        reward: `(model, data) -> ()`, the reward of a control step, from the state it
+            leads to.
+        initial: `(model, key) -> ((nq,), (nv,))`, draws the positions and velocities at
+            the start of an episode; None means the model's reference pose, at rest.
+        terminal: `(model, data) -> ()`, a boolean: whether the state is terminal,
+            evaluated after each decision. None means that episodes end by time only.
         name: for `EnvSpec.name`.
         action_repeat: control steps per decision; must divide `episode_steps`.
         control_timestep: seconds per control step, a multiple of the model's timestep;
             None means one physics step.
         episode_steps: control steps per episode.
         solver: iterations of the constraint solver and of its line search; None means
-            the model's own. (16, 10) is as exact for the control suite as 100 and 50,
-            and faster.
-        camera: number or name of the model's camera that images and videos are seen
-            through; `envs.pixels.PixelEnv` checks that there is one.
+            the model's. For the control suite (16, 10) is as exact as (100, 50), and
+            faster.
+        camera: number or name of the camera for images and videos;
+            `envs.render.pixels.PixelEnv` checks that it exists.
 
     Raises:
         FileNotFoundError: `model` is a path where there is no file.
         TypeError: `model` is none of these.
-        ValueError: an argument does not fit, a function returns another shape than
-            above or reads a field that MJX does not compute, MuJoCo cannot load the
-            model, or MJX cannot simulate it or ignores a feature of it.
+        ValueError: an argument is invalid, a function returns a wrong shape or reads a
+            field that MJX does not compute, MuJoCo cannot load the model, or MJX cannot
+            simulate it or ignores one of its features.
     """
     source, label = _load(model)
     if not source.nu:
@@ -140,7 +141,7 @@ def from_mjx(
 
 
 def _load(model: Any) -> tuple[MjModel, str]:
-    """A copy of the model, which may be changed, and what to call it."""
+    """A copy of the model, and its name for error messages."""
     if isinstance(model, mujoco.MjModel):
         label = model.names.split(b"\0", 1)[0].decode() or "model"
         return copy_model(model), label
@@ -177,7 +178,7 @@ def _compiled(load: Callable[[], MjModel], label: str) -> tuple[MjModel, str]:
 
 
 def copy_model(model: MjModel) -> MjModel:
-    """A model that can be changed without changing the other."""
+    """A copy of a model."""
     buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
     mujoco.mj_saveModel(model, None, buffer)
     return mujoco.MjModel.from_binary_path("model", {"model": buffer.tobytes()})

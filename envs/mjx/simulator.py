@@ -1,4 +1,4 @@
-"""One environment's physics: MuJoCo coordinates, and the steps MJX makes of them."""
+"""MJX simulation of one model: physics steps, and reading of derived quantities."""
 
 import contextlib
 import dataclasses
@@ -22,10 +22,10 @@ MAX_MAGNITUDE = 1e10
 class Physics(eqx.Module):
     """The part of `mjx.Data` that the simulation continues from.
 
-    All the rest is recomputed from it, so selects, batches and checkpoints of states
-    stay small. The acceleration is only the solver's starting point. Where the readings
-    of touch, force, torque and acceleration sensors are those of the last physics step
-    (`Simulator.lagging`), they are kept in `force`; elsewhere it has size 0.
+    Everything else is recomputed from it, so that states are small to select, batch and
+    save. `qacc_warmstart` is the solver's initial guess. With `Simulator.lagging`,
+    `force` holds the readings of touch, force, torque and acceleration sensors of the
+    last physics step; otherwise it has size 0.
     """
 
     qpos: Float[Array, "*batch nq"]
@@ -38,10 +38,10 @@ class Physics(eqx.Module):
 
 @contextlib.contextmanager
 def _for_mjx() -> Iterator[None]:
-    """How MJX must be traced, whatever its caller has set.
+    """The JAX settings that MJX needs, independent of the caller's.
 
-    It relies on rank promotion. And its products must be of float32: a GPU's default
-    rounds their factors to 10 bits (TF32), too little for constraints to hold.
+    MJX relies on rank promotion, and on float32 matrix products: TF32, a GPU's default,
+    has 10 bits, too few for the constraint solver.
     """
     with jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("highest"):
         yield
@@ -49,15 +49,15 @@ def _for_mjx() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Simulator:
-    """A model, and what can be computed with it.
+    """A model on host and device, with its physics steps and derived quantities.
 
     Attributes:
         model: the host-side MuJoCo model, for names, ids and ranges.
-        mjx_model: the same on the device; its numbers may be traced.
+        mjx_model: the model on the device; its arrays may be traced.
         template: `mjx.make_data(model)`.
         pipeline: the stages of the forward dynamics.
         lagging: touch, force, torque and acceleration sensors show the last physics
-            step, as in dm_control, not the present state.
+            step, as in dm_control, not the current state.
     """
 
     model: MjModel
@@ -71,11 +71,11 @@ class Simulator:
         """The simulator of a host-side model.
 
         Raises:
-            ValueError: `lagging`, but `mjx.step` does not compute these sensors for
-                this model: it has no constraint, or is integrated by Runge-Kutta.
+            ValueError: `lagging` is set, but `mjx.step` does not compute these sensors
+                for this model (no constraint, or the RK4 integrator).
         """
         mjx_model, template = mjx.put_model(model), mjx.make_data(model)
-        if not model.nmat:  # rays look up a colour, also where there is none
+        if not model.nmat:  # MJX's rays index a material even if there is none
             mjx_model = mjx_model.replace(mat_rgba=jnp.ones((1, 4)))
         with _for_mjx():
             pipeline = Pipeline.of(mjx_model, template, forces=not lagging)
@@ -92,7 +92,7 @@ class Simulator:
 
     @property
     def force_index(self) -> np.ndarray:
-        """Where in `sensordata` the entries of `Physics.force` are."""
+        """Indices of the entries of `Physics.force` in `sensordata`."""
         if not self.lagging:
             return np.zeros(0, int)
         sensors = range(self.model.nsensor)
@@ -105,7 +105,7 @@ class Simulator:
         return np.concatenate([np.zeros(0, int), *entries])
 
     def at_rest(self) -> Physics:
-        """The model's reference pose, without velocity, control and force."""
+        """The model's reference pose `qpos0`, with zero velocity, control and force."""
         return self.physics(jnp.asarray(self.model.qpos0, float))
 
     def physics(
@@ -114,7 +114,7 @@ class Simulator:
         qvel: Float[Array, " nv"] | None = None,
         act: Float[Array, " na"] | None = None,
     ) -> Physics:
-        """Coordinates as `Physics`; None, the control and the forces are zeros."""
+        """`Physics` with these coordinates; None, controls and forces are zeros."""
         model = self.model
         return Physics(
             qpos=qpos,
@@ -126,7 +126,7 @@ class Simulator:
         )
 
     def step(self, physics: Physics, *, steps: int) -> Physics:
-        """`steps` physics steps under the control that `physics` holds."""
+        """`steps` physics steps with the control in `physics`."""
 
         def one(physics: Physics, _):
             with _for_mjx():
@@ -135,10 +135,10 @@ class Simulator:
         return jax.lax.scan(one, physics, length=steps)[0]
 
     def sense_forces(self, physics: Physics) -> Physics:
-        """`physics` with the forces of these coordinates while no actuator acts.
+        """`physics` with sensor readings computed with actuation disabled.
 
-        That is what dm_control shows at the start of an episode. Without force sensors
-        there is nothing to do.
+        dm_control shows these at the start of an episode. Without force sensors the
+        result is `physics`.
         """
         if physics.force.size == 0:
             return physics
@@ -155,11 +155,11 @@ class Simulator:
         *,
         time: Float[Array, ""],
     ) -> T:
-        """`function(data)`, where `data` is of this state in all that is read from it.
+        """`function(data)` for the `mjx.Data` of a state.
 
-        Just the stages that compute what it reads are run. All fields belong to these
-        coordinates under the control they are held with, as after `mj_forward`; with
-        `lagging`, the force sensors show the step that led there.
+        Only the stages that compute the fields it reads are run. The fields are those
+        of `mj_forward` with the control in `physics`; with `lagging`, the force sensors
+        show the last physics step.
 
         Args:
             function: what to compute; it is traced.
@@ -174,7 +174,7 @@ class Simulator:
         return replay(self._run(self.pipeline.stages(fields), data, physics))
 
     def check_reads(self, functions: dict[str, Callable[[mjx.Data], Any]]) -> None:
-        """Raises ValueError if one of the functions reads what cannot be computed."""
+        """Raise ValueError if a function reads a field that MJX does not compute."""
         for what, function in functions.items():
             try:
                 self.pipeline.stages(traced(function, self.template)[1])
@@ -182,7 +182,7 @@ class Simulator:
                 raise ValueError(f"{what} does not fit: {error}") from error
 
     def data(self, physics: Physics, *, time: Float[Array, ""]) -> mjx.Data:
-        """All that can be computed of a state; using a field that cannot raises."""
+        """All fields of a state; using one that MJX does not compute raises."""
         data = self._data(physics, time)
         return self.pipeline.everything(lambda stages: self._run(stages, data, physics))
 
@@ -190,7 +190,7 @@ class Simulator:
         with _for_mjx():
             for name in stages:
                 data = STAGES[name].run(self.mjx_model, data)
-        # Unlike MuJoCo, MJX makes the quaternions in it unit ones.
+        # Unlike MuJoCo, MJX normalizes the quaternions in qpos.
         data = data.replace(qpos=physics.qpos)
         if not physics.force.size:
             return data
@@ -200,8 +200,8 @@ class Simulator:
     def gap(self, qpos: Float[Array, " nq"]) -> Float[Array, ""]:
         """The smallest distance in metres between geoms that can collide.
 
-        Negative where they penetrate, infinite where the model has no such pair. There
-        is a contact (`ncon > 0` in MuJoCo) where it is not positive.
+        Negative for penetration, infinite if the model has no such pair. There is a
+        contact (`ncon > 0` in MuJoCo) if it is not positive.
         """
         contacts = self.contacts(qpos)
         return jnp.min(contacts.dist - contacts.includemargin, initial=jnp.inf)
@@ -209,7 +209,7 @@ class Simulator:
     def contacts(self, qpos: Float[Array, " nq"]) -> mjx.Contact:
         """The nearest points of every pair of geoms that can collide.
 
-        MJX lists them all, touching or not, one row a point.
+        MJX lists all pairs, touching or not, one point per row.
         """
         data = self._data(self.physics(qpos))
         with _for_mjx():
@@ -238,7 +238,7 @@ class Simulator:
 
 
 def is_sound(physics: Physics) -> Bool[Array, ""]:
-    """Whether every number is finite and within MuJoCo's own limit."""
-    # A comparison with NaN is false, so one comparison finds NaN as well.
+    """Whether all values are finite and within MuJoCo's limit `MAX_MAGNITUDE`."""
+    # Comparisons with NaN are false, so this finds NaN too.
     sound = [jnp.all(jnp.abs(x) < MAX_MAGNITUDE) for x in jax.tree.leaves(physics)]
     return jnp.all(jnp.stack(sound))

@@ -1,10 +1,9 @@
-"""The stages of MJX's forward dynamics, and which of them a function's reads need.
+"""The stages of MJX's forward dynamics, and those that a function needs.
 
-A state holds MuJoCo coordinates alone. What a function reads from `mjx.Data` beside
-them must be computed, and no more than that: the solver costs as much as a physics
-step. So a function is traced, the fields its result depends on are looked up, and the
-stages that compute those fields are run. A field that no stage computes raises an
-error.
+A state holds MuJoCo coordinates only. All other fields of `mjx.Data` that a function
+reads must be computed, and only those: the solver costs as much as a physics step. So
+the function is traced, and the stages are run that compute the fields its result
+depends on. A field that no stage computes raises an error.
 """
 
 import dataclasses
@@ -28,9 +27,9 @@ class Stage:
     """One part of the forward dynamics.
 
     Attributes:
-        run: computes it.
-        fields: what it computes, names of `mjx.Data`.
-        needs: names of the stages that must have run before, directly.
+        run: the function.
+        fields: names of the fields of `mjx.Data` that it computes.
+        needs: names of the stages that it depends on directly.
     """
 
     run: Run
@@ -125,7 +124,7 @@ _SENSORS = {
     "sensor_acc": mujoco.mjtStage.mjSTAGE_ACC,
 }
 
-# What the state holds, and what the model fixes for all states.
+# Fields that the state holds, or that the model fixes for all states.
 _GIVEN = """
     time qpos qvel act ctrl qfrc_applied xfrc_applied eq_active mocap_pos mocap_quat
     userdata efc_type
@@ -163,7 +162,7 @@ class Pipeline:
     """The stages of one model.
 
     Attributes:
-        sensors: for each stage of sensors that the model has, the stages before it.
+        sensors: for each sensor stage of the model, the stages it depends on.
         unknown: fields that cannot be computed, with the reason and the remedy.
     """
 
@@ -176,8 +175,8 @@ class Pipeline:
 
         Args:
             model: the model on the device.
-            data: its data, of which the shapes matter.
-            forces: whether the sensors of forces and accelerations are among them.
+            data: its data; only the shapes are used.
+            forces: include the sensors of forces and accelerations.
         """
         sensors = {}
         for name, needed in _SENSORS.items():
@@ -221,7 +220,7 @@ class Pipeline:
         return [name for name in STAGES if name in closed]
 
     def everything(self, run: Callable[[list[str]], mjx.Data]) -> mjx.Data:
-        """What `run` computes of all stages; unknown fields raise when used."""
+        """`run` of all stages; unknown fields raise when used."""
         data = run(self.stages([*(_OWNER.keys() - self.unknown.keys()), "sensordata"]))
         impl: Any = data._impl
 
@@ -242,11 +241,11 @@ def has_spatial_tendon(model: Any) -> bool:
 def traced[T: PyTree](
     function: Callable[[mjx.Data], T], data: mjx.Data
 ) -> tuple[Callable[[mjx.Data], T], frozenset[str]]:
-    """The function, and the fields of `data` that its result depends on.
+    """Trace a function, and find the fields of `data` that its result depends on.
 
     Returns:
-        The function as it was traced, so that it reads those fields and no other; and
-        the names of the fields. Empty arrays are not among them.
+        The traced function, which reads only those fields, and the names of the fields,
+        without empty arrays.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(data)
     jaxpr, used = partial_eval.dce_jaxpr(
@@ -258,7 +257,7 @@ def traced[T: PyTree](
         leaves = jax.tree.leaves(data)
         inputs = [leaf for leaf, use in zip(leaves, used, strict=True) if use]
         outputs = jaxpr_as_fun(closed.replace(jaxpr=jaxpr))(*inputs)
-        # What is the same number for all states comes as that number.
+        # Outputs that are constant over states may be plain numbers.
         arrays = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in outputs]
         return jax.tree.unflatten(jax.tree.structure(shapes), arrays)
 
@@ -271,12 +270,12 @@ def traced[T: PyTree](
 
 
 def _name(path: tuple) -> str:
-    """The field of a leaf; the fields of all contacts are `contact`."""
+    """The field of a leaf; all fields of contacts are `contact`."""
     return next(key.name for key in path if key.name != "_impl")
 
 
 class Unreadable:
-    """Stands for a field of `mjx.Data` that is not computed; any use of it raises."""
+    """Placeholder for a field of `mjx.Data` that is not computed; any use raises."""
 
     def __init__(self, field: str, reason: str):
         self._field = field

@@ -240,7 +240,7 @@ class MjxStates:
         )
 
     def _time(self, count: Int[Array, ""]) -> Float[Array, ""]:
-        """Seconds since an episode's first row, after `count` control steps."""
+        """Seconds since the episode began, after `count` control steps."""
         return jnp.asarray(count, float) * self.n_substeps * self.model.opt.timestep
 
     def _vector(self, name: str, value: Array | np.ndarray, size: int) -> Array:
@@ -259,7 +259,7 @@ class MjxStates:
     def _simulator_with(
         self, parameters: PhysicsParameters, scene: Float[Array, " n"]
     ) -> Simulator:
-        """The simulator under the physics parameters and the scene of a state."""
+        """The simulator with the physics parameters and the scene of a state."""
         model = self._parametrization.apply(self._simulator.mjx_model, parameters)
         placed = self.task.place(self.model, model, scene)
         return dataclasses.replace(self._simulator, mjx_model=placed)

@@ -1,4 +1,4 @@
-"""What a MuJoCo task is made of."""
+"""A MuJoCo task: model, start states, observation, reward; and its checks."""
 
 import abc
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from envs.mjx._mjx import MjModel, mjx
 from envs.mjx.assets import load_model
 from envs.mjx.simulator import Simulator
 
-# Same one-step error against MuJoCo as 100/50 iterations. The solver stops before where
-# it has converged, so 16 costs no more than 8, with which one step of 512 of walker was
-# off by 0.03. Fewer are faster, and wrong more often.
+# The one-step error against MuJoCo is that of 100/50 iterations. The solver stops when
+# it has converged, so 16 costs no more than 8, with which one of 512 steps of walker
+# had an error of 0.03. Fewer iterations are faster and less exact.
 SOLVER_ITERATIONS = 16
 LINE_SEARCH_ITERATIONS = 10
 
@@ -23,51 +23,50 @@ EPISODE_STEPS = 1000  # control steps; the time limit of every task of the suite
 
 
 class Task(abc.ABC):
-    """What distinguishes one task: its model, start states, observation and reward.
+    """A task: model, start states, observation and reward.
 
-    `model` below is the host-side MuJoCo model, used for names, ids and ranges.
-    `data` is of the present state under the control it is held with, as after
-    `mj_forward`: coordinates, kinematics, sensors, contacts, forces. What a function
-    reads is computed, and nothing else; reading what MJX cannot compute raises.
+    `model` below is the host-side MuJoCo model, for names, ids and ranges. `data` is
+    the `mjx.Data` of the current state, as after `mj_forward`: coordinates, kinematics,
+    sensors, contacts, forces. Only the fields that a function reads are computed;
+    reading one that MJX does not compute raises ValueError.
 
-    Where an episode also draws something that is not a coordinate, such as the place
-    of a target, that is its *scene*: a vector of numbers that `draw_scene` draws and
-    `place` writes into the model. Tasks without one leave these methods alone.
+    If an episode also draws something that is not a coordinate, such as the position of
+    a target, it is the *scene*: a vector that `draw_scene` draws and `place` writes
+    into the model. Other tasks do not override these methods.
     """
 
     xml: str
     """File of the model in the assets folder."""
 
     obs_entries: tuple[tuple[str, int], ...] = ()
-    """Name and size of each part of the observation, as dm_control has them: see
-    `EnvSpec`."""
+    """Name and size of each part of the observation in dm_control; see `EnvSpec`."""
 
     control_timestep: float | None = None
     """Seconds per control step; None means one physics step."""
 
     episode_steps: int = EPISODE_STEPS
-    """Control steps after which an episode ends by time."""
+    """Control steps per episode."""
 
     solver: tuple[int, int] | None = (SOLVER_ITERATIONS, LINE_SEARCH_ITERATIONS)
-    """Iterations of solver and line search; None keeps those of the model."""
+    """Iterations of the solver and its line search; None keeps the model's."""
 
     terminal: Callable[[MjModel, mjx.Data], Bool[Array, ""]] | None = None
-    """Whether the state after a decision ends the episode for good; None means never,
-    as in the whole suite, where episodes end by time."""
+    """Whether the state after a decision is terminal; None means never, as in the whole
+    control suite, where episodes end by time."""
 
     lagging_forces: bool = False
-    """Touch, force, torque and acceleration sensors show the last physics step, as
-    dm_control's do, in place of the present state. That is cheaper."""
+    """Touch, force, torque and acceleration sensors show the last physics step, as in
+    dm_control, not the current state. This is cheaper."""
 
     camera: int | str = 0
-    """The model's camera that pictures are drawn from, by number or name."""
+    """Number or name of the camera for images and videos."""
 
     def load(self) -> MjModel:
-        """The model of the task; override to change what all episodes share."""
+        """Load the model; override to change it for all episodes."""
         return load_model(self.xml)
 
     def scene(self, model: MjModel) -> np.ndarray:
-        """The scene of the model as loaded, `(n,)`; empty for most tasks."""
+        """The scene of the loaded model, `(n,)`; empty for most tasks."""
         return np.zeros(0)
 
     def draw_scene(self, model: MjModel, key: Key[Array, ""]) -> Float[Array, " n"]:
@@ -84,7 +83,7 @@ class Task(abc.ABC):
     def initial(
         self, simulator: Simulator, key: Key[Array, ""]
     ) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
-        """Draws the positions and velocities with which an episode starts.
+        """Draw the positions and velocities at the start of an episode.
 
         Args:
             simulator: the physics of this episode, its scene in place.
@@ -97,22 +96,22 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def reward(self, model: MjModel, data: mjx.Data) -> Float[Array, ""]:
-        """The reward of one control step, at the state in which it ended."""
+        """The reward of one control step, from the state it leads to."""
 
 
 def check_task(
     task: Task, model: MjModel, data: Callable[[], mjx.Data]
 ) -> tuple[tuple[int, ...], str]:
-    """What the functions of a task return, found without computing anything.
+    """Check what the functions of a task return, by tracing them.
 
     Args:
-        data: makes the data of any state; it is traced.
+        data: returns the data of any state; it is traced.
 
     Returns:
         Shape and dtype of the observation.
 
     Raises:
-        ValueError: a function does not fit; the message names it.
+        ValueError: a function returns a wrong shape or type; the message names it.
     """
     known = jax.eval_shape(data)
 
@@ -128,7 +127,7 @@ def check_task(
 
 
 def check_controls(label: str, model: MjModel) -> None:
-    """Raises ValueError, which begins with `label`, unless all controls are bounded."""
+    """Raise ValueError, beginning with `label`, unless all controls are bounded."""
     if not np.all(model.actuator_ctrllimited):
         raise ValueError(
             f"{label}: every control must be bounded, got ctrllimited="
@@ -137,6 +136,6 @@ def check_controls(label: str, model: MjModel) -> None:
     low, high = model.actuator_ctrlrange.T
     if not np.all(np.isfinite(low) & np.isfinite(high) & (low < high)):
         raise ValueError(
-            f"{label}: every ctrlrange must be finite, its first number below its "
-            f"second, got {model.actuator_ctrlrange.tolist()}"
+            f"{label}: every ctrlrange must be finite with low < high, got "
+            f"{model.actuator_ctrlrange.tolist()}"
         )

@@ -1,3 +1,3 @@
-"""Pictures of the tasks: a ray caster in JAX, and MuJoCo's renderer for films."""
+"""Rendering: a ray caster in JAX for observations, MuJoCo's renderer for videos."""
 
 from envs.render.renderer import Renderer as Renderer

@@ -76,6 +76,6 @@ class PixelEnv(Env[MjxState]):
         """See `MjxEnv.with_physics`."""
         return self.inner.with_physics(state, **changes)
 
-    def _seen(self, state: MjxState, row: Timestep) -> tuple[MjxState, Timestep]:
+    def _seen(self, state: MjxState, timestep: Timestep) -> tuple[MjxState, Timestep]:
         # A corrupt decision leaves the state where it was, and so the picture.
-        return state, dataclasses.replace(row, obs=self.observe(state))
+        return state, dataclasses.replace(timestep, obs=self.observe(state))

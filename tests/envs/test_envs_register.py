@@ -272,8 +272,8 @@ class Wrong(Target):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s, r: r, "advance must return a state and an envs.Timestep"),
-        (lambda s, r: (s, s), "advance returns InnerState where an envs.Timestep"),
+        (lambda s, r: r, "advance must return a pair of a state and an envs.Timestep"),
+        (lambda s, r: (s, s), "advance returns InnerState, not an envs.Timestep"),
         (
             lambda s, r: (s, eqx.tree_at(lambda x: x.reward, r, r.reward[None])),
             r"advance returns a row whose reward is float32\[1\], .*float32\[\]",
