@@ -276,11 +276,11 @@ class Wrong(Target):
         (lambda s, r: (s, s), "advance returns InnerState, not an envs.Timestep"),
         (
             lambda s, r: (s, eqx.tree_at(lambda x: x.reward, r, r.reward[None])),
-            r"advance returns a row whose reward is float32\[1\], .*float32\[\]",
+            r"advance returns a Timestep whose reward is float32\[1\], .*float32\[\]",
         ),
         (
             lambda s, r: (s, dataclasses.replace(r, obs=r.obs.astype(int))),
-            r"advance returns a row whose obs is int32\[1\], .*float32\[1\]",
+            r"advance returns a Timestep whose obs is int32\[1\], .*float32\[1\]",
         ),
         (
             lambda s, r: (dataclasses.replace(s, inner=s.inner[None]), r),

@@ -11,7 +11,7 @@ from envs import VectorEnv
 from kernels.sharding import divided
 from train.config import Config
 from train.program import replay
-from train.program.state import Collector, latest
+from train.program.state import Collector, latest_transition
 
 
 class Episodes(NamedTuple):
@@ -46,7 +46,7 @@ def collect_step(
         key=key,
     )
     collector = collector._replace(latent=latent)
-    buffer = replay.add(buffer, latest(config, collector))
+    buffer = replay.add(buffer, latest_transition(config, collector))
     # Each device its own: a simulator's loops end when its own environments' do.
     env_state, following = divided(env.step, (0, 0), 0)(collector.env_state, action)
     running = collector.episode_return + following.reward

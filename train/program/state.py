@@ -106,11 +106,11 @@ def init_run(config: Config, env: VectorEnv, key: PRNGKeyArray) -> RunState:
         jnp.zeros((), jnp.int32),
     )
     rows = max(config.replay_capacity // batch, 1)
-    empty = replay.init(rows, latest(config, collector))
+    empty = replay.init(rows, latest_transition(config, collector))
     return RunState(learner, collector, empty, run_key)
 
 
-def latest(config: Config, collector: Collector) -> Transition:
+def latest_transition(config: Config, collector: Collector) -> Transition:
     """The latest step as the replay buffer stores it.
 
     The one copy between two types: an environment knows neither the action that led to
