@@ -47,10 +47,10 @@ def jacobian_norms(rssm: RSSM, inputs: Inputs) -> dict[str, Float[Array, " n"]]:
     )
     first = rssm.prior_in[0].linear
     prior = row_probe_penalty(
-        lambda x: rssm.categoricals(rssm.prior_logits_from(x)).probs,
+        lambda x: rssm.dist(rssm.prior_logits_from(x)).probs,
         first(inputs.deter),
         None,
-        rows=rssm.rows,
+        rows=rssm.categoricals,
         classes=rssm.classes,
         probe_kind="exact",
         first_layer=first.weight,
@@ -95,8 +95,8 @@ def _sensitivity(
     direction = jax.random.normal(key, x.shape)
     direction /= jnp.linalg.norm(direction, axis=-1, keepdims=True)
     length = magnitude * jnp.mean(jnp.linalg.norm(x, axis=-1))
-    before = rssm.categoricals(logits(x)).probs
-    after = rssm.categoricals(logits(x + length * direction)).probs
+    before = rssm.dist(logits(x)).probs
+    after = rssm.dist(logits(x + length * direction)).probs
     return jnp.sum(_kl_terms(before, after), axis=(-2, -1)) / length
 
 

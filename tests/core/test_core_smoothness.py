@@ -9,7 +9,7 @@ from core.rssm import RSSM
 from core.smoothness import Inputs, jacobian_norms, kl_sensitivity
 
 N, H, E = 3, 8, 5
-SIZES = {"deter": H, "hidden": 6, "rows": 2, "classes": 4, "blocks": 2}
+SIZES = {"deter": H, "hidden": 6, "categoricals": 2, "classes": 4, "blocks": 2}
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def inputs() -> Inputs:
 
 
 def test_norms_are_those_of_the_whole_jacobian(rssm, inputs):
-    posterior = lambda u: rssm.categoricals(rssm.posterior_logits(u[:H], u[H:])).probs
-    prior = lambda h: rssm.categoricals(rssm.prior_logits(h)).probs
+    posterior = lambda u: rssm.dist(rssm.posterior_logits(u[:H], u[H:])).probs
+    prior = lambda h: rssm.dist(rssm.prior_logits(h)).probs
     found = jax.jit(jacobian_norms)(rssm, inputs)
     u = jnp.concatenate(inputs, axis=-1)
     for name, f, x in (("posterior", posterior, u), ("prior", prior, inputs.deter)):
@@ -52,7 +52,7 @@ def test_it_is_the_kl_divergence_over_the_length(rssm, inputs):
     direction = jax.random.normal(jax.random.split(key)[1], (N, H))
     direction /= jnp.linalg.norm(direction, axis=-1, keepdims=True)
     length = 0.3 * jnp.mean(jnp.linalg.norm(inputs.deter, axis=-1))
-    dist = lambda h: rssm.categoricals(rssm.prior_logits(h))
+    dist = lambda h: rssm.dist(rssm.prior_logits(h))
     kl = dist(inputs.deter).kl(dist(inputs.deter + length * direction))
     np.testing.assert_allclose(found, kl / length, rtol=1e-3)
 
