@@ -23,6 +23,7 @@ BENCHMARKS = {
     "render": "the ray caster beside MuJoCo: frames a second, outlines, pictures",
     "sensitivity": "how much posterior and prior change with their inputs (Figure 9)",
     "soak": "a long run's memory, speed and checkpoints, with verdicts",
+    "suite": "many training runs as one job: tasks, arms, seeds; their statistics",
     "theory": "the papers' theoretical experiments, six studies",
     "throughput": "an update by phase, several agents, and the whole loop",
 }

@@ -7,11 +7,14 @@ import os
 import pathlib
 import socket
 import sys
+import time
 from types import TracebackType
 from typing import Self
 
 from train.errors import RunLocked, logdir_errors, tell
 from train.run_dir.links import check_inside
+
+_INSTANT = 0.05  # seconds
 
 
 class RunLock:
@@ -43,7 +46,7 @@ class RunLock:
             check_inside(directory)
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_now(descriptor)
         except BlockingIOError:
             holder = _holder(descriptor)
             os.close(descriptor)
@@ -76,6 +79,42 @@ class RunLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def is_locked(path: pathlib.Path) -> bool:
+    """Whether a process holds the lock on this file now.
+
+    Where the file is missing, or the file system has no locks, none does.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def lock_now(descriptor: int) -> None:
+    """Lock an open file.
+
+    `is_locked` holds the lock for an instant: that is waited for.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(_INSTANT)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _holder(descriptor: int) -> str:

@@ -7,11 +7,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from train.errors import RunLocked, UserError
-from train.run_dir.lock import RunLock
+from train.run_dir.lock import RunLock, is_locked
 
 
 def test_lock_keeps_a_second_process_out(tmp_path):
@@ -73,3 +74,17 @@ def test_a_file_system_without_locks_is_used_with_a_warning(
     err = capsys.readouterr().err
     assert err.startswith(f"warning: {tmp_path} cannot be locked (")
     assert err.count("\n") == 1
+
+
+def test_looking_at_a_lock_keeps_nobody_out(tmp_path):
+    assert not is_locked(tmp_path / "run" / "lock")
+    with RunLock(tmp_path / "run"):
+        assert is_locked(tmp_path / "run" / "lock")
+    path = tmp_path / "run" / "lock"
+    assert not is_locked(path)
+    # Somebody looks just now: the lock is taken a moment later.
+    with path.open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.01, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        with RunLock(tmp_path / "run"):
+            assert is_locked(path)

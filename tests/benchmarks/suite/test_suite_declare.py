@@ -1,0 +1,156 @@
+"""Suite files: what they mean, and the one line for what they may not say."""
+
+import re
+
+import pytest
+
+from benchmarks.suite.__main__ import main
+from benchmarks.suite.declare import FILES, Cell, load, read
+
+GOOD = {
+    "common": "--preset smoke --steps 400",
+    "tasks": ["toy-target", "pendulum-swingup"],
+    "arms": {"none": "--penalty none", "gpld": ""},
+}
+
+
+def test_flags_of_common_task_and_arm_in_this_order():
+    suite = read(
+        GOOD
+        | {
+            "seeds": [3, 5],
+            "arms": {"a": "", "b": "--steps 900"},
+            "overrides": {"toy-target": "--steps 800"},
+        },
+        "name",
+    )
+    steps = {key: config.steps for key, config in suite.configs.items()}
+    assert steps == {
+        ("toy-target", "a"): 800,
+        ("toy-target", "b"): 900,
+        ("pendulum-swingup", "a"): 400,
+        ("pendulum-swingup", "b"): 900,
+    }
+    cells = list(suite.cells())
+    assert cells[0] == Cell("toy-target", "a", 3) and len(cells) == 8
+    assert [cell.seed for cell in cells] == [3] * 4 + [5] * 4
+    flags = "--env toy-target --preset smoke --steps 400 --steps 800 --seed 3"
+    assert suite.words(cells[0]) == flags.split()
+    assert suite.config(cells[0]).seed == 3
+    assert str(cells[0]) == "toy-target/a/seed-3"
+
+
+def test_usual_values():
+    suite = read(GOOD, "name")
+    assert suite.title == "name" and suite.seeds == (0,) and suite.baseline is None
+    assert suite.final_episodes == 20
+    quick = read(GOOD | {"seeds": [1, 2]}, "name", quick=True)
+    assert quick.seeds == (1,) and quick.final_episodes == 1
+    assert all(config.steps == 400 for config in quick.configs.values())
+
+
+@pytest.mark.parametrize("path", sorted(FILES.glob("*.toml")), ids=lambda p: p.stem)
+def test_every_suite_of_the_project_is_understood(path):
+    suite = load(path.stem)
+    assert suite.title != suite.name
+    assert suite.baseline in suite.arms
+    quick = load(path.stem, quick=True)
+    assert {config.size for config in quick.configs.values()} == {"1m"}
+
+
+def test_evidence_compares_what_the_issue_asks_for():
+    suite = load("evidence")
+    assert len(suite.tasks) >= 4 and len(suite.seeds) >= 4
+    arms = {arm: suite.configs[suite.tasks[0], arm].penalty for arm in suite.arms}
+    assert not arms["none"].active
+    assert (arms["gpld"].rho, arms["gpld"].probe_kind) == (0.5, "rademacher")
+    assert (arms["exact-rho1"].rho, arms["exact-rho1"].probe_kind) == (1.0, "exact")
+    for task in suite.tasks:
+        assert len({suite.configs[task, arm].steps for arm in suite.arms}) == 1
+
+
+def test_the_papers_protocol():
+    suite = load("gpld")
+    assert len(suite.tasks) == 18 and len(suite.seeds) == 5
+    config = suite.configs["hopper-hop", "gpld"]
+    assert (config.size, config.steps) == ("12m", 1_000_000)
+    assert suite.final_episodes == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"taks": []}, "taks: unknown key; allowed: title, .*nearest valid: tasks"),
+        ({"tasks": "toy"}, "tasks: 'toy'; allowed: a list"),
+        ({"tasks": []}, "tasks: missing or empty; wanted: a list"),
+        ({"tasks": ["toy-target"] * 2}, "tasks: 'toy-target' is there twice"),
+        (
+            {"tasks": ["toy-targt"]},
+            "task toy-targt, arm none: --env toy-targt: unknown",
+        ),
+        ({"tasks": ["../x"]}, "tasks: '../x' is no name of a folder"),
+        ({"seeds": [0, -1]}, "seeds: -1; allowed: a list of integers >= 0"),
+        ({"seeds": [True]}, "seeds: True; allowed: a list of integers"),
+        ({"seeds": []}, "seeds: empty"),
+        ({"final_episodes": -1}, "final_episodes: -1; allowed: an integer >= 0"),
+        ({"final_episodes": True}, "final_episodes: True; allowed: an integer"),
+        ({"arms": {}}, "arms: missing or empty; wanted: a table"),
+        ({"arms": {"a": 3}}, "arms.a: 3; allowed: a text of flags"),
+        ({"arms": {"a/b": ""}}, "arms: 'a/b' is no name of a folder"),
+        (
+            {"arms": {"a": "--roh 1"}},
+            "arms.a: --roh: unknown flag; nearest valid: --rho",
+        ),
+        ({"arms": {"a": "--rho 3"}}, "arms.a: --rho 3: out of range"),
+        ({"arms": {"a": "--rho '1"}}, "arms.a: No closing quotation"),
+        ({"arms": {"a": "--seed 1"}}, "arms.a: --seed is not for flags; set by seeds"),
+        ({"arms": {"a": "--logdir x"}}, "arms.a: --logdir .* set by --folder"),
+        ({"arms": {"a": "--help"}}, "arms.a: --help is no setting"),
+        ({"common": "--steps 400"}, "common: names no --preset"),
+        (
+            {"common": "--preset smoke --steps 2"},
+            "task toy-target, arm none: --steps 2",
+        ),
+        ({"baseline": "nome"}, "baseline: 'nome' is no arm; .*nearest valid: none"),
+        ({"overrides": {"toy": ""}}, "overrides.toy: no task of this suite"),
+        ({"overrides": {"toy-target": 3}}, "overrides.toy-target: 3; allowed: a text"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(changes, says, tmp_path, capsys):
+    content = GOOD | changes
+    path = tmp_path / "mine.toml"
+    path.write_text(toml(content))
+    assert main([str(path), "--folder", str(tmp_path / "runs"), "--status"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith(f"error: {path}: ")
+    assert re.search(says, error), error
+    assert not (tmp_path / "runs").exists()
+
+
+def toml(content):
+    """Plain TOML of such a table; tables come last."""
+    text = lambda x: str(x).lower() if isinstance(x, bool) else repr(x)
+    value = lambda x: (
+        "[" + ", ".join(map(text, x)) + "]" if isinstance(x, list) else text(x)
+    )
+    lines = [f"{k} = {value(v)}" for k, v in content.items() if not isinstance(v, dict)]
+    for name, table in content.items():
+        if isinstance(table, dict):
+            lines += [f"[{name}]", *(f'"{k}" = {value(v)}' for k, v in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def test_files_that_cannot_be_read(tmp_path, capsys):
+    folder = ["--folder", str(tmp_path)]
+    (tmp_path / "bad.toml").write_text("tasks = [")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    for name, says in {
+        "evidnce": "NAME evidnce: no such suite; allowed: .*nearest valid: evidence",
+        str(tmp_path / "none.toml"): "none.toml: cannot be read",
+        str(tmp_path / "bad.toml"): "bad.toml: not valid TOML",
+        str(tmp_path / "binary.toml"): "binary.toml: not valid TOML",
+    }.items():
+        assert main([name, *folder]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and re.search(says, error), error
