@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def finish(process: subprocess.Popen[bytes], run_dir: pathlib.Path) -> str:
     return said
 
 
-def wait_for(process: subprocess.Popen[bytes], seen: Callable[[], bool]) -> bool:
+def wait_for(process: subprocess.Popen[Any], seen: Callable[[], bool]) -> bool:
     """Whether something was seen before the process ended."""
     deadline = time.monotonic() + PATIENCE
     while not seen():
