@@ -8,8 +8,10 @@ categorical i: row i of the [K, C] table of probabilities.
 from kernels.api import (
     IMPLEMENTATIONS,
     Implementation,
+    PenaltyStats,
     jacobian_penalty,
     jacobian_penalty_mean,
+    jacobian_penalty_stats,
     kernel_obstacle,
 )
 from kernels.head import RMS_EPS, Activation, CategoricalHead, head_probabilities
@@ -23,10 +25,12 @@ __all__ = [
     "Activation",
     "CategoricalHead",
     "Implementation",
+    "PenaltyStats",
     "ProbeKind",
     "head_probabilities",
     "jacobian_penalty",
     "jacobian_penalty_mean",
+    "jacobian_penalty_stats",
     "kernel_obstacle",
     "row_probe_penalty",
     "sample_probes",

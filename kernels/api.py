@@ -2,9 +2,11 @@
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
@@ -79,7 +81,7 @@ def jacobian_penalty(
     "pallas" where the kernel cannot run.
     """
     return _apply(
-        gram_penalty, u, head, key, classes, unimix, activation, probes, probe_kind,
+        "states", u, head, key, classes, unimix, activation, probes, probe_kind,
         implementation, preactivation, interpret,
     )  # fmt: skip
 
@@ -87,12 +89,15 @@ def jacobian_penalty(
 _PARAMETERS = inspect.signature(jacobian_penalty)
 
 
-def _same_parameters[**P](
-    _: Callable[P, Array],
-) -> Callable[[Callable[..., Array]], Callable[P, Array]]:
+@runtime_checkable  # for beartype
+class _Decorate[**P](Protocol):
+    def __call__[R](self, function: Callable[..., R]) -> Callable[P, R]: ...
+
+
+def _same_parameters[**P](_: Callable[P, Array]) -> _Decorate[P]:
     """Give a function the parameters of another, for type checkers and `help`."""
 
-    def decorate(function: Callable[..., Array]) -> Callable[P, Array]:
+    def decorate[R](function: Callable[..., R]) -> Callable[P, R]:
         result = inspect.signature(function).return_annotation
         signature = _PARAMETERS.replace(return_annotation=result)
         function.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
@@ -111,11 +116,50 @@ def jacobian_penalty_mean(*args: Any, **options: Any) -> Float[Array, ""]:
     """
     given = _PARAMETERS.bind(*args, **options)
     given.apply_defaults()
-    return _apply(gram_penalty_mean, *given.arguments.values())
+    return _apply("mean", *given.arguments.values())
+
+
+class PenaltyStats(NamedTuple):
+    """An estimate of the penalty, and how far its probes may be off."""
+
+    value: Float[Array, " n"]
+    """As of `jacobian_penalty` with the same key."""
+    standard_error: Float[Array, " n"]
+    """Standard error of `value` over the draw of the probes; 0 for "exact"."""
+
+
+@_same_parameters(jacobian_penalty)
+def jacobian_penalty_stats(*args: Any, **options: Any) -> PenaltyStats:
+    """`jacobian_penalty` with the standard error of each state's estimate.
+
+    Same arguments and errors; at least 2 `probes`, or "exact". With x_m the estimate by
+    probe m of M, the error is ``√(Σ (x_m − x̄)² / (M − 1) / M)``; for "hadamard" times
+    ``√(1 − M/(C − 1))``, as its M probes are distinct vectors out of C − 1.
+
+    **Raises:** as `jacobian_penalty`; ValueError also for one probe.
+    """
+    given = _PARAMETERS.bind(*args, **options)
+    given.apply_defaults()
+    arguments = given.arguments
+    kind, count = arguments["probe_kind"], arguments["probes"]
+    if kind in ("rademacher", "hadamard") and (count or 1) < 2:
+        raise ValueError(
+            f"probes={count}: one probe has no standard error; take at least 2, or "
+            "probe_kind='exact'"
+        )
+    values = _apply("probes", *arguments.values())  # [probes, n]
+    value = jnp.mean(values, axis=0)
+    if kind == "exact":
+        return PenaltyStats(value, jnp.zeros_like(value))
+    error = jnp.std(values, axis=0, ddof=1) / math.sqrt(count)
+    if kind == "hadamard":
+        vectors = arguments["classes"] - 1
+        error *= math.sqrt(max(0.0, 1 - count / vectors))
+    return PenaltyStats(value, error)
 
 
 def _apply(
-    gram_form: Callable[[Settings, Weights, Array], Array],
+    form: Literal["states", "mean", "probes"],
     u: Array,
     head: CategoricalHead,
     key: PRNGKeyArray | None,
@@ -162,7 +206,7 @@ def _apply(
         dtype=settings.wide,
     )
     if implementation == "reference":
-        values = reference_penalty(
+        values = lambda epsilon: reference_penalty(
             u,
             head,
             epsilon,
@@ -170,12 +214,18 @@ def _apply(
             activation=activation,
             preactivation=preactivation,
         )
-        return jnp.mean(values) if gram_form is gram_penalty_mean else values
-    a = preactivation
-    if a is None:
-        a = u @ head.w_in.astype(u.dtype) + head.b_in.astype(u.dtype)[None]
-    weights = Weights(a, head.w_in, head.scale, head.w_out, head.b_out)
-    return gram_form(settings, weights, epsilon)
+    else:
+        a = preactivation
+        if a is None:
+            a = u @ head.w_in.astype(u.dtype) + head.b_in.astype(u.dtype)[None]
+        weights = Weights(a, head.w_in, head.scale, head.w_out, head.b_out)
+        if form == "mean":
+            return gram_penalty_mean(settings, weights, epsilon)
+        values = lambda epsilon: gram_penalty(settings, weights, epsilon)
+    if form == "probes":
+        return jax.lax.map(lambda probe: values(probe[None]), epsilon)
+    found = values(epsilon)
+    return jnp.mean(found) if form == "mean" else found
 
 
 def _check_name(argument: str, value: Any, names: tuple[str, ...]) -> None:
