@@ -7,7 +7,7 @@ import difflib
 import importlib
 
 from envs import factories
-from envs.adapters import rows
+from envs.adapters import timesteps
 from envs.adapters.from_jax import FunctionEnv
 from envs.base import Env
 from envs.checks import forked
@@ -107,7 +107,7 @@ def _make(canonical: str, action_repeat: int) -> Env:
         env = factories.make_registered(canonical, action_repeat=action_repeat)
         # These are checked at construction, and tracing them takes seconds.
         if not isinstance(env, MjxEnv | PixelEnv | FunctionEnv):
-            rows.check(f"env={canonical!r}", env)
+            timesteps.check(f"env={canonical!r}", env)
         return env
     if canonical in TOYS:
         return toy.TOYS[canonical](name=canonical, action_repeat=action_repeat)

@@ -134,7 +134,7 @@ def assert_trees_close(got, wanted, tolerance):
 
 
 def test_exact_probes_give_the_squared_norm_of_the_jacobian(rssm, inputs, definition):
-    """Value and gradient: through u it also trains the encoder and the core."""
+    """Through u the gradient also reaches the encoder and the recurrent map."""
     options = PenaltyOptions(target="both", rho=1.0, probe_kind="exact")
 
     def penalty(rssm, observed, embeds):

@@ -49,8 +49,8 @@ def test_counts_by_module(size):
 
 @pytest.mark.parametrize("size", list(SIZES))
 def test_counts_depend_on_the_environment_as_the_layers_do(size):
-    """One more observed number is a row of the encoder and an output of the decoder;
-    one more action a row of the core's action layer and two outputs of the policy."""
+    """Another observation entry adds a row to the encoder and a decoder output;
+    another action adds a row to the recurrent map and two outputs to the policy."""
     units, hidden = SIZES[size].units, SIZES[size].hidden
     base = shapes_of(size, 24, 6).parameter_counts()
     wider = shapes_of(size, 25, 6).parameter_counts()

@@ -9,7 +9,7 @@ import pytest
 
 import envs
 from envs import checks
-from envs.adapters import rows
+from envs.adapters import timesteps
 from envs.mjx._mjx import mujoco
 
 RAIL = """
@@ -294,4 +294,4 @@ def test_states_of_classes_that_cannot_be_compared():
     state, _ = env.reset(jax.random.key(0))
     state, row = env.step(state, jnp.ones(2))
     assert row.obs.tolist() == [2, 2] and row.reward == 0.5 + 1
-    rows.check("mine", env)
+    timesteps.check("mine", env)

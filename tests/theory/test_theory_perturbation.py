@@ -119,7 +119,7 @@ def test_remainder_falls_with_the_third_power(name):
 
 
 def test_any_step_function_against_derivatives_of_the_mean_loss():
-    """A recurrent core whose noise is a pair of arrays, not of an SDE."""
+    """A recurrent map whose noise is a pair of arrays, not of an SDE."""
     rng = np.random.default_rng(0)
     inner, outer = (jnp.asarray(rng.normal(size=(3, 3))) for _ in range(2))
     noise = {

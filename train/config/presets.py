@@ -172,9 +172,9 @@ def preset_values(name: str, *, platform: str = "cpu") -> dict[str, Any]:
 def for_target(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A preset's values with the penalty's coefficients that suit the target given.
 
-    The paper on the recurrent core has a constant coefficient of .01 to .1 where GPLD
-    starts at .5 and decays: with the target core, lambda0 is .01 by default and
-    lambda-min, which ends the decay, is lambda0.
+    The paper on the penalty of the recurrent map uses a constant coefficient of .01 to
+    .1, where GPLD starts at .5 and decays. So with target core the default of lambda0
+    is .01, and that of lambda-min, which ends the decay, is lambda0.
 
     Args:
         preset: values of a preset, by flag.

@@ -41,15 +41,15 @@ class PenaltyConfig:
     target: Annotated[
         Literal["posterior", "prior", "both", "core"], arg(name="penalty-target")
     ] = "posterior"
-    """Which map is kept smooth; core is the recurrent core."""
+    """Which map the penalty keeps smooth; core is the recurrent map h, z, a -> h'."""
     rho: Fraction = 0.5
     """Fraction of the batch's states that are penalized, in (0, 1]."""
     lambda0: NonNegative = 0.5
-    """Coefficient of the penalty at the first update; for the target core .01."""
+    """Coefficient of the penalty at the first update; .01 with target core."""
     lambda0_prior: NonNegative | None = None
     """The same for the prior, with target prior or both; none is --lambda0."""
     lambda_min: NonNegative = 0.001
-    """The coefficient never decays below this; for the target core --lambda0."""
+    """The coefficient never decays below this; --lambda0 with target core."""
     decay_scale: Positive = 1000.0
     """c in lambda = max(lambda0 / sqrt(1 + updates / c), lambda_min)."""
     normalization: Literal["sampled", "batch"] = "sampled"
@@ -63,7 +63,7 @@ class PenaltyConfig:
     probes: Count | None = None
     """Probes per state, for rademacher and hadamard; none is 1."""
     core_carry: bool = True
-    """For the target core: whether the gate's direct path from h to h' counts."""
+    """With target core: whether the gate's direct path from h to h' counts."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -89,7 +89,8 @@ class PenaltyConfig:
             if self.probe_kind != "rademacher":
                 raise UserError(
                     f"--probe-kind {self.probe_kind} with --penalty-target core: the "
-                    "core has no class rows to build a basis on; allowed: rademacher"
+                    "recurrent map has no class rows to build a basis on; allowed: "
+                    "rademacher"
                 )
         if self.lambda0_prior is not None and self.target not in ("prior", "both"):
             raise UserError(

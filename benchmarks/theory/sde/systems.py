@@ -69,7 +69,7 @@ def _planar(dt: float) -> EulerMaruyama:
 
 
 def _network(gain: float) -> Callable[[float], EulerMaruyama]:
-    """ẋ = tanh(gain·W x) − x with a state-dependent noise, as a recurrent core."""
+    """ẋ = tanh(gain·W x) − x with state-dependent noise, like a recurrent map."""
     rng = np.random.default_rng(1)
     inner = jnp.asarray(rng.normal(size=(4, 4)) / 2)
     noise = jnp.asarray(rng.normal(size=(4, 2)) / 2)

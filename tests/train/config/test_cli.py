@@ -305,7 +305,7 @@ def test_a_module_of_ones_own(tmp_path, monkeypatch, name, source, hint):
 
 
 def test_coefficients_by_the_penaltys_target():
-    """.5 decaying to .001 for GPLD's targets, .01 throughout for the core."""
+    """.5 decaying to .001 for GPLD's targets, .01 throughout for the recurrent map."""
 
     def coefficients(words):
         penalty = parsed(words).penalty

@@ -1,4 +1,4 @@
-"""Checks of what the methods of a user-defined `Env` class return."""
+"""Checks of the states and timesteps that a user-defined `Env` class returns."""
 
 from typing import Any
 
