@@ -13,6 +13,7 @@ if sys.argv[:1] == ["-m"]:
     guard_process()
 
 BENCHMARKS = {
+    "ablations": "GPLD's Figure 5 and further ablations, as suites of runs",
     "curves": "learning curves of finished or running runs: table, picture, JSON",
     "env_parity": "one control step of every task against dm_control's",
     "env_throughput": "control steps a second by task and batch, beside MuJoCo C",

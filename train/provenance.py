@@ -114,7 +114,7 @@ def jax_settings() -> dict[str, Any]:
 def compiler_flags() -> dict[str, str]:
     """Environment variables with flags for the compilers, without folders."""
     return {
-        name: " ".join(_without_folders(word) for word in os.environ[name].split())
+        name: " ".join(without_folders(word) for word in os.environ[name].split())
         for name in _COMPILER
         if os.environ.get(name)
     }
@@ -145,10 +145,11 @@ def command_line(argv: Sequence[str] | None = None) -> str:
         words = ["python", "-m", name, *arguments]
     else:
         words = [program, *arguments]
-    return " ".join(_without_folders(word) for word in words)
+    return " ".join(without_folders(word) for word in words)
 
 
-def _without_folders(word: str) -> str:
+def without_folders(word: str) -> str:
+    """A word of a command with an absolute path as seen from here, or its last part."""
     flag, equals, value = word.partition("=")
     path = Path(value if equals else word)
     if not path.is_absolute():

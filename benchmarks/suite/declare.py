@@ -6,6 +6,7 @@
     seeds = [0, 1, 2, 3]
     baseline = "none"                           # the arm that others are compared with
     final_episodes = 20                         # played by the final agent of each run
+    sensitivity = false                         # benchmarks.sensitivity of each run
 
     [arms]                                      # what tells them apart
     none = "--penalty none"
@@ -40,16 +41,19 @@ _KEYS = {
     "seeds": list,
     "baseline": str,
     "final_episodes": int,
+    "sensitivity": bool,
     "arms": dict,
     "overrides": dict,
 }
 _WORDS = {str: "a text", list: "a list", int: "an integer", dict: "a table"}
+_WORDS |= {bool: "true or false"}
 _REQUIRED = ("tasks", "arms")
 _OURS = {
     "--env": "tasks",
     "--seed": "seeds",
     "--seeds": "seeds",
     "--logdir": "--folder",
+    "--fork": "nothing: the preset of a fork is that of the forked run",
     "--resume": "nothing: a run goes on from its last checkpoint",
     "--allow-changes": "another --folder",
 }
@@ -81,6 +85,7 @@ class Suite:
         seeds: of every task and arm.
         baseline: an arm, or None.
         final_episodes: played with the final agent of each run; 0 for none.
+        sensitivity: whether the sensitivities of the final agent are measured.
         flags: words for `train.main`, of every task and arm, without the seed.
         configs: what those words mean, of every task and arm.
     """
@@ -92,6 +97,7 @@ class Suite:
     seeds: tuple[int, ...]
     baseline: str | None
     final_episodes: int
+    sensitivity: bool
     flags: Mapping[tuple[str, str], tuple[str, ...]]
     configs: Mapping[tuple[str, str], Config]
 
@@ -192,6 +198,7 @@ def read(record: Mapping[str, Any], name: str, *, quick: bool = False) -> Suite:
         seeds=tuple(seeds[:1] if quick else seeds),
         baseline=baseline,
         final_episodes=min(episodes, 1) if quick else episodes,
+        sensitivity=record.get("sensitivity", False),
         flags=flags,
         configs=configs,
     )
@@ -205,7 +212,7 @@ def _check_keys(record: Mapping[str, Any]) -> None:
                 f"{did_you_mean(key, _KEYS)}"
             )
         kind = _KEYS[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
             raise UserError(f"{key}: {value!r}; allowed: {_WORDS[kind]}")
     for key in _REQUIRED:
         if not record.get(key):

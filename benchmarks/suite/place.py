@@ -4,6 +4,7 @@
     DIR/TASK/ARM/seed-N.log         what its programs printed
     DIR/TASK/ARM/seed-N.claim       locked while some process of a suite makes the run
     DIR/TASK/ARM/seed-N.json        the episodes of the final agent (`train.evaluate`)
+    DIR/TASK/ARM/seed-N.sensitivity.json   how smooth it is (`benchmarks.sensitivity`)
     DIR/TASK/ARM/seed-N.failures    one JSON line for each time it ended with an error
 
 Nothing else is remembered: whether a run is done is read from what it left.
@@ -86,11 +87,27 @@ class Place:
             return None
         return agent if fits else None
 
+    def sensitivity(self) -> dict[str, Any] | None:
+        """What was measured of the final agent; None before it was.
+
+        `kl`, in nats by the perturbation's norm, is a mean over the magnitudes.
+        """
+        try:
+            text = self.beside("sensitivity.json").read_text(encoding="utf-8")
+            row = json.loads(text)["rows"][-1]
+            kl = {part: sum(x) / len(x) for part, x in row["kl"].items()}
+            found = {"kl": kl, "jacobian": row["jacobian"]}
+            fits = row["step"] == self.step()
+        except (OSError, ValueError, KeyError, IndexError, TypeError):
+            return None
+        return found if fits else None
+
     def finished(self, suite: Suite, cell: Cell) -> bool:
         """Whether nothing is left to do."""
         episodes = suite.final_episodes
         played = episodes == 0 or self.evaluated(episodes) is not None
-        return self.trained(suite.config(cell)) and played
+        measured = not suite.sensitivity or self.sensitivity() is not None
+        return self.trained(suite.config(cell)) and played and measured
 
     def other_settings(self, config: Config) -> list[str]:
         """In what the run on the disk is another one, as `--flag: old -> new`."""

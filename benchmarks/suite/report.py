@@ -1,7 +1,7 @@
 """A suite's tables: Markdown, which a terminal shows as well."""
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ def report(result: Mapping[str, Any]) -> str:
     """All tables of a result."""
     if not result["runs"]:
         return NO_RUNS
-    return "\n\n".join([title(result), tasks_table(result), aggregate_table(result)])
+    tables = [tasks_table(result), aggregate_table(result), smoothness_table(result)]
+    return "\n\n".join([title(result), *filter(None, tables)])
 
 
 def title(result: Mapping[str, Any]) -> str:
@@ -139,6 +140,62 @@ def aggregate_table(result: Mapping[str, Any]) -> str:
         "intervals of the bootstrap over seeds, stratified by task."
     )
     return f"{table(['', *result['arms']], rows)}\n\n{note}"
+
+
+def smoothness_table(result: Mapping[str, Any]) -> str:
+    """What the arms did to the model, as ratios to the baseline; empty without one.
+
+    Each is the geometric mean over tasks of the ratio of the means over seeds.
+    """
+    baseline, tasks = result["baseline"], result["aggregates"]["tasks"]
+    if baseline is None or not tasks:
+        return ""
+    found = {arm: by_task(result["runs"], arm) for arm in result["arms"]}
+    rows = []
+    for name, get in _SMOOTHNESS.items():
+        cells = []
+        for arm in result["arms"]:
+            means = [
+                [_mean_of(get, found[which][task].values()) for task in tasks]
+                for which in (arm, baseline)
+            ]
+            known = None not in means[0] + means[1]
+            logs = np.log(np.array(means, float)) if known else None
+            cells.append(DASH if logs is None else f"{_ratio(logs):.2f}")
+        if set(cells) != {DASH}:
+            rows.append([name, *cells])
+    note = (
+        f"Of the trained models, as a ratio to {baseline}: geometric mean over "
+        f"{tasks_in_words(tasks)} of the ratio of means over seeds ({seeds(result)})."
+    )
+    return f"{table(['', *result['arms']], rows)}\n\n{note}"
+
+
+def _ratio(logs: np.ndarray) -> float:
+    return float(np.exp(np.mean(logs[0] - logs[1])))
+
+
+def _mean_of(
+    get: Callable[[Mapping[str, Any]], float], runs: Iterable[Mapping[str, Any]]
+) -> float | None:
+    """Mean over runs; None where one has no such value, or the mean is 0."""
+    try:
+        return float(np.mean([get(run) for run in runs])) or None
+    except (KeyError, TypeError):
+        return None
+
+
+_SMOOTHNESS: dict[str, Callable[[Mapping[str, Any]], float]] = {
+    "exact ‖J‖² of the posterior, replayed states": lambda run: run["jacobian"],
+    "exact ‖J‖² of the posterior, own trajectories": lambda run: run["sensitivity"][
+        "jacobian"
+    ]["posterior"],
+    "exact ‖J‖² of the prior": lambda run: run["sensitivity"]["jacobian"]["prior"],
+    "KL by perturbation's norm, posterior": lambda run: run["sensitivity"]["kl"][
+        "posterior"
+    ],
+    "KL by perturbation's norm, prior": lambda run: run["sensitivity"]["kl"]["prior"],
+}
 
 
 def _interval(estimate: Sequence[float | None] | None) -> str:

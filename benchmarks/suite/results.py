@@ -21,7 +21,7 @@ from benchmarks.suite.place import Place
 from benchmarks.suite.summary import summarize
 from train.config import Config
 from train.errors import UserError
-from train.provenance import provenance
+from train.provenance import provenance, without_folders
 from train.run_dir import record
 
 Run = dict[str, Any]
@@ -53,7 +53,8 @@ def read_run(suite: Suite, cell: Cell, place: Place) -> Run:
 
     `final_return` is the mean over the final agent's episodes; where the suite plays
     none, the mean of the last evaluations. `jacobian` is the exact squared Frobenius
-    norm of the posterior (GPLD eq. 5) that the run logged, in the same last part.
+    norm of the posterior (GPLD eq. 5) that the run logged, in the same last part;
+    `sensitivity` is that of the final agent, or None.
     """
     curve = read_curve(place.run_dir)
     steps, returns = curve.evaluation.steps, curve.evaluation.values
@@ -72,8 +73,9 @@ def read_run(suite: Suite, cell: Cell, place: Place) -> Run:
         "curve": {"steps": steps, "returns": _rounded(returns)},
         "training": _thinned(curve.episodes.steps, curve.episodes.values),
         "jacobian": float(np.mean(last)),
+        "sensitivity": place.sensitivity() if suite.sensitivity else None,
         "minutes": round(place.seconds() / 60, 1),
-        "flags": " ".join(suite.words(cell)),
+        "flags": " ".join(map(without_folders, suite.words(cell))),
         "commit": start.get("commit"),
         "modified": start.get("modified"),
         "date": start.get("date"),
@@ -113,6 +115,9 @@ def _settings(config: Config) -> dict[str, Any]:
     """All settings, without folders and hosts: results are published."""
     settings = record.to_dict(config)
     del settings["logdir"], settings["scale"]
+    origin = settings["origin"]
+    for name in ("fork", "init_from"):
+        origin[name] = without_folders(origin[name]) if origin[name] else ""
     return settings
 
 
@@ -142,7 +147,8 @@ def merge(suite: Suite, found: Sequence[Run], known: Sequence[Run]) -> Merged:
 def mismatch(suite: Suite, cell: Cell, run: Run) -> list[str]:
     """In what a record is not of the suite's run, as `--flag: old -> new`."""
     try:
-        difference = record.diff(record.from_dict(run["config"]), suite.config(cell))
+        wanted = record.from_dict(_settings(suite.config(cell)))
+        difference = record.diff(record.from_dict(run["config"]), wanted)
     except (UserError, TypeError) as error:
         return [str(error)]
     lines = difference.refused
@@ -151,6 +157,8 @@ def mismatch(suite: Suite, cell: Cell, run: Run) -> list[str]:
         lines.append(
             f"final_episodes: {run['final_episodes']} -> {suite.final_episodes}"
         )
+    if suite.sensitivity and not run.get("sensitivity"):
+        lines.append("sensitivity: not measured")
     return lines
 
 

@@ -26,6 +26,7 @@ _LOOK = 0.2  # seconds between two looks at the children
 _SEARCH = 5.0  # seconds between two searches for a run that became free
 _PATIENCE = 300.0  # seconds a run has for its last checkpoint
 TRAIN, EVALUATE = "train.main", "train.evaluate"
+SENSITIVITY = "benchmarks.sensitivity"
 """The modules that make a run."""
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 """Exit codes of a program that was asked to end; negative where its own handlers were
@@ -172,13 +173,17 @@ class Runner:
             if place.finished(suite, cell):
                 return None
             if place.trained(suite.config(cell)):
-                return self._evaluation(place)
+                return self._measurement(place)
         return [TRAIN, *words, "--logdir", str(place.run_dir)]
 
-    def _evaluation(self, place: Place) -> list[str]:
-        episodes = str(self._suite.final_episodes)
-        words = ["--run", str(place.run_dir), "--episodes", episodes]
-        return [EVALUATE, *words, "--json", str(place.beside("json"))]
+    def _measurement(self, place: Place) -> list[str]:
+        """What is still to be known of a trained run."""
+        episodes = self._suite.final_episodes
+        if episodes and place.evaluated(episodes) is None:
+            words = ["--run", str(place.run_dir), "--episodes", str(episodes)]
+            return [EVALUATE, *words, "--json", str(place.beside("json"))]
+        out = str(place.beside("sensitivity.json"))
+        return [SENSITIVITY, str(place.run_dir), "--json", out]
 
     def _look(self) -> bool:
         """See which programs have ended, and go on; whether a run has."""

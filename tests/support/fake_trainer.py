@@ -1,4 +1,4 @@
-"""Stands for `train.main` and `train.evaluate` in tests of suites: leaves their files.
+"""Stands for the programs that make a suite's runs: leaves the same files.
 
 As a module it takes their flags. It trains for half a second in ten chunks, each of
 which moves the checkpoint on; and writes each start into `starts.txt` beside the run.
@@ -65,6 +65,16 @@ def evaluate(run_dir: Path, path: Path, episodes: int) -> int:
     return 0
 
 
+def measure(run_dir: Path, path: Path) -> int:
+    """The sensitivities of the final agent."""
+    step = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    parts = {"posterior": 1.0, "prior": 2.0}
+    row = {"step": step, "jacobian": parts}
+    row["kl"] = {part: [x, 3 * x] for part, x in parts.items()}
+    path.write_text(json.dumps({"rows": [{"step": 0}, row]}))
+    return 0
+
+
 def parse(argv: Sequence[str], platform: str = "") -> Any:
     """The configuration, whatever the task is."""
     from train.config.cli import read_words
@@ -80,6 +90,8 @@ def main(argv: list[str], seconds: float = 0.5) -> int:
         given = dict(zip(argv[::2], argv[1::2], strict=True))
         episodes = int(given["--episodes"])
         return evaluate(Path(given["--run"]), Path(given["--json"]), episodes)
+    if not argv[0].startswith("--"):
+        return measure(Path(argv[0]), Path(argv[2]))
     config = parse(argv)
     return train(Path(config.logdir), config, seconds)
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from benchmarks.ablations import __main__ as ablations
 from benchmarks.suite.__main__ import main
 from benchmarks.suite.declare import FILES, Cell, load, read
 
@@ -154,3 +155,30 @@ def test_files_that_cannot_be_read(tmp_path, capsys):
         assert main([name, *folder]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and re.search(says, error), error
+
+
+def test_ablations_are_suites(tmp_path, capsys):
+    assert ablations.main([]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in listed[:-1]]
+    files = FILES.glob("ablations-*.toml")
+    assert names == sorted(path.stem.removeprefix("ablations-") for path in files)
+    assert ablations.main(["decay", "--folder", str(tmp_path), "--status"]) == 0
+    assert "walker-walk/constant/seed-0" in capsys.readouterr().out
+    assert ablations.main(["roh", "--folder", str(tmp_path)]) == 2
+    assert "nearest valid: rho" in capsys.readouterr().err
+
+
+def test_the_normalizations_differ_where_not_all_states_are_sampled():
+    suite = load("ablations-rho")
+    found = {
+        (penalty.normalization, penalty.rho)
+        for (task, arm), config in suite.configs.items()
+        if (penalty := config.penalty).active
+    }
+    assert len(found) == len(suite.arms) - 1 == 7
+
+
+def test_a_constant_coefficient_is_constant():
+    penalty = load("ablations-decay").configs["walker-walk", "constant"].penalty
+    assert penalty.lambda0 == penalty.lambda_min == 0.5

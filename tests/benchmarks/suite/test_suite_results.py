@@ -5,14 +5,14 @@ import json
 import re
 
 import pytest
-from fake_trainer import CHUNKS, evaluate, write_chunk
+from fake_trainer import CHUNKS, evaluate, measure, write_chunk
 from matplotlib.image import imread
 
 from benchmarks.suite import draw, results
 from benchmarks.suite.__main__ import main
 from benchmarks.suite.declare import Cell, read
 from benchmarks.suite.place import Place
-from benchmarks.suite.report import NO_RUNS, report, status_table
+from benchmarks.suite.report import NO_RUNS, report, smoothness_table, status_table
 from benchmarks.suite.summary import summarize
 from train.run_dir import record
 
@@ -253,3 +253,23 @@ def test_a_baseline_that_earns_nothing_normalizes_nothing(tmp_path):
     written = results.write(suite(), runs, tmp_path / "x.json", quick=False)
     assert "–" in report(written)
     assert draw.aggregate(written) is not None
+
+
+def test_smoothness_is_a_geometric_mean_of_ratios(tmp_path):
+    of = suite(sensitivity=True)
+    for cell in of.cells():
+        place = make(tmp_path, cell, of=of)
+        measure(place.run_dir, place.beside("sensitivity.json"))
+    runs = results.collect(of, tmp_path)
+    assert len(runs) == 8 and runs[0]["sensitivity"]["kl"]["prior"] == 4.0
+    for run in runs:
+        if run["arm"] == "gpld":  # a half in one task, an eighth in the other
+            run["jacobian"] /= 2 if run["task"] == "toy-target" else 8
+    written = results.write(of, runs, tmp_path / "x.json", quick=False)
+    lines = smoothness_table(written).splitlines()
+    assert lines[2].split("|")[2:4] == [" 1.00 ", " 0.25 "]
+    assert lines[5].split("|")[1].strip() == "KL by perturbation's norm, posterior"
+    del runs[0]["sensitivity"]
+    assert results.merge(of, [], runs).refused == [
+        f"{results.cell_of(runs[0])}: sensitivity: not measured"
+    ]

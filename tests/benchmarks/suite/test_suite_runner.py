@@ -25,6 +25,7 @@ COMMON = "--preset smoke --steps 400"
 def fake(monkeypatch):
     monkeypatch.setattr(runner, "TRAIN", "fake_trainer")
     monkeypatch.setattr(runner, "EVALUATE", "fake_trainer")
+    monkeypatch.setattr(runner, "SENSITIVITY", "fake_trainer")
     monkeypatch.setattr(runner, "_LOOK", 0.02)
     monkeypatch.setattr(runner, "_SEARCH", 0.05)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests' / 'support'}")
@@ -57,6 +58,21 @@ def test_all_runs_are_made_and_a_second_start_makes_none(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count("started ") == 4
     assert "finished     toy-target/a/seed-1 at step 400, 0.0 minutes" in said
+
+
+def test_what_is_missing_of_a_trained_run_is_made_alone(tmp_path):
+    cell = next(suite().cells())
+    place = Place.of(tmp_path, cell)
+    one = {"arms": {"a": ""}, "seeds": [0]}
+    Runner(suite(**one), tmp_path, jobs=1, pin=False).work()
+    more = suite(**one, sensitivity=True)
+    assert place.state(more, cell).kind == "stopped"
+    tally = Runner(more, tmp_path, jobs=1, pin=False).work()
+    assert tally.finished == [cell] and starts(place) == [0]
+    assert place.sensitivity() == {
+        "kl": {"posterior": 2.0, "prior": 4.0},
+        "jacobian": {"posterior": 1.0, "prior": 2.0},
+    }
 
 
 def test_a_failing_run_stops_no_other_and_is_tried_once_more(tmp_path, capsys):
@@ -127,7 +143,7 @@ sys.exit(command.main(sys.argv[1:]))
 PROGRAM = REAL.replace(
     "command.default",
     "import fake_trainer\n"
-    'runner.TRAIN = runner.EVALUATE = "fake_trainer"\n'
+    'runner.TRAIN = runner.EVALUATE = runner.SENSITIVITY = "fake_trainer"\n'
     "declare.parse = fake_trainer.parse\n"
     "command.default",
 )
