@@ -23,7 +23,7 @@ from train.checkpoint.disk import (
 from train.checkpoint.saved_agents import AgentSaver
 from train.checkpoint.warm_start import WarmStart, apply_warm_start, read_warm_start
 from train.config import Config
-from train.errors import logdir_errors
+from train.errors import counted, logdir_errors
 from train.metrics.logger import Logger, Silent
 from train.placement.placement import Placement
 from train.placement.programs import Programs
@@ -302,8 +302,9 @@ def evaluate(
     played = jax.tree.map(coordination.fetch, played)
     cut_off = int(np.sum(played.cut_off))
     if cut_off:
+        episodes = counted(played.cut_off.size, "episode")
         logger.say(
-            f"evaluation at step {step:,}: {cut_off} of {played.cut_off.size} episodes "
+            f"evaluation at step {step:,}: {cut_off} of {episodes} "
             f"cut off after {programs.config.eval_max_decisions:,} decisions "
             "(--eval-max-decisions); their returns are what they earned until then"
         )

@@ -28,7 +28,9 @@ def run(argv: Sequence[str]) -> int:
     from train.run_dir.record import read_run
 
     check_origin()
-    config, preset = read_command(argv, start_jax, lambda run: read_run(run, "--fork"))
+    config, preset, given = read_command(
+        argv, start_jax, lambda run: read_run(run, "--fork")
+    )
 
     # Imported only now: a mistyped flag is answered before JAX and MuJoCo load.
     import jax
@@ -38,7 +40,7 @@ def run(argv: Sequence[str]) -> int:
     from train.placement.placement import Placement
     from train.preflight import setup
     from train.preflight.fork import prepare_fork
-    from train.preflight.resume import check_resume
+    from train.preflight.resume import check_resume, keep_replay_size
     from train.processes import coordination
     from train.program.penalty import choose_penalty, with_taken
     from train.run_dir.lock import RunLock
@@ -52,6 +54,7 @@ def run(argv: Sequence[str]) -> int:
     cache = setup.enable_compilation_cache()
     env = VectorEnv(setup.make_env(config), config.num_envs)
     run_dir = run_directory(config)
+    config, kept = keep_replay_size(config, run_dir, given)
     lines = setup.describe(
         config,
         env,
@@ -64,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
         with coordination.leader_first():
             if coordination.leads():
                 changes = check_resume(config, run_dir)
-                for line in lines:
+                for line in (*lines, *kept):
                     tell(line, sys.stdout)
                 stack.enter_context(RunLock(run_dir))
                 tell(f"run directory {run_dir}", sys.stdout)

@@ -9,6 +9,7 @@ import pytest
 
 import envs
 import train.config.origin
+import train.config.penalty
 import train.config.schema
 from train.config import Config
 from train.config.cli import parse
@@ -70,7 +71,7 @@ def test_help_shows_the_coefficients_of_the_target(capsys, words, start, least):
 
 def test_every_field_is_documented():
     """Its docstring is the help text of its flag."""
-    modules = (train.config.schema, train.config.origin)
+    modules = (train.config.schema, train.config.penalty, train.config.origin)
     trees = [ast.parse(inspect.getsource(module)) for module in modules]
     fields = 0
     for owner in itertools.chain(*map(ast.walk, trees)):

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from train.errors import CheckpointMismatch
+from train.run_dir.record import written_by
 
 
 def array_leaves(tree: PyTree) -> dict[str, Any]:
@@ -94,7 +95,8 @@ def check_same(
             remedy = "the JAX_ENABLE_X64 it was trained with (starts.jsonl)"
         raise CheckpointMismatch(
             f"{directory}: does not fit this run: leaf {first} is "
-            f"{show(saved.get(first))} in the checkpoint and {show(wanted.get(first))} "
+            f"{show(saved.get(first))} in the checkpoint (written by "
+            f"{written_by(directory.parents[1])}) and {show(wanted.get(first))} "
             f"here{others}; use {remedy}, or another --logdir"
         )
 

@@ -124,6 +124,8 @@ class Command(NamedTuple):
     """`preset`, `env` and the penalty's coefficients are resolved."""
     preset: PresetChoice
     """The preset that the flags start from, and why."""
+    given: frozenset[str]
+    """The flags on the command line."""
 
 
 def read_command(
@@ -165,7 +167,8 @@ def read_command(
         preset = preset_values(choice.name)
         _check_penalty_wanted(preset, words.values)
     config = build(for_target(preset, given) | given)
-    return Command(dataclasses.replace(config, env=_known_env(config.env)), choice)
+    config = dataclasses.replace(config, env=_known_env(config.env))
+    return Command(config, choice, frozenset(words.values))
 
 
 def parse(argv: Sequence[str], platform: str | Callable[[], str]) -> Config:

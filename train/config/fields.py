@@ -48,6 +48,15 @@ class Range:
         return None
 
 
+# Counters on the device are 32-bit integers.
+MAX_COUNT = 2**31 - 1
+Count = Annotated[int, Range(1, MAX_COUNT)]
+Positive = Annotated[float, Range(0, open_low=True)]
+NonNegative = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1)]
+Decay = Annotated[float, Range(0, 1, open_high=True)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Flag:
     """One command-line flag and the field that it sets."""
@@ -166,10 +175,8 @@ def check_value(flag: Flag, value: Any, *, shown: str = "") -> None:
     else:
         fits = isinstance(value, (int, float) if flag.kind is float else flag.kind)
     if not fits:
-        raise UserError(
-            f"{flag.name} {shown}: expected {flag.kind.__name__}, "
-            f"got {type(value).__name__}"
-        )
+        why = f"expected {flag.kind.__name__}, got {type(value).__name__}"
+        raise invalid(flag.name, shown, why, allowed_values(flag))
     if isinstance(value, int | float) and not isinstance(value, bool):
         allowed = flag.range or Range()
         if value not in allowed:

@@ -9,117 +9,24 @@ import dataclasses
 import math
 from typing import Annotated, Literal
 
-from tyro.conf import arg
-
 from core.constants import LossConstants  # needs no JAX
 from core.sizes import SIZES, ModelSize
-from train.config.fields import Range, check_fields, invalid
+from train.config.fields import (
+    MAX_COUNT,
+    Count,
+    Decay,
+    Fraction,
+    NonNegative,
+    Positive,
+    Range,
+    check_fields,
+    invalid,
+)
 from train.config.origin import OriginConfig
-from train.errors import UserError
+from train.config.penalty import PenaltyConfig
 
-# Counters on the device are 32-bit integers.
-MAX_COUNT = 2**31 - 1
 # Decisions after which an evaluation cuts an episode off (no time limit, say).
 MAX_EVAL_DECISIONS = 10_000
-Count = Annotated[int, Range(1, MAX_COUNT)]
-Positive = Annotated[float, Range(0, open_low=True)]
-NonNegative = Annotated[float, Range(0)]
-Fraction = Annotated[float, Range(0, 1)]
-Decay = Annotated[float, Range(0, 1, open_high=True)]
-
-
-@dataclasses.dataclass(frozen=True)
-class PenaltyConfig:
-    """The Jacobian penalty on the latent dynamics (GPLD, Algorithms 1 and 2)."""
-
-    implementation: Annotated[
-        Literal["none", "reference", "xla", "pallas"], arg(name="penalty")
-    ] = "xla"
-    """Which code computes the penalty; none trains plain DreamerV3.
-    reference: the definition by vector-Jacobian products, slow.
-    xla: the Gram form, fast everywhere; pallas: the fused GPU kernel."""
-    target: Annotated[
-        Literal["posterior", "prior", "both", "core"], arg(name="penalty-target")
-    ] = "posterior"
-    """Which map the penalty keeps smooth; core is the recurrent map h, z, a -> h'."""
-    rho: Fraction = 0.5
-    """Fraction of the batch's states that are penalized, in (0, 1]."""
-    lambda0: NonNegative = 0.5
-    """Coefficient of the penalty at the first update; .01 with target core."""
-    lambda0_prior: NonNegative | None = None
-    """The same for the prior, with target prior or both; none is --lambda0."""
-    lambda_min: NonNegative = 0.001
-    """The coefficient never decays below this; --lambda0 with target core."""
-    decay_scale: Positive = 1000.0
-    """c in lambda = max(lambda0 / sqrt(1 + updates / c), lambda_min)."""
-    normalization: Literal["sampled", "batch"] = "sampled"
-    """sampled: mean over the sampled states (Algorithm 1).
-    batch: their sum over all states, so that the weight is lambda * rho
-    (what the authors' released code does)."""
-    probe_kind: Literal["rademacher", "hadamard", "exact"] = "rademacher"
-    """rademacher: random signs (the paper).
-    hadamard: distinct random columns of an orthogonal basis.
-    exact: the whole basis, which gives the exact squared Frobenius norm."""
-    probes: Count | None = None
-    """Probes per state, for rademacher and hadamard; none is 1."""
-    core_carry: bool = True
-    """With target core: whether the gate's direct path from h to h' counts."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.implementation == "none":
-            return
-        if self.rho == 0:
-            raise UserError(
-                f"--rho 0 with --penalty {self.implementation}: nothing would be "
-                "penalized; allowed: a value in (0, 1], or --penalty none"
-            )
-        if self.probe_kind == "exact" and self.probes is not None:
-            raise UserError(
-                f"--probes {self.probes} with --probe-kind exact: exact uses the whole "
-                "basis; allowed: leave --probes out, or --probe-kind hadamard"
-            )
-        if self.target == "core":
-            if self.implementation == "pallas":
-                raise UserError(
-                    "--penalty pallas with --penalty-target core: the kernel covers "
-                    "the posterior and prior heads only; allowed for core: "
-                    "reference, xla; nearest valid: --penalty xla"
-                )
-            if self.probe_kind != "rademacher":
-                raise UserError(
-                    f"--probe-kind {self.probe_kind} with --penalty-target core: the "
-                    "recurrent map has no class rows to build a basis on; allowed: "
-                    "rademacher"
-                )
-        if self.lambda0_prior is not None and self.target not in ("prior", "both"):
-            raise UserError(
-                f"--lambda0-prior {self.lambda0_prior:g} with --penalty-target "
-                f"{self.target}: it would have no effect; allowed with the targets: "
-                "prior, both"
-            )
-        start = {"--lambda0": self.lambda0}
-        if self.target in ("prior", "both") and self.lambda0_prior is not None:
-            start["--lambda0-prior"] = self.lambda0_prior
-            if self.target == "prior":
-                del start["--lambda0"]
-        for name, value in start.items():
-            if self.lambda_min > value:
-                raise UserError(
-                    f"--lambda-min {self.lambda_min:g} exceeds {name} {value:g}, where "
-                    f"the decay starts; allowed: a value in [0, {value:g}]; nearest "
-                    f"valid: --lambda-min {value:g}"
-                )
-
-    @property
-    def active(self) -> bool:
-        """Whether any penalty is computed."""
-        return self.implementation != "none"
-
-    @property
-    def resolved_lambda0_prior(self) -> float:
-        """The prior's coefficient at the first update, with its default filled in."""
-        return self.lambda0 if self.lambda0_prior is None else self.lambda0_prior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,7 +190,7 @@ class Config:
     """Resume even if settings changed that the run was trained with."""
     require_gpu: bool = False
     """Stop instead of running on a CPU."""
-    penalty: PenaltyConfig = PenaltyConfig()
+    penalty: PenaltyConfig = PenaltyConfig()  # noqa: RUF009 (it is frozen)
     """Jacobian penalty on the latent dynamics."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer of all networks."""
@@ -303,32 +210,31 @@ class Config:
         self._check_lengths()
 
     def _check_probes(self) -> None:
-        penalty, classes = self.penalty, self.model.classes
+        most, penalty = self.model.classes - 1, self.penalty
         if not penalty.active or penalty.probe_kind != "hadamard":
             return
-        if penalty.probes is not None and penalty.probes > classes - 1:
-            raise UserError(
-                f"--probes {penalty.probes} with --probe-kind hadamard: size "
-                f"{self.size} has {classes} classes, so {classes - 1} columns; "
-                f"allowed: an integer in [1, {classes - 1}]; nearest valid: "
-                f"{classes - 1} (the same as --probe-kind exact)"
+        if penalty.probes is not None and penalty.probes > most:
+            raise invalid(
+                "--probes",
+                f"{penalty.probes} with --probe-kind hadamard",
+                f"size {self.size} has {most + 1} classes, so {most} columns",
+                f"an integer in [1, {most}]",
+                f"{most} (the same as --probe-kind exact)",
             )
 
     def _check_lengths(self) -> None:
-        if self.replay_size < self.learning_starts:
-            raise UserError(
-                f"--replay-size {self.replay_size}: too small for --num-envs "
-                f"{self.num_envs}, --batch-length {self.batch_length} and --prefill "
-                f"{self.prefill}; allowed: >= {self.learning_starts}; nearest valid: "
-                f"{self.learning_starts}"
-            )
-        if self.decisions < self.learning_starts:
-            least = self.learning_starts * self.action_repeat
-            raise UserError(
-                f"--steps {self.steps}: ends before learning starts with --num-envs "
-                f"{self.num_envs}, --batch-length {self.batch_length} and --prefill "
-                f"{self.prefill}; allowed: >= {least}; nearest valid: {least}"
-            )
+        least = self.learning_starts
+        flags = (
+            f"--num-envs {self.num_envs}, --batch-length {self.batch_length} and "
+            f"--prefill {self.prefill}"
+        )
+        if self.replay_size < least:
+            why, near = f"too small for {flags}", str(least)
+            raise invalid("--replay-size", self.replay_size, why, f">= {least}", near)
+        if self.decisions < least:
+            steps = str(least * self.action_repeat)
+            why = f"ends before learning starts with {flags}"
+            raise invalid("--steps", self.steps, why, f">= {steps}", steps)
 
     @property
     def loss_constants(self) -> LossConstants:

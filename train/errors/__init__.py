@@ -36,6 +36,11 @@ def printable(text: str) -> str:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 episode`, `1,200 episodes`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, on one line."""
     return printable(" ".join(str(error).split()))

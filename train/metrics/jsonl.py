@@ -8,6 +8,8 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping
 
+from train.errors import counted
+
 
 class JsonLines:
     """Appends objects to a file; after a resume, only the lines up to that point.
@@ -48,7 +50,8 @@ class JsonLines:
         if self._waiting:
             self._flush()
         if self._waiting:
-            self._warn(f"warning: {len(self._waiting)} lines of {self._path} are lost")
+            lost = counted(len(self._waiting), "line")
+            self._warn(f"warning: {lost} of {self._path} could not be written")
         try:
             os.close(self._file)
         except OSError as error:  # a network file system may only now say so
@@ -86,8 +89,8 @@ class JsonLines:
         damaged = sum(step is None for step in steps[:-1])
         if damaged:
             self._warn(
-                f"warning: {damaged} lines of {self._path} cannot be read and are "
-                "left out"
+                f"warning: left out {counted(damaged, 'line')} of {self._path} that "
+                "cannot be read"
             )
         kept = [
             line

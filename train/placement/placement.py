@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 
 from train.checkpoint.leaves import is_key, storable
 from train.config import Config
-from train.errors import UserError
+from train.errors import UserError, counted
 from train.placement.agents import one_by_one, side_by_side
 from train.processes import coordination
 from train.program.state import RunState
@@ -233,7 +233,7 @@ def choose_devices(config: Config) -> list[Device]:
     if min(map(len, local)) < each:
         raise UserError(
             f"--devices {count} with {processes} processes: one of them has only "
-            f"{min(map(len, local))} devices; nearest valid: "
+            f"{counted(min(map(len, local)), 'device')}; nearest valid: "
             f"{min(map(len, local)) * processes}"
         )
     return [device for own in local for device in own[:each]]

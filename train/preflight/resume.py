@@ -1,6 +1,8 @@
 """Whether a run directory is one that this command may go on with."""
 
+import dataclasses
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,37 @@ def check_resume(config: Config, run_dir: Path) -> list[str]:
         )
     found = (difference.allowed, difference.refused, settings.allowed, settings.refused)
     return [line for lines in found for line in lines]
+
+
+def keep_replay_size(
+    config: Config, run_dir: Path, given: Collection[str]
+) -> tuple[Config, list[str]]:
+    """The configuration with the size of the replay buffer that the directory holds.
+
+    By default the buffer holds every decision of the run, so more `--steps` would ask
+    for a larger one; a stored buffer is not resized.
+
+    Args:
+        given: flags on the command line. A `--replay-size` among them stands.
+
+    Returns:
+        The configuration, and a line for the user if that changed it.
+    """
+    if "--replay-size" in given:
+        return config, []
+    try:
+        stored = record.read(run_dir / "config.json").replay_capacity
+        saved = bool(Checkpointer(run_dir).steps())
+    except (UserError, OSError):  # `check_resume` says so
+        return config, []
+    # A smaller buffer than learning needs is refused, by the other flags' names.
+    if not saved or not config.learning_starts <= stored < config.replay_capacity:
+        return config, []
+    line = (
+        f"replay       the stored replay buffer keeps its size of {stored:,} "
+        "decisions; --replay-size sets another, in a new --logdir"
+    )
+    return dataclasses.replace(config, replay_size=stored), [line]
 
 
 def changed_settings(run_dir: Path) -> record.Difference:

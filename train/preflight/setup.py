@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import envs
 from envs import Env, EnvSpec, VectorEnv
 from train.config import Config
-from train.errors import UserError
+from train.errors import UserError, counted
 from train.placement.placement import Placement
 from train.preflight.memory import check_memory
 from train.program.chunk import Schedule
@@ -102,8 +102,9 @@ def describe_evaluation(config: Config, spec: EnvSpec) -> str:
     actions = {"sample": "sampled from the policy", "mode": "the mode of the policy"}
     cap = config.eval_max_decisions
     cut = f", cut off after {cap:,} decisions" if spec.episode_decisions > cap else ""
+    episodes = counted(config.eval_episodes, "episode")
     return (
-        f"every {config.eval_every:,} steps, {config.eval_episodes} episodes{cut}, "
+        f"every {config.eval_every:,} steps, {episodes}{cut}, "
         f"actions {actions[config.eval_policy]}"
     )
 
@@ -125,7 +126,7 @@ def describe(
     dtype = jnp.dtype(compute_dtype(config, platform)).name
     spec = env.spec
     images = "x".join(str(length) for length in spec.obs_shape)
-    sees = f"{spec.obs_shape[0]} observations"
+    sees = counted(spec.obs_shape[0], "observation")
     if spec.is_image:
         sees = f"images of {images}, {math.prod(spec.obs_shape) / 1024:g} KiB each"
     seeds = f", for each of {config.seeds} seeds" if config.seeds > 1 else ""
@@ -143,8 +144,8 @@ def describe(
         f"device       {kind}{cores}, {dtype} arithmetic",
         f"preset       {config.preset} ({preset_reason})",
         f"environment  {spec.name}: {sees}, "
-        f"{spec.action_dim} actions, action repeat {spec.action_repeat}, "
-        f"{config.num_envs} copies{seeds}",
+        f"{counted(spec.action_dim, 'action')}, action repeat {spec.action_repeat}, "
+        f"{counted(config.num_envs, 'environment')}{seeds}",
         f"parameters   {counts['total']:,} (dynamics {counts['dynamics']:,})",
         f"penalty      {penalty.reason}",
         f"replay       {memory}",

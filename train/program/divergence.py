@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Int
 from core.rssm import State
 from core.transition import Transition
 from train.config import Config
+from train.errors import counted
 from train.processes import coordination
 from train.program.chunk import ChunkOutput, redraw
 from train.program.state import RunState
@@ -111,7 +112,7 @@ class Watch:
         folder = self._run_dir / f"seed_{agent}" if several else self._run_dir
         who = f" of seed {self._config.seed + agent}" if several else ""
         in_row = int(np.atleast_1d(output.skipped_in_row)[agent])
-        updates = f"{min(in_row, self._limit)} updates in a row{who}"
+        updates = f"{counted(min(in_row, self._limit), 'update')} in a row{who}"
         drawn = jax.tree.map(coordination.fetch, last_batch(self._config, run, output))
         if several:
             drawn = jax.tree.map(lambda x: x[agent], drawn)

@@ -14,7 +14,7 @@ from envs import Env, VectorEnv
 from train.checkpoint.saved_agents import SavedLearner, SavedRun, restore_agent
 from train.config import Config
 from train.config.schema import MAX_EVAL_DECISIONS
-from train.errors import UserError
+from train.errors import UserError, counted
 from train.program.state import init_agent
 from train.rollout.conditions import PLAIN, Conditions
 from train.rollout.player import Acting, Poses, make_player
@@ -74,7 +74,7 @@ class Score(NamedTuple):
         s = self.record()
         text = (
             f"return {s['mean']:.1f} ± {s['std']:.1f}, min {s['min']:.1f}, "
-            f"max {s['max']:.1f} ({self.returns.size} episodes"
+            f"max {s['max']:.1f} ({counted(self.returns.size, 'episode')}"
         )
         if not s["cut_off"]:
             return f"{text})"

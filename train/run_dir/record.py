@@ -117,7 +117,19 @@ def read(path: pathlib.Path) -> Config:
     try:
         return from_dict(record)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        author = written_by(path.parent)
+        raise UserError(f"{path}: {error} (written by {author})") from None
+
+
+def written_by(run_dir: pathlib.Path) -> str:
+    """The version that last trained in a run directory, for error messages."""
+    try:
+        lines = (run_dir / "starts.jsonl").read_text(encoding="utf-8").splitlines()
+        last = json.loads(lines[-1])
+        version = f"smooth-dreamer {last['versions']['smooth-dreamer']}"
+        return version + (f" at commit {last['commit'][:10]}" if last["commit"] else "")
+    except (OSError, ValueError, LookupError, TypeError):
+        return "an unknown version"
 
 
 def read_run(run_dir: str | pathlib.Path, flag: str = "--run") -> Config:

@@ -173,7 +173,7 @@ def test_build_checks_only_the_final_combination():
     # Either change alone would be refused.
     config = build({"--lambda0": 1e-4, "--lambda-min": 1e-5})
     assert config.penalty.lambda0 == 1e-4
-    with pytest.raises(UserError, match=r"--lambda-min 0\.001 exceeds --lambda0"):
+    with pytest.raises(UserError, match=r"--lambda-min 0\.001: exceeds --lambda0"):
         build({"--lambda0": 1e-4})
 
 

@@ -95,7 +95,7 @@ def test_damaged_lines_of_a_record_are_named(tmp_path):
     console, text = plain_console()
     Logger(tmp_path, total_steps=1, console=console, sinks=(), restored_step=1).close()
     assert lines(path) == [{"step": 1}, {"step": 1}]
-    said = f"6 lines of {path} cannot be read and are left out"
+    said = f"left out 6 lines of {path} that cannot be read"
     assert said in text.getvalue().replace("\n", " ")
 
 

@@ -129,7 +129,10 @@ def test_a_million_steps_may_be_written_as_a_power(capsys, tmp_path, monkeypatch
         ("--batch-size 4", ["another configuration", "--batch-size: 2 -> 4"]),
         ("--env toy-constant", ["--env: toy-target -> toy-constant"]),
         ("--seed 1 --rho 0.25", ["--seed: 0 -> 1; --rho: 0.5 -> 0.25"]),
-        ("--steps 800", ["replay: 200 -> 400", "add --replay-size 200"]),
+        (
+            "--steps 800 --replay-size 400",
+            ["replay: 200 -> 400", "add --replay-size 200"],
+        ),
         ("--resume never", ["--resume never", "checkpoints up to step 200"]),
         ("--size 12m", ["--size: 1m -> 12m", "--allow-changes"]),
         (
