@@ -3,9 +3,7 @@
 import json
 import pathlib
 import tarfile
-from collections.abc import Iterator
 
-import jax
 import pytest
 from toy_run import log_lines
 
@@ -25,13 +23,13 @@ TINY = core.sizes.ModelSize(
 )
 
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The network that the run was trained with, quickly compiled."""
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network that the run was trained with."""
     monkeypatch.setitem(core.sizes.SIZES, "1m", TINY)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -34,28 +34,13 @@ from train.program.penalty import choose_penalty
 from train.program.state import RunState
 from train.rollout.player import Played
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles() -> Iterator[None]:
-    """Compiling is most of the time here; the programs stay the same."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
 def toy() -> Toy:
     # Its own: what is counted here are the traces of these tests alone.
     return Toy()
-
-
-@pytest.fixture(scope="module")
-def whole(toy: Toy, tmp_path_factory: pytest.TempPathFactory):
-    """An unbroken run: its directory, final state and log."""
-    run_dir = tmp_path_factory.mktemp("whole")
-    run, code = toy.train(run_dir)
-    assert code == 0
-    return run_dir, run, log_lines(run_dir)
 
 
 def assert_one_program(toy: Toy) -> None:

@@ -3,10 +3,8 @@
 import re
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
-import jax
 import pytest
 from toy_run import Altered, Toy, assert_same_bits, log_lines, shared
 
@@ -14,27 +12,12 @@ from train import loop
 from train.checkpoint.checkpointer import Checkpointer
 from train.placement.placement import Program
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles() -> Iterator[None]:
-    """Compiling is most of the time here; the programs stay the same."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
 def toy() -> Toy:
     return shared()
-
-
-@pytest.fixture(scope="module")
-def whole(toy: Toy, tmp_path_factory: pytest.TempPathFactory):
-    """An unbroken run: its directory, final state and log."""
-    run_dir = tmp_path_factory.mktemp("whole")
-    run, code = toy.train(run_dir)
-    assert code == 0
-    return run_dir, run, log_lines(run_dir)
 
 
 class Interrupting:

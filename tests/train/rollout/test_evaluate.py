@@ -3,7 +3,6 @@
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -27,13 +26,7 @@ from train.rollout.scores import (
 )
 from train.run_dir import record
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles() -> Iterator[None]:
-    """Compiling is most of the time here; the programs stay the same."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The player of whole episodes: against a plain loop, with every way to end."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,12 +18,7 @@ from train.rollout.scores import Episodes, Score, make_scorer
 TINY = ModelSize(units=8, deter=16, hidden=8, stoch=4, classes=4, blocks=2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles() -> Iterator[None]:
-    """Compiling is most of the time here; the programs stay the same."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def agent_for(env: Env, seed: int = 0) -> Agent:
