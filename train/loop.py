@@ -306,7 +306,7 @@ def evaluate(
         logger.say(
             f"evaluation at step {step:,}: {cut_off} of {episodes} "
             f"cut off after {programs.config.eval_max_decisions:,} decisions "
-            "(--eval-max-decisions); their returns are what they earned until then"
+            "(--eval-max-decisions); their returns are those up to then"
         )
     returns = played.returns[..., 0, :]  # of the one condition
     return {

@@ -87,7 +87,7 @@ def run(argv: Sequence[str]) -> int:
                 "them again: the same commands resume",
                 sys.stderr,
             )
-            os._exit(1)  # JAX's own farewell would wait for the process that is gone
+            os._exit(1)  # JAX's own shutdown would wait for the dead process
     return code
 
 
@@ -95,7 +95,7 @@ def start_jax(values: Mapping[str, Any]) -> str:
     """Start JAX as the flags given ask, joining other processes; the platform's name.
 
     Raises:
-        UserError: the flags on processes do not fit, or the others did not come.
+        UserError: the flags on processes do not fit, or the others did not connect.
     """
     from train.processes import coordination
 

@@ -123,7 +123,7 @@ class Policy:
                 f"obs has dtype {seen.dtype}: images are uint8, from 0 to 255; of "
                 "numbers from 0 to 1, (255 * image).astype(np.uint8)"
             )
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore"):  # reported below
             seen = seen.astype(self._dtype)
         bad = np.argwhere(~np.isfinite(seen))
         if len(bad):
@@ -169,7 +169,7 @@ def load_policy(
     explore: bool = False,
     seed: int = 0,
 ) -> Policy:
-    """The newest agent of a run, which may still be going on.
+    """The newest agent of a run, which may still be training.
 
     Args:
         run_dir: directory of the run.

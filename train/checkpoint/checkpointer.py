@@ -1,13 +1,13 @@
-"""Checkpoints of a run: arrays by Orbax, in directories that are whole or absent.
+"""Checkpoints of a run: arrays by Orbax, in directories that are complete or absent.
 
     RUN/checkpoints/000000012000/
         arrays/          the leaves of the tree (Orbax, uncompressed)
         metadata.json    path, type and shape of every leaf; the caller's own values
         manifest.json    sha256 of all of these
 
-A step is written under another name and renamed when it is complete, so a process
-killed at any moment leaves only whole steps. Nothing is forced to the disk: after a
-power cut the manifest finds what is torn, and the step before is taken.
+A step is written under a temporary name and renamed when it is complete, so a process
+killed at any moment leaves only complete checkpoints. There is no fsync: after a power
+cut the manifest detects an incomplete checkpoint, and the previous one is used.
 """
 
 import contextlib
@@ -101,8 +101,8 @@ class Checkpointer:
     def save(self, step: int, tree: PyTree, metadata: Mapping[str, Any]) -> bool:
         """Save a step, then remove all but the latest `keep`.
 
-        Steps later than this one are removed as well: the run has gone back behind
-        them, because they could not be read. A step that exists is replaced.
+        Later steps are removed as well: they could not be read, and the run resumed
+        from an earlier one. A step that exists is replaced.
 
         Args:
             step: environment step, the name of the checkpoint.
@@ -111,8 +111,8 @@ class Checkpointer:
             metadata: values JSON can hold, such as counters.
 
         Returns:
-            Whether the step was saved. Where the disk is full the answer is False,
-            what was begun is removed, and older steps are as they were.
+            Whether the step was saved. If the disk is full: False; the partial
+            checkpoint is removed, and older steps are unchanged.
 
         Raises:
             TypeError: a leaf is neither an array nor a function.
@@ -120,7 +120,7 @@ class Checkpointer:
         leaves = array_leaves(tree)
         specs = {path: spec_of(leaf) for path, leaf in leaves.items()}
         arrays = {path: storable(leaf) for path, leaf in leaves.items()}
-        # Orbax stores no arrays of size zero; their shape says all.
+        # Orbax cannot store empty arrays; their shape is in the metadata.
         arrays = {path: array for path, array in arrays.items() if array.size}
         record = {"step": step, "leaves": specs, "metadata": dict(metadata)}
         text = json.dumps(record, indent=1)
@@ -154,7 +154,10 @@ class Checkpointer:
         fine, reason = True, "in another process"
         try:
             part()
-        except (OSError, ValueError) as error:  # Orbax gives a full disk as the latter
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # Orbax raises the latter for a full disk
             fine, reason = False, one_line(error)[:200] or type(error).__name__
         if coordination.agree(fine):
             return True
@@ -179,7 +182,7 @@ class Checkpointer:
             UserError: there are steps, but none can be read.
         """
         step = coordination.from_leader(
-            self._newest_whole() if coordination.leads() else 0
+            self._newest_intact() if coordination.leads() else 0
         )
         if step == _NONE:
             return None
@@ -194,7 +197,7 @@ class Checkpointer:
         self, step: int, template: PyTree, *, partial: bool = False
     ) -> Restored | None:
         """A saved step; None, and a warning, where it is damaged. See `restore`."""
-        if not self._whole(step):
+        if not self._intact(step):
             return None
         return self._load(self._directory / f"{step:012d}", template, partial=partial)
 
@@ -214,7 +217,7 @@ class Checkpointer:
         manifest.verify(scratch)
         os.rename(scratch, self._directory / f"{step:012d}")
 
-    def _whole(self, step: int, earlier: str = "") -> bool:
+    def _intact(self, step: int, earlier: str = "") -> bool:
         """Whether a step is undamaged; warns where it is not."""
         try:
             manifest.verify(self._directory / f"{step:012d}")
@@ -223,12 +226,12 @@ class Checkpointer:
             return False
         return True
 
-    def _newest_whole(self) -> int:
+    def _newest_intact(self) -> int:
         """The latest undamaged step, `_NONE` or `_UNREADABLE`; warns of the damaged."""
         steps = self.steps()
         for position in range(len(steps) - 1, -1, -1):
             earlier = f"; trying {steps[position - 1]}" if position else ""
-            if self._whole(steps[position], earlier):
+            if self._intact(steps[position], earlier):
                 return steps[position]
         return _UNREADABLE if steps else _NONE
 
@@ -281,16 +284,16 @@ class Checkpointer:
         return False
 
     def _remove_scratch(self) -> None:
-        """Remove what this or a killed process left; only the lock's holder saves."""
+        """Remove temporary directories, also of a killed process; the lock is held."""
         for path in self._directory.glob(_SCRATCH + "*"):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def give_back_memory() -> None:
-    """Return what was freed to the system, where the C library is glibc.
+    """Return freed memory to the system (glibc only).
 
-    It would keep some of it, in pieces that the next save cannot use, and a run's
-    memory would grow with every save.
+    glibc would keep some of it in fragments that the next save cannot use, and the
+    memory of the process would grow with every save.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,4 +1,4 @@
-"""How much disk a run's checkpoints take, and whether there is so much."""
+"""The disk space that checkpoints need, checked before the run starts."""
 
 import contextlib
 import errno
@@ -18,8 +18,8 @@ MIB = 2**20
 
 
 def kept(config: Config, run: RunState) -> int:
-    """How many checkpoints a run keeps: `--keep`, or 3, or 2 of those that take much of
-    a disk, as a replay buffer of images does."""
+    """How many checkpoints a run keeps: `--keep`, else 3, or 2 if they are
+    large, as with a replay buffer of images."""
     return config.keep or (3 if tree_bytes(run) < LARGE else 2)
 
 
@@ -95,10 +95,10 @@ def _amount(size: int) -> str:
 
 
 def reserve(directory: pathlib.Path, size: int) -> None:
-    """Find out before writing whether `size` bytes and some more fit.
+    """Check before writing that `size` bytes, plus a margin, fit on the disk.
 
-    Taking the space and giving it back also meets quotas and limits, which the free
-    space of the file system does not tell.
+    Allocating the space also checks quotas and limits, which the free space reported
+    by the file system does not include.
 
     Raises:
         OSError: they do not.

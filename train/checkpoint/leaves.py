@@ -74,7 +74,7 @@ def check_same(
     *,
     partial: bool,
 ) -> None:
-    """Compare leaf by leaf: Orbax itself would cast and reshape in silence."""
+    """Compare leaf by leaf: Orbax itself casts and reshapes silently."""
 
     def show(spec: Mapping[str, Any] | None) -> str:
         if spec is None:

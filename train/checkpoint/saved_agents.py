@@ -1,11 +1,11 @@
-"""Agents on disk by themselves: what scoring and using one needs, some MB.
+"""Agents saved without replay buffer and optimizer: enough to evaluate one, some MB.
 
     RUN/agents/000000012000/    as a checkpoint (`checkpointer`), of these leaves:
         .learner.agent          all trained parameters
         .learner.slow_value     the slow copy of the value network
         .learner.return_scale   the range of returns, as the updates track it
 
-The names are those of a whole checkpoint, so an agent is read from either. A copy of
+The names are those of a full checkpoint, so an agent is read from either. A copy of
 `config.json` and `agents/` is a run for `train.evaluate` and `load_policy`.
 """
 
@@ -42,7 +42,7 @@ class SavedRun(NamedTuple):
 
 
 class AgentSaver:
-    """Writes the agents of one run: the newest, and those that are kept for ever.
+    """Writes the agents of one run: the newest, and those of `--keep-every`.
 
     The caller holds the run directory's lock; of several processes all save together.
 

@@ -1,7 +1,7 @@
-"""From the words on the command line to a `Config`, in one reading.
+"""Parse the command line into a `Config`.
 
-The words are read here and not by tyro, which draws several lines in a box for an error
-and knows neither 1e6 for an integer nor the ranges. tyro writes the help.
+Why not tyro alone: its errors take several lines, and it accepts neither 1e6 for an
+integer nor ranges. tyro writes the help.
 """
 
 import dataclasses

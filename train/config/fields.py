@@ -1,8 +1,8 @@
-"""What a dataclass field says about its command-line flag: name, type and range.
+"""Command-line flags from dataclass fields: name, type and range.
 
 A flag is named after its field, or after `tyro.conf.arg(name=...)` where the two
 differ. Nested dataclasses add nothing to the name, so every flag is flat. Ranges
-stand on the field itself: `Annotated[int, Range(1)]`.
+are annotated on the field: `Annotated[int, Range(1)]`.
 """
 
 import dataclasses
@@ -129,7 +129,7 @@ def parse_value(flag: Flag, text: str) -> Any:
     """The value written as `text` on the command line, e.g. 1e6 for an integer.
 
     Raises:
-        UserError: the text is no value of this flag, or one outside its range.
+        UserError: the text is not a valid value of this flag, or is out of range.
     """
     if flag.optional and text.lower() == "none":
         return None

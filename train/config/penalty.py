@@ -36,7 +36,7 @@ class PenaltyConfig:
     lambda0_prior: NonNegative | None = None
     """The same for the prior, with target prior or both; none is --lambda0."""
     lambda_min: NonNegative = 0.001
-    """The coefficient never decays below this; --lambda0 with target core."""
+    """Lower bound of the decaying coefficient; --lambda0 with target core."""
     decay_scale: Positive = 1000.0
     """c in lambda = max(lambda0 / sqrt(1 + updates / c), lambda_min)."""
     normalization: Literal["sampled", "batch"] = "sampled"
@@ -50,7 +50,7 @@ class PenaltyConfig:
     probes: Count | None = None
     """Probes per state, for rademacher and hadamard; none is 1."""
     core_carry: bool = True
-    """For the target core: whether the gate's direct path from h to h' counts."""
+    """With target core: whether the gate's direct path from h to h' counts."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -74,7 +74,7 @@ class PenaltyConfig:
             raise invalid(
                 "--penalty",
                 "pallas with --penalty-target core",
-                "the kernel covers the posterior and prior heads only",
+                "the kernel covers the posterior head only",
                 "for core: reference, xla",
                 "--penalty xla",
             )

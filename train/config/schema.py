@@ -1,4 +1,4 @@
-"""Every number of a run, as frozen dataclasses; each field is a flat flag.
+"""The configuration of a run, as frozen dataclasses; each field is a flat flag.
 
 Nothing here imports JAX: a mistyped flag must be answered before JAX starts. The
 units are those of the whole project: one *environment step* is one control step of
@@ -40,7 +40,7 @@ class OptimizerConfig:
     agc: NonNegative = 0.3
     """Largest ratio of an update's norm to its parameter's norm; 0 is no clipping."""
     agc_floor: Positive = 1e-3
-    """Smallest parameter norm that the clipping reckons with."""
+    """Lower bound on the parameter norm in the clipping."""
     beta1: Decay = 0.9
     """Decay of the momentum."""
     beta2: Decay = 0.999
@@ -95,12 +95,12 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ScaleConfig:
-    """How many devices and processes train; nothing of what is trained."""
+    """Number of devices and processes; does not change what is trained."""
 
     devices: Annotated[int | None, Range(1, MAX_COUNT)] = None
     """Devices that share the work, over all processes; none is one, with several
-    processes all they have, and with several seeds on a CPU its cores. On a CPU, parts
-    of it stand for devices."""
+    processes all they have, and with several seeds on a CPU its cores. A CPU is
+    split into virtual devices."""
     coordinator: str = ""
     """With several processes: HOST:PORT of process 0, or auto for what the scheduler
     says (SLURM, Open MPI)."""
@@ -155,7 +155,8 @@ class Config:
     discount_horizon: Annotated[int, Range(2, MAX_COUNT)] = 333
     """Decisions the return looks ahead: the discount is 1 - 1 / horizon."""
     replay_size: Count = 5_000_000
-    """Largest number of decisions kept; never more than the run takes."""
+    """Capacity of the replay buffer in decisions; by default at most those of the run.
+    A resumed run keeps its capacity."""
     replay_context: Annotated[int, Range(0, 1)] = 1
     """1: replayed sequences start from stored latent states. 0: from zeros."""
     prefill: Annotated[int, Range(0, MAX_COUNT)] = 1024
@@ -177,8 +178,8 @@ class Config:
     keep: Count | None = None
     """Newest checkpoints that are kept; none is 3, or 2 of more than 512 MiB."""
     keep_every: Count | None = None
-    """Environment steps between agents that are kept for ever, without what training
-    needs to go on (some MB each); none keeps only the newest."""
+    """Environment steps between agents that are kept permanently, without replay buffer
+    and optimizer (some MB each); none keeps only the newest."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks; auto is float32 on a CPU, bfloat16 elsewhere."""
     logdir: str = ""
@@ -262,7 +263,7 @@ class Config:
 
     @property
     def replay_capacity(self) -> int:
-        """Decisions the replay of one agent holds."""
+        """Capacity of one agent's replay buffer, in decisions."""
         return min(self.replay_size, self.decisions)
 
     @property
@@ -272,7 +273,7 @@ class Config:
 
 
 def replay_bytes(config: Config, *, obs_shape: tuple[int, ...], action_dim: int) -> int:
-    """Device memory of the replay of all agents, in bytes.
+    """Device memory of the replay buffers of all agents, in bytes.
 
     A decision takes its observation (float32, or uint8 for images), action and reward
     (float32), four flags, and with `replay_context` the latent state (recurrent part

@@ -15,7 +15,7 @@ from train.errors.surroundings import blamed
 
 
 class UserError(Exception):
-    """A mistake the user can repair; see `one_line_errors`."""
+    """A mistake that the user can fix; see `one_line_errors`."""
 
 
 class CheckpointMismatch(UserError):
@@ -48,7 +48,7 @@ def one_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def logdir_errors(directory: pathlib.Path) -> Iterator[None]:
-    """Turn what the system refuses into a line about the run directory.
+    """Turn an `OSError` into a one-line error about the run directory.
 
     Raises:
         UserError: in place of an `OSError`.
@@ -97,7 +97,7 @@ class Ending(NamedTuple):
 
 
 def ending(error: BaseException) -> Ending | None:
-    """How an error is answered on the command line; None for a fault of the program."""
+    """How an error is answered on the command line; None for a bug of the program."""
     if isinstance(error, UserError):
         return Ending(f"error: {one_line(error)}", 2)
     # JAX's own errors are RuntimeErrors.

@@ -1,4 +1,4 @@
-"""Standard output and error that never end a program.
+"""Standard output and error whose failures never stop a program.
 
 A daemon may close them (`>&-`), a reader may leave (`| head`), the disk behind them may
 be full, and a terminal or log may not know the letters ± and λ. A program whose result

@@ -1,4 +1,4 @@
-"""Which setting of the user's shell is to blame for an error, if one is.
+"""Find the environment variable that caused an error, if one did.
 
 JAX and MuJoCo read environment variables when they are imported or first used, and
 answer a value that this machine cannot serve with a traceback from deep inside.

@@ -1,4 +1,4 @@
-"""A log file with one JSON object a line, made to survive kills and full disks."""
+"""A log file with one JSON object a line, robust to kills and full disks."""
 
 import contextlib
 import itertools
@@ -14,8 +14,8 @@ from train.errors import counted
 class JsonLines:
     """Appends objects to a file; after a resume, only the lines up to that point.
 
-    A line is written whole or not at all. When the disk is full, lines wait in memory
-    and are written with a later one.
+    A line is written completely or not at all. When the disk is full, lines wait in
+    memory and are written with a later one.
 
     Args:
         path: file; its directory is made where it does not exist.

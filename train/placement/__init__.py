@@ -1,1 +1,1 @@
-"""On which devices a run's arrays and agents live."""
+"""The placement of arrays and agents on devices."""

@@ -1,1 +1,1 @@
-"""What is decided, checked and said before anything compiles."""
+"""Checks, decisions and messages before anything compiles."""

@@ -1,4 +1,4 @@
-"""Does the run fit into memory, as far as one can tell before it compiles?"""
+"""Estimate before compilation whether the run fits into memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,14 +71,14 @@ def _lines(path: Path) -> list[str]:
 def check_memory(
     config: Config, spec: EnvSpec, parameters: int = 0, *, devices: int = 1
 ) -> str:
-    """The replay's size in words.
+    """The size of the replay buffer, for the start-up lines.
 
     Args:
         devices: that share the replay, each with a memory of its own.
 
     Raises:
-        UserError: it does not fit, and the message gives the largest size that does;
-            or the rest certainly does not.
+        UserError: the buffer does not fit (the message gives the largest that does), or
+            the lower bound of the rest does not.
     """
     size = lambda config: replay_bytes(
         config, obs_shape=spec.obs_shape, action_dim=spec.action_dim
@@ -116,7 +116,7 @@ def check_memory(
 
 
 def least_bytes(config: Config, parameters: int) -> int:
-    """What a run holds at the very least beside its replay, in bytes.
+    """A lower bound of a run's memory beside its replay buffer, in bytes.
 
     Parameters, their gradients and two moments in float32; latent states of the batch,
     of the environments and of an evaluation in two bytes a number; two numbers in

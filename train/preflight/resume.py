@@ -1,4 +1,4 @@
-"""Whether a run directory is one that this command may go on with."""
+"""Check that a run directory can be resumed with this configuration."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ def check_resume(config: Config, run_dir: Path) -> list[str]:
 
     Raises:
         UserError: `--resume must` without a checkpoint, `--resume never` with one, a
-            change that would make it another run, a configuration that cannot be read
+            setting that must not change, a configuration that cannot be read
             or is missing beside checkpoints, or an impossible path.
     """
     stored, log = run_dir / "config.json", run_dir / "metrics.jsonl"

@@ -1,7 +1,7 @@
-"""Are `kernels`, `envs`, `core` and `benchmarks` the ones of this project?
+"""Check that `kernels`, `envs`, `core` and `benchmarks` are those of this project.
 
-These names are plain words, and other distributions install top-level packages so
-named. Whichever stands first on `sys.path` is imported, without a word.
+Other distributions install top-level packages with the same names. Whichever comes
+first on `sys.path` is imported, silently.
 """
 
 import importlib.util

@@ -1,6 +1,6 @@
 """Several processes, on one machine or many, as one run.
 
-Every process runs the same program on its own devices; XLA moves numbers between them.
+Every process runs the same program on its own devices; XLA communicates between them.
 Process 0 *leads*: it alone writes the log, holds the run directory's lock and speaks to
 the user. With one process nothing here does anything.
 """
@@ -20,7 +20,7 @@ from train.errors import UserError, one_line
 from train.processes import rendezvous
 from train.provenance import usable_cores
 
-_PATIENCE = 2 * 3600 * 1000  # milliseconds; a process that died is noticed long before
+_PATIENCE = 2 * 3600 * 1000  # milliseconds; a dead process is detected long before
 _MOST_CPU_DEVICES = 256
 _turns = itertools.count()
 
@@ -111,10 +111,10 @@ def _address(text: str) -> tuple[str, int]:
 
 
 def connect(join: Join) -> None:
-    """Meet the other processes. Nothing of JAX may have run before.
+    """Connect to the other processes. JAX must not be initialized yet.
 
     Raises:
-        UserError: they did not all come within the time.
+        UserError: not all of them connected within the timeout.
     """
     if join.coordinator is not None:
         assert join.num_processes is not None and join.process_id is not None
@@ -139,7 +139,7 @@ def connect(join: Join) -> None:
 
 
 def cpu_devices(seeds: int, most: int | None = None) -> int:
-    """For how many devices a CPU stands by default: several agents use its cores.
+    """Default number of virtual CPU devices: several agents use several cores.
 
     Args:
         seeds: number of agents trained side by side.
@@ -153,7 +153,7 @@ def cpu_devices(seeds: int, most: int | None = None) -> int:
 
 
 def offer_cpu_devices(count: int) -> None:
-    """Let the CPU stand for so many devices, so that any machine can try them out.
+    """Split the CPU into virtual devices, so that any machine can test sharding.
 
     There are never more than 256, as each takes threads and memory. Has an effect only
     before JAX starts, and none on other kinds of devices.
@@ -168,7 +168,7 @@ def offer_cpu_devices(count: int) -> None:
 
 @contextlib.contextmanager
 def leader_first() -> Iterator[None]:
-    """What process 0 refuses, all refuse; every process must come here.
+    """If process 0 raises a UserError, all do. A collective call.
 
     Raises:
         UserError: in the other processes, where process 0 had one.
@@ -188,17 +188,17 @@ def leads() -> bool:
 
 
 def agree(ok: bool) -> bool:
-    """Whether all processes say yes; each must ask."""
+    """Whether `ok` holds on all processes. A collective call."""
     return largest(not ok) == 0
 
 
 def largest(number: int) -> int:
-    """The largest of what the processes bring; each must ask."""
+    """The maximum over all processes. A collective call."""
     return max(_exchange(number))
 
 
 def from_leader(number: int) -> int:
-    """The number that process 0 brings; each must ask."""
+    """The number of process 0. A collective call."""
     return _exchange(number)[0]
 
 
@@ -212,8 +212,8 @@ def meet() -> None:
 
 
 def _exchange(number: int) -> list[int]:
-    """What every process brings, by their ids, through the coordinator: it needs no
-    device, and waits as long as a slow disk or compiler takes."""
+    """All-gather of one integer through the coordinator's key-value store, which needs
+    no device and has no short timeout."""
     count, rank = jax.process_count(), jax.process_index()
     if count == 1:
         return [int(number)]
@@ -235,7 +235,7 @@ def _place(turn: int, rank: int) -> str:
 
 
 def fetch(x: jax.Array) -> np.ndarray:
-    """An array's numbers on the host, from wherever its parts are; each must ask."""
+    """A (sharded) array as numpy on the host. A collective call."""
     if x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))

@@ -1,8 +1,8 @@
-"""The processes of a run find each other before JAX connects them.
+"""A rendezvous of all processes before `jax.distributed` starts.
 
-JAX aborts a process when another one does not connect in time. Here they first meet at
-the coordinator's address, so that a process that waits in vain can say, in one line,
-which one is missing.
+JAX aborts a process when another one does not connect in time. The processes first
+connect to the coordinator's address by a plain socket, so that a timeout is reported in
+one line that names the missing process.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ def gather(address: Address, count: int, timeout: float) -> None:
     """Process 0: wait for all others, then let them go on.
 
     Raises:
-        UserError: the port is taken, or some did not come within `timeout` seconds.
+        UserError: the port is taken, or some did not connect within `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
-    come: dict[int, socket.socket] = {}
+    joined: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as stack:
         try:
-            door = stack.enter_context(
+            listener = stack.enter_context(
                 socket.create_server(("", address[1]), reuse_port=False)
             )
         except OSError as error:
@@ -33,40 +33,40 @@ def gather(address: Address, count: int, timeout: float) -> None:
                 f"--coordinator {_text(address)}: cannot listen at port {address[1]} "
                 f"({error.strerror or error}); allowed: a free port of this machine"
             ) from None
-        while len(come) < count - 1:
+        while len(joined) < count - 1:
             left = deadline - time.monotonic()
-            missing = [str(rank) for rank in range(1, count) if rank not in come]
+            missing = [str(rank) for rank in range(1, count) if rank not in joined]
             if left <= 0:
                 raise UserError(
                     f"--coordinator {_text(address)}: process {', '.join(missing)} of "
                     f"{count} did not come within {timeout:g} s; start every process, "
                     "each with its own --process-id, or raise --coordinator-timeout"
                 )
-            door.settimeout(left)
+            listener.settimeout(left)
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                guest, _ = door.accept()
-                stack.enter_context(guest)
-                guest.settimeout(5)
-                asked = json.loads(guest.makefile().readline(200))
+                peer, _ = listener.accept()
+                stack.enter_context(peer)
+                peer.settimeout(5)
+                asked = json.loads(peer.makefile().readline(200))
                 rank, fault = int(asked["id"]), ""
                 if asked["of"] != count:
                     fault = f"--num-processes {asked['of']}: process 0 says {count}"
-                elif rank in come or not 0 < rank < count:
+                elif rank in joined or not 0 < rank < count:
                     fault = f"--process-id {rank}: another process has it"
                 if fault:
-                    guest.sendall(json.dumps({"fault": fault}).encode() + b"\n")
+                    peer.sendall(json.dumps({"fault": fault}).encode() + b"\n")
                 else:
-                    come[rank] = guest
-        for guest in come.values():
-            with contextlib.suppress(OSError):  # it will be missed soon enough
-                guest.sendall(b'{"fault": ""}\n')
+                    joined[rank] = peer
+        for peer in joined.values():
+            with contextlib.suppress(OSError):  # the others will notice
+                peer.sendall(b'{"fault": ""}\n')
 
 
 def join(address: Address, rank: int, count: int, timeout: float) -> None:
     """Another process: find process 0, and wait until all are there.
 
     Raises:
-        UserError: no answer within `timeout` seconds, or process 0 knows better.
+        UserError: no answer within `timeout` seconds, or process 0 refused this one.
     """
     deadline, answer, reason = time.monotonic() + timeout, "", "nobody listens"
     while not answer:
@@ -78,10 +78,12 @@ def join(address: Address, rank: int, count: int, timeout: float) -> None:
                 "--coordinator-timeout"
             )
         try:
-            with socket.create_connection(address, timeout=left) as door:
-                door.sendall(json.dumps({"id": rank, "of": count}).encode() + b"\n")
+            with socket.create_connection(address, timeout=left) as connection:
+                connection.sendall(
+                    json.dumps({"id": rank, "of": count}).encode() + b"\n"
+                )
                 reason = "others are missing"
-                answer = door.makefile().readline(1000)
+                answer = connection.makefile().readline(1000)
         except OSError as error:
             reason = error.strerror or str(error)
         if not answer:

@@ -14,7 +14,7 @@ from train.processes import coordination
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 SAME_STOP = 1.0
-"""Seconds after the first Ctrl-C in which another one is its echo, not a second wish.
+"""Seconds after the first Ctrl-C in which another one counts as the same key press.
 
 One key press reaches a child several times: from the terminal, and once more from each
 of `uv run`, `timeout` and some shells above it.
@@ -31,7 +31,7 @@ class StopRequest:
     answers the first signal, and at the second Ctrl-C it ends the process: whenever
     that is, the newest checkpoint is intact. SIGHUP stays ignored where it was
     (`nohup`); a shell has its background jobs ignore SIGINT too, meant for others, but
-    one that is sent to this process is heard.
+    one sent to this process is handled.
 
     Attributes:
         number: the first stop signal; None before one.
@@ -85,21 +85,21 @@ class StopRequest:
         """The handler: on the main thread, when that runs Python again."""
         if number == signal.SIGINT:
             # Called once for all that came while no Python ran: that may be late, and
-            # is not the second wish then.
+            # is not a second request then.
             called_before, self._called = self._called, True
-            if self._is_second_wish() and called_before:
-                raise KeyboardInterrupt(self._farewell())
+            if self._is_second_request() and called_before:
+                raise KeyboardInterrupt(self._stopped_line())
         if self.number is None:
             self.number = number
 
-    def _is_second_wish(self) -> bool:
+    def _is_second_request(self) -> bool:
         """Whether a Ctrl-C comes long enough after the first; notes the first."""
         now = time.monotonic()
         if self._interrupted is None:
             self._interrupted = now
         return now - self._interrupted > SAME_STOP
 
-    def _farewell(self) -> str:
+    def _stopped_line(self) -> str:
         return f"stopped at once; {self.left()}"
 
     def _answer(self, reading: int) -> None:
@@ -110,7 +110,7 @@ class StopRequest:
                 number = arrived[0]
                 if number not in self._previous or self._over.is_set():
                     continue
-                again = number == signal.SIGINT and self._is_second_wish()
+                again = number == signal.SIGINT and self._is_second_request()
                 if first is None:
                     first = number
                     line = f"{signal.Signals(number).name}: stopping after {self.doing}"
@@ -118,5 +118,5 @@ class StopRequest:
                         line += "; Ctrl-C again stops at once"
                     self.say(line)
                 elif again and not self._over.wait(_PATIENCE):
-                    tell(self._farewell(), sys.stderr)
+                    tell(self._stopped_line(), sys.stderr)
                     os._exit(130)

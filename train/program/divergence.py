@@ -1,4 +1,4 @@
-"""When no update succeeds any more: the cause in words, and the files that show it.
+"""When all updates diverge: the cause in words, and a dump of the last batch.
 
     RUN/diverged.json    step, seed, cause, terms that are not finite, all values, key
     RUN/diverged.npz     the batch, the latent state before it, and the key

@@ -46,7 +46,7 @@ class Collector(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """A whole run: restoring it and going on is bitwise the unbroken run on a CPU."""
+    """A run's state. On a CPU, resuming from it is bitwise the uninterrupted run."""
 
     learner: Learner
     collector: Collector

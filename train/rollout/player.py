@@ -189,7 +189,7 @@ def make_evaluate(
 
     Args:
         acting, max_decisions: see `make_player`, which also says which episodes were
-            cut off; their returns are what they earned until then.
+            cut off; their returns are those up to then.
 
     Returns:
         `(agent, key) ↦ [episodes]` undiscounted returns, summed over control steps.

@@ -15,7 +15,7 @@ from train.config.fields import Flag, check_value, did_you_mean, flags
 from train.config.presets import build, for_target, preset_values
 from train.errors import UserError
 
-# Settings that say how long, how often or where, and not what is trained.
+# Settings that do not change what is trained.
 MAY_CHANGE = frozenset(
     {
         "--steps",
@@ -159,9 +159,9 @@ class Difference(NamedTuple):
     """Lines `--flag: old -> new`."""
 
     allowed: list[str]
-    """Changes that a resumed run may take."""
+    """Changes allowed on resume."""
     refused: list[str]
-    """Changes that would make it another run."""
+    """Changes refused on resume."""
 
 
 def diff(old: Config, new: Config) -> Difference:

@@ -100,7 +100,7 @@ def test_an_interrupt_handled_late_is_not_a_second_one(monkeypatch):
     now = iter([0.0, 30.0, 30.5, 32.0])
     monkeypatch.setattr("train.processes.signals.time.monotonic", lambda: next(now))
     stop = StopRequest()
-    assert not stop._is_second_wish()  # on the thread, at once
+    assert not stop._is_second_request()  # on the thread, at once
     stop._note(signal.SIGINT, None)  # on the main thread, later
     assert stop.number == signal.SIGINT
     with pytest.raises(KeyboardInterrupt, match="existing checkpoints are kept"):
