@@ -162,6 +162,8 @@ def read_command(
         start(words.values)
         choice = PresetChoice(parent.preset, f"as the forked run {fork}")
         preset = _inherited(parent)
+        if "--steps" in given:  # the stored replay buffer is not resized
+            preset["--replay-size"] = parent.replay_capacity
     else:
         choice = resolve_preset(asked, platform=start(words.values))
         preset = preset_values(choice.name)

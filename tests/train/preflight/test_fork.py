@@ -66,6 +66,8 @@ def test_a_fork_records_what_differs(parent, tmp_path):
     assert change in line
     record = json.loads((tmp_path / "fork.json").read_text())
     assert record["changes"] == [change]
+    longer = command(f"--fork {parent} --logdir {tmp_path} --steps 800")
+    assert longer.replay_capacity == config.replay_capacity == 200
     assert record["step"] == Checkpointer(parent).steps()[-1]
 
 
