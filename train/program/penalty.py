@@ -17,7 +17,7 @@ class Penalty(NamedTuple):
 
 
 def choose_penalty(config: Config, platform: str) -> Penalty:
-    """The implementation that will run, in words where it is not the one asked for."""
+    """The implementation to run, and the reason if it is not the requested one."""
     asked = config.penalty
     if not asked.active:
         return Penalty(None, "none: plain DreamerV3")
@@ -30,8 +30,12 @@ def choose_penalty(config: Config, platform: str) -> Penalty:
         )
         if platform == "cpu":
             obstacle = "the Pallas kernel needs a GPU"
+        elif asked.target == "prior":
+            obstacle = "the Pallas kernel covers the posterior head only"
         if obstacle:
             taken, why = "xla", f"{obstacle}; xla is the same mathematics"
+        elif asked.target == "both":
+            why = "as configured; the prior by xla"
     assert taken != "none"
     options = PenaltyOptions(
         taken,

@@ -186,6 +186,22 @@ def test_a_replay_that_does_not_fit(tmp_path, capsys, monkeypatch):
     assert memory.check_memory(configured(words), spec).startswith("500,000 decisions")
 
 
+@pytest.mark.parametrize(
+    ("target", "taken", "why"),
+    [
+        ("posterior", "pallas", "(as configured)"),
+        ("both", "pallas", "(as configured; the prior by xla)"),
+        ("prior", "xla", "the Pallas kernel covers the posterior head only"),
+    ],
+)
+def test_the_kernel_is_for_the_posterior(monkeypatch, target, taken, why):
+    monkeypatch.setattr("train.program.penalty.kernel_obstacle", lambda **_: None)
+    config = configured(f"--penalty pallas --penalty-target {target}")
+    found = choose_penalty(config, "gpu")
+    assert found.options is not None and found.options.implementation == taken
+    assert why in found.reason
+
+
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU here")
 def test_a_gpu_that_is_asked_for_and_a_kernel_that_cannot_run(tmp_path, capsys):
     message = refusal(capsys, f"{SMOKE} --require-gpu --logdir {tmp_path}")
