@@ -1,5 +1,5 @@
 """The theory of the three papers as functions: bounds, allocation, noise, smoothing.
 
-Needs jax and scipy alone. Each module says which statement it implements, what the
-paper prints and, where the two differ, what is true.
+Depends only on jax and scipy. Each module names the statement it implements and, where
+the paper's formula is wrong, gives the printed and the corrected form.
 """

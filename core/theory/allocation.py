@@ -1,16 +1,16 @@
-"""How to split a budget between dynamics and reward samples (Theorem 1).
+"""The optimal split of a budget between dynamics and reward samples (Theorem 1).
 
-With ε_f = A_d n_d^-α, ε_r = A_r n_r^-β and costs c_d, c_r a sample, Lemma 1's bound is
-proportional to κ ε_f + ε_r, and on the line c_d n_d + c_r n_r = B its minimum satisfies
+With errors ε_f = A_d n_d^-α, ε_r = A_r n_r^-β and costs c_d, c_r per sample, Lemma 1's
+bound is proportional to κ ε_f + ε_r. Its minimum under c_d n_d + c_r n_r = B satisfies
 
     n_d / n_r = (α / β) κ (c_r / c_d) (ε_f / ε_r).                             (4)
 
-The errors on the right depend on the counts, so (4) is an equation, not a formula;
+The errors on the right depend on the sample counts, so (4) is an implicit equation;
 `optimal_allocation` solves it.
 
-Units. Lemma 1 bounds by errors, the paper's Section 4.1 fits mean *squared* errors and
-inserts them. Halved exponents and the roots of the scales give another answer, so both
-units are explicit here.
+Units: Lemma 1 is stated in errors, but the paper's Section 4.1 fits mean *squared*
+errors and inserts them. Taking roots halves the exponents and changes the answer, so
+the unit is an explicit argument here.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -22,18 +22,18 @@ from scipy.special import expit
 from core.theory.powerlaw import PowerLaw
 
 ErrorUnit = Literal["mse", "rmse"]
-"""What a law's ε is: a mean squared error, or one in the units of the bound."""
+"""Unit of ε: mean squared error, or root mean squared error as in the bound."""
 
 
 class Costs(NamedTuple):
-    """Cost of one sample; the unit is the budget's."""
+    """Cost of one sample, in the unit of the budget."""
 
     dynamics: float
     reward: float
 
 
 class Problem(NamedTuple):
-    """One allocation problem, in the units in which it is minimised."""
+    """One allocation problem, in the units in which it is minimized."""
 
     dynamics: PowerLaw
     reward: PowerLaw
@@ -43,15 +43,15 @@ class Problem(NamedTuple):
 
 
 class Allocation(NamedTuple):
-    """Where the bound is smallest.
+    """The minimizer of the bound.
 
     Attributes:
-        problem: what was minimised, after conversion of units.
-        dynamics_samples: n_d, a real number.
-        reward_samples: n_r, a real number.
+        problem: the minimized problem, after conversion of units.
+        dynamics_samples: n_d, not rounded to an integer.
+        reward_samples: n_r, not rounded to an integer.
         dynamics_error: ε_f at n_d.
         reward_error: ε_r at n_r.
-        share: the part of the budget spent on dynamics samples.
+        share: fraction of the budget spent on dynamics samples.
     """
 
     problem: Problem
@@ -68,7 +68,7 @@ class Allocation(NamedTuple):
 
     @property
     def stationarity(self) -> float:
-        """log of n_d / n_r over the right side of (4): 0 at the optimum."""
+        """log((n_d / n_r) / right side of (4)): 0 at the optimum."""
         predicted = ratio_formula(
             exponents=(self.problem.dynamics.exponent, self.problem.reward.exponent),
             multiplier=self.problem.multiplier,
@@ -79,14 +79,14 @@ class Allocation(NamedTuple):
 
 
 class Sensitivity(NamedTuple):
-    """d log(n_d / n_r) at the optimum, by d log of each given quantity.
+    """Elasticities of the optimal n_d / n_r: d log(n_d / n_r) / d log(quantity).
 
     Attributes:
-        multiplier: by κ, always positive: a longer horizon or steeper learned maps
-            shift the budget towards dynamics samples.
-        dynamics_cost: by c_d.
-        reward_cost: by c_r.
-        budget: by B; of the sign of β - α.
+        multiplier: in κ; always positive: a longer horizon or larger Lipschitz
+            constants shift the budget towards dynamics samples.
+        dynamics_cost: in c_d.
+        reward_cost: in c_r.
+        budget: in B; has the sign of β - α.
     """
 
     multiplier: float
@@ -122,14 +122,14 @@ def optimal_allocation(
     """Solves Theorem 1.
 
     Args:
-        dynamics: the law of ε_f.
-        reward: the law of ε_r.
-        unit: what the two laws measure.
+        dynamics: scaling law of ε_f.
+        reward: scaling law of ε_r.
+        unit: unit of both laws.
         multiplier: κ, see `bounds.dynamics_multiplier`.
         costs: c_d and c_r.
         budget: B.
-        bound_unit: what enters the bound. Lemma 1 is about "rmse"; the paper's own
-            experiment inserts its fits of "mse" as they are.
+        bound_unit: unit of the errors in the bound: "rmse" in Lemma 1; the paper's
+            experiment inserts its "mse" fits directly.
 
     Raises:
         ValueError: a number is not positive and finite, or a unit is unknown.
@@ -147,10 +147,10 @@ def optimal_allocation(
     constant -= np.log(beta * problem.reward.scale / costs.reward)
 
     def excess(x: float) -> float:
-        """log of what money gains in dynamics samples over reward samples, at logit x.
+        """log(marginal gain of dynamics spending / of reward spending) at logit x.
 
-        Its slope lies between -(α + 1) and -(β + 1), so it has one zero, and no
-        farther from 0 than |excess(0)| over the smaller of α + 1 and β + 1.
+        Its slope lies between -(α + 1) and -(β + 1), so it has exactly one root, at
+        most |excess(0)| / min(α + 1, β + 1) away from 0.
         """
         log_dynamics, log_reward = _log_counts(x, problem)
         return constant - (alpha + 1) * log_dynamics + (beta + 1) * log_reward
@@ -171,18 +171,18 @@ def optimal_allocation(
 def closed_form_ratio(
     *, exponent: float, multiplier: float, costs: Costs, scales: tuple[float, float]
 ) -> float:
-    """n_d / n_r where α = β: (κ A_d c_r / (A_r c_d))^{1 / (1 + α)}, for any budget."""
+    """n_d / n_r if α = β: (κ A_d c_r / (A_r c_d))^{1 / (1 + α)}, for any budget."""
     gain = multiplier * scales[0] * costs.reward / (scales[1] * costs.dynamics)
     return gain ** (1 / (1 + exponent))
 
 
 def sensitivity(allocation: Allocation) -> Sensitivity:
-    """How the optimal ratio answers, from the implicit function theorem.
+    """Elasticities of the optimal ratio, by the implicit function theorem.
 
-    With s the share of the budget that goes to dynamics samples, all elasticities have
-    the denominator D = (1 + α)(1 - s) + (1 + β) s. The paper says that a cheaper sample
-    is always bought more often. That needs |α - β| < 1: with β - α > 1 and a small
-    share, lowering the price of reward samples *raises* n_d / n_r.
+    With s the share of the budget spent on dynamics samples, all elasticities have the
+    denominator D = (1 + α)(1 - s) + (1 + β) s. The paper claims that a lower sample
+    cost always shifts the split towards that sample. This needs |α - β| < 1: for
+    β - α > 1 and small s, cheaper reward samples *raise* n_d / n_r.
     """
     problem, share = allocation.problem, allocation.share
     alpha, beta = problem.dynamics.exponent, problem.reward.exponent
@@ -196,12 +196,12 @@ def sensitivity(allocation: Allocation) -> Sensitivity:
 
 
 def horizon_elasticity(*, discount: float, contraction: float) -> float:
-    """d log κ / d log γ = 1 / (1 - γ c): what a longer horizon does to Theorem 1's κ.
+    """d log κ / d log γ = 1 / (1 - γ c): the effect of a longer horizon on κ.
 
-    Times `Sensitivity.multiplier` it is the elasticity of n_d / n_r in the discount.
+    Multiplied by `Sensitivity.multiplier` it is the elasticity of n_d / n_r in γ.
 
     Raises:
-        ValueError: γ c is not below 1.
+        ValueError: γ c is not in [0, 1).
     """
     if not 0 <= discount * contraction < 1:
         raise ValueError(
@@ -212,7 +212,7 @@ def horizon_elasticity(*, discount: float, contraction: float) -> float:
 
 
 def _log_counts(x: float, problem: Problem) -> tuple[float, float]:
-    """log n_d and log n_r where x is the logit of the share of the budget."""
+    """log n_d and log n_r for x, the logit of the budget share of dynamics."""
     log_budget = np.log(problem.budget)
     return (
         float(log_budget - np.log(problem.costs.dynamics) - np.logaddexp(0, -x)),

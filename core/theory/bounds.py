@@ -1,9 +1,9 @@
 """Bounds on the return error of imagined rollouts ("On Training in Imagination").
 
-Throughout: dynamics f, reward r and policy π are deterministic; a model (f̂, r̂) has
+Notation: dynamics f, reward r and policy π are deterministic; a model (f̂, r̂) has
 errors ε_f = sup ‖f̂ - f‖ and ε_r = sup |r̂ - r|; J is the true and Ĵ the imagined
-discounted return of the same policy from the same state. Everything but the curvature
-of a rollout is plain float64 arithmetic on Python numbers.
+discounted return of the same policy from the same state. The bounds on returns are
+float64 arithmetic on Python numbers; only the curvature functions use JAX arrays.
 """
 
 from typing import Literal, NamedTuple, Self
@@ -14,11 +14,11 @@ from jaxtyping import Array, Float
 
 
 class LipschitzConstants(NamedTuple):
-    """Lipschitz constants of dynamics, reward and policy, by argument.
+    """Lipschitz constants of dynamics, reward and policy, per argument.
 
-    ‖f(s, a) - f(s', a')‖ ≤ dynamics_state ‖s - s'‖ + dynamics_action ‖a - a'‖, and so
-    for the reward. The paper uses one constant for both arguments, see `joint`; the
-    split constants are never larger, and its proof holds for them unchanged.
+    ‖f(s, a) - f(s', a')‖ ≤ dynamics_state ‖s - s'‖ + dynamics_action ‖a - a'‖;
+    likewise for the reward. The paper uses one constant for both arguments (`joint`).
+    Separate constants give a bound at most as large, with the same proof.
     """
 
     dynamics_state: float
@@ -33,7 +33,7 @@ class LipschitzConstants(NamedTuple):
         return cls(dynamics, dynamics, reward, reward, policy)
 
     def joined(self) -> "LipschitzConstants":
-        """The smallest constants of the paper's form that hold where these do."""
+        """The smallest joint constants (the paper's form) implied by these."""
         return LipschitzConstants.joint(
             dynamics=max(self.dynamics_state, self.dynamics_action),
             reward=max(self.reward_state, self.reward_action),
@@ -42,19 +42,19 @@ class LipschitzConstants(NamedTuple):
 
     @property
     def contraction(self) -> float:
-        """c: how much a state error grows in a step, L_f (1 + L_π) in the paper."""
+        """c, the growth factor of a state error per step: L_f (1 + L_π)."""
         return self.dynamics_state + self.dynamics_action * self.policy
 
     @property
     def reward_slope(self) -> float:
-        """How much the reward moves with the state, L_r (1 + L_π) in the paper."""
+        """Lipschitz constant of s ↦ r(s, π(s)): L_r (1 + L_π) in the paper."""
         return self.reward_state + self.reward_action * self.policy
 
 
 def dynamics_coefficient(constants: LipschitzConstants, *, discount: float) -> float:
-    """What multiplies ε_f in Lemma 1: γ L_r (1 + L_π) / ((1 - γ)(1 - γ c)).
+    """The coefficient of ε_f in Lemma 1: γ L_r (1 + L_π) / ((1 - γ)(1 - γ c)).
 
-    It does not fall when any of the constants rises (Corollary 1).
+    It is non-decreasing in each constant (Corollary 1).
 
     Raises:
         ValueError: the discount is not in [0, 1), a constant is negative, or
@@ -64,7 +64,7 @@ def dynamics_coefficient(constants: LipschitzConstants, *, discount: float) -> f
 
 
 def dynamics_multiplier(constants: LipschitzConstants, *, discount: float) -> float:
-    """κ = γ L_r (1 + L_π) / (1 - γ c): the weight of ε_f against ε_r in Lemma 1.
+    """κ = γ L_r (1 + L_π) / (1 - γ c): the weight of ε_f relative to ε_r in Lemma 1.
 
     Raises:
         ValueError: as `dynamics_coefficient`.
@@ -88,8 +88,8 @@ def simulation_bound(
 ) -> float:
     """Lemma 1: |J - Ĵ| ≤ ε_r / (1 - γ) + γ L_r (1 + L_π) ε_f / ((1 - γ)(1 - γ c)).
 
-    The proof uses the constants of the true f and r, and the errors on the states that
-    the imagined rollout visits: their maxima along it serve as ε_f and ε_r.
+    The constants are those of the true f and r. The proof needs the errors only on the
+    imagined rollout, so their maxima along it may be used as ε_f and ε_r.
 
     Raises:
         ValueError: as `dynamics_coefficient`, or an error is negative.
@@ -109,7 +109,7 @@ def horizon_bound(
     critic_error: float = 0.0,
     critic_slope: float = 0.0,
 ) -> float:
-    """The bound for rollouts of H steps that end in a critic; c may be anything.
+    """The bound for H-step rollouts bootstrapped with a critic, for any c ≥ 0.
 
     With V the true value and V̂ the critic, ε_V = sup |V̂ - V| and L_V a Lipschitz
     constant of V,
@@ -117,8 +117,8 @@ def horizon_bound(
         |J - (Σ_{t<H} γ^t r̂_t + γ^H V̂(ŝ_H))| ≤ ε_r Σ_{t<H} γ^t
             + L_r (1 + L_π) Σ_{t<H} γ^t Δ_t + γ^H (ε_V + L_V Δ_H),
 
-    where Δ_t = ε_f (c^t - 1) / (c - 1), and t ε_f at c = 1. The sums are taken term by
-    term, because their closed form cancels near c = 1.
+    where Δ_t = ε_f (c^t - 1) / (c - 1), or t ε_f for c = 1. The sums are evaluated term
+    by term, because their closed form suffers from cancellation near c = 1.
 
     Args:
         constants: of the true dynamics, reward and policy.
@@ -151,17 +151,17 @@ def horizon_bound(
 def curvature_bound(
     slope: float | Float[Array, "*batch"], *, form: Literal["sharp", "printed"]
 ) -> Float[Array, "*batch"]:
-    """Proposition 1: how far two successive steps of a rollout can turn.
+    """Proposition 1: a bound on 1 - cos between successive velocities of a rollout.
 
     Args:
-        slope: the Lipschitz constant L of the velocity map z ↦ F(z) - z, or a step's
-            own ratio ‖v_{t+1} - v_t‖ / ‖v_t‖, for which no Lipschitz claim is needed.
+        slope: Lipschitz constant L of the velocity map z ↦ F(z) - z, or the measured
+            ratio ‖v_{t+1} - v_t‖ / ‖v_t‖ of a step.
         form: "printed" is the paper's L² / (2 (1 - L)); "sharp" is 1 - √(1 - L²),
             which is never larger and is attained.
 
     Returns:
-        The largest 1 - cos(v_t, v_{t+1}). From L = 1 on nothing is known beyond 2; the
-        printed form is infinite there.
+        The bound on 1 - cos(v_t, v_{t+1}). For L ≥ 1 it is trivial: 2 ("sharp") or
+        infinity ("printed").
     """
     slope = jnp.asarray(slope)
     known = slope < 1
@@ -175,24 +175,23 @@ def curvature_bound(
 def curvature(
     states: Float[Array, "time *batch size"],
 ) -> tuple[Float[Array, "time_less_2 *batch"], Float[Array, "time_less_2 *batch"]]:
-    """The temporal-straightening loss of a rollout, step by step (Definition 1).
+    """The temporal-straightening loss of each step of a rollout (Definition 1).
 
     Args:
-        states: z_0 … z_T, at least three.
+        states: z_0 … z_T, at least three states.
 
     Returns:
         1 - cos(v_t, v_{t+1}) with v_t = z_{t+1} - z_t, and the ratios
         ρ_t = ‖v_{t+1} - v_t‖ / ‖v_t‖, for which
-        `curvature ≤ curvature_bound(ρ, form="sharp")`. NaN where a velocity is zero:
-        the paper leaves those steps out.
+        `curvature ≤ curvature_bound(ρ, form="sharp")`. NaN where a velocity is zero;
+        the paper excludes those steps.
 
     Raises:
         ValueError: there are fewer than three states.
     """
     if len(states) < 3:
         raise ValueError(
-            f"states: {len(states)} of them have no two successive steps: give at "
-            "least 3"
+            f"states: got {len(states)}, but two successive steps need at least 3"
         )
     velocity = jnp.diff(states, axis=0)
     length = jnp.linalg.norm(velocity, axis=-1)
@@ -213,7 +212,7 @@ def _check(
     for name, value in constants._asdict().items():
         if not (value >= 0 and np.isfinite(value)):
             raise ValueError(
-                f"constants.{name}={value:g} is no Lipschitz constant: it must be "
+                f"constants.{name}={value:g} is not a Lipschitz constant: it must be "
                 "finite and at least 0"
             )
 

@@ -1,14 +1,14 @@
-"""How far a rollout strays from an error in its first state (Thm. 4.1, C.1; Cor. 4.2).
+"""Divergence of a rollout after an initial-state error (Thm. 4.1, C.1; Cor. 4.2).
 
 From *Towards Unraveling and Improving Generalization in World Models*. A rollout
 dh = f(h, z, π(h, z)) dt, dz = p(h) dt + p̄(h) dB starts from (h_0, z_0 + ε).
 
-Theorem 4.1 bounds d = E sup_t ‖x^ε − x⁰‖², a *squared* distance, by
-δ C (J_0 + J_1) + δ² C (e^{H_0 (J_0+J_1)} + e^{H_1 (J_0+J_1)}) with δ = E‖ε‖ and some C,
-left open. Three things are wrong with it: d scales as E‖ε‖², so that its first term
-is of the wrong order; δ does not control E‖ε‖², so that rare large errors break it for
-any C; and the second derivatives of a policy that moves with the state are incomplete.
-`divergence_bound` is a bound of the right order with every constant explicit.
+Theorem 4.1 bounds the *squared* distance d = E sup_t ‖x^ε − x⁰‖² by
+δ C (J_0 + J_1) + δ² C (e^{H_0 (J_0+J_1)} + e^{H_1 (J_0+J_1)}) with δ = E‖ε‖ and an
+unspecified C. It has three errors: d scales as E‖ε‖², so the first term has the wrong
+order; δ does not control E‖ε‖², so rare large errors violate it for any C; and the
+second derivatives through a state-dependent policy are incomplete.
+`divergence_bound` has the right order and explicit constants.
 """
 
 import math
@@ -31,12 +31,12 @@ class LatentRollout(NamedTuple):
     """The sequence model and transition predictor of eq. (19).
 
     Attributes:
-        sequence: f(h, z, a) of the shape of h.
-        predictor: p(h) of the shape of z.
-        predictor_noise: p̄(h), (size of z, m).
-        policy: π(h, z), an action vector. See `local_policy`.
-        hidden: the size of h; the state is x = (h, z).
-        dt: the step.
+        sequence: f(h, z, a), same shape as h.
+        predictor: p(h), same shape as z.
+        predictor_noise: p̄(h), shape (size of z, m).
+        policy: π(h, z), an action vector; see `local_policy`.
+        hidden: size of h; the state is x = (h, z).
+        dt: time step.
     """
 
     sequence: Callable[[Array, Array, Array], Array]
@@ -47,7 +47,7 @@ class LatentRollout(NamedTuple):
     dt: float
 
     def system(self) -> EulerMaruyama:
-        """The rollout as one SDE of x = (h, z)."""
+        """The rollout as one SDE in x = (h, z)."""
         size = self.hidden
 
         def drift(x: Array) -> Array:
@@ -68,11 +68,11 @@ def local_policy(
     z: Float[Array, "z"],
     action: Float[Array, "a"],
 ) -> Policy:
-    """ρ(h, z), which maximizes Q(h, z, ·), near its maximizer `action` at one (h, z).
+    """The greedy policy ρ(h, z) = argmax_a Q(h, z, a) near a known maximizer.
 
-    Two Newton steps from `action`: off by O(‖(Δh, Δz)‖⁴), so that the value and the
-    first two derivatives at (h, z) are those of the implicit function of Appendix C,
-    ∂ρ = −Q_aa⁻¹ Q_a(h,z) and so on. Q_aa must be invertible there.
+    Two Newton steps from `action`, the maximizer at (h, z). The error is
+    O(‖(Δh, Δz)‖⁴), so the value and first two derivatives at (h, z) equal those of the
+    implicit function of Appendix C (∂ρ = −Q_aa⁻¹ Q_a(h,z)). Q_aa must be invertible.
     """
 
     def rho(h: Array, z: Array) -> Array:
@@ -86,9 +86,9 @@ def local_policy(
 
 
 class SlopeTerms(NamedTuple):
-    """Appendix C.1's terms without their C: E sup_t of squared Frobenius norms.
+    """The terms of Appendix C.1 without C: E sup_t of squared Frobenius norms.
 
-    `f_h` is of ∂f/∂h + ∂f/∂a ∂_hρ, and so on; `n_h` and `n_hh` belong to p̄.
+    `f_h` is that of ∂f/∂h + ∂f/∂a ∂_hρ, etc.; `n_h` and `n_hh` are those of p̄.
     """
 
     f_h: float
@@ -108,7 +108,7 @@ class SlopeTerms(NamedTuple):
         return _exp(drift) + _exp(constant * self.n_h)
 
     def printed_bound(self, delta: float, constant: float) -> float:
-        """The right side of (46) for δ = E‖ε‖ and a chosen C; often infinite."""
+        """The right side of (46) for δ = E‖ε‖ and a given C; often infinite."""
         j = self.jacobian_part(constant)
         h0 = constant * (self.f_hh + self.f_hz + self.f_zh + self.f_zz + self.p_hh)
         h1 = constant * self.n_hh
@@ -122,10 +122,10 @@ def slope_terms(
     *,
     printed: bool = False,
 ) -> SlopeTerms:
-    """F_h … P̄_hh along given states, through the policy's derivatives.
+    """F_h … P̄_hh along given states, including the policy's derivatives.
 
-    `printed` leaves out of F_hh, F_hz, F_zh and F_zz what the paper leaves out: ∂²f/∂a²
-    along ∂ρ twice, and one of the two mixed terms.
+    `printed` gives the paper's F_hh, F_hz, F_zh and F_zz, which lack ∂²f/∂a²[∂ρ, ∂ρ]
+    and one of the two mixed terms.
     """
     size = rollout.hidden
 
@@ -133,14 +133,14 @@ def slope_terms(
         return rollout.sequence(h, z, rollout.policy(h, z))
 
     def second(h: Array, z: Array, i: int, j: int) -> Array:
-        """∂²f along arguments i and j (0 is h, 1 is z), as (f, i, j)."""
+        """∂²f in arguments i and j (0 is h, 1 is z), axes (f, i, j)."""
         if not printed:
             return jax.jacfwd(jax.jacfwd(composed, i), j)(h, z)
         a = rollout.policy(h, z)
         f, rho = rollout.sequence, rollout.policy
         pure = jax.jacfwd(jax.jacfwd(f, i), j)(h, z, a)
-        # The paper's mixed term: one argument with a, the other through ρ. Of F_hz it
-        # is (z, a) with ∂_hρ, of F_zh (h, a) with ∂_zρ.
+        # The paper's single mixed term: (z, a) with ∂_hρ in F_hz, (h, a) with ∂_zρ in
+        # F_zh.
         through, with_a = (i, j) if i != j else (j, i)
         mixed = jax.jacfwd(jax.jacfwd(f, with_a), 2)(h, z, a)
         mixed = jnp.einsum("fxa,ay->fyx", mixed, jax.jacfwd(rho, through)(h, z))
@@ -178,7 +178,7 @@ def divergence(
     errors: Float[Array, "paths n"],
     noise: Float[Array, "paths time m"],
 ) -> Estimate:
-    """d = E sup_t ‖x^ε_t − x⁰_t‖²: two runs of every path on the same noise."""
+    """d = E sup_t ‖x^ε_t − x⁰_t‖²; both runs of a path share the noise."""
 
     def one_path(error: Array, rows: Array) -> Array:
         apart = trajectory(system, x0 + error, rows) - trajectory(system, x0, rows)
@@ -190,17 +190,17 @@ def divergence(
 def divergence_bound(
     system: EulerMaruyama, states: Float[Array, "paths time n"], duration: float
 ) -> float:
-    """A factor b with E sup_t ‖x^ε − x⁰‖² ≤ b·E‖ε‖², every constant explicit.
+    """A factor b with E sup_t ‖x^ε − x⁰‖² ≤ b·E‖ε‖² and explicit constants.
 
     With Λ = sup `growth_rate`, ℓ = sup‖J_0‖ and k² = sup Σ‖J_k‖_F² over the states,
-    ∫E‖x^ε − x⁰‖² dt ≤ I·E‖ε‖² with I = ((1 + Λ dt)^N − 1)/Λ for the scheme's N steps
-    ((e^{ΛT} − 1)/Λ as dt → 0), and from Minkowski's and Doob's inequality
+    ∫E‖x^ε − x⁰‖² dt ≤ I·E‖ε‖² with I = ((1 + Λ dt)^N − 1)/Λ for N steps of the scheme
+    ((e^{ΛT} − 1)/Λ as dt → 0). The Minkowski and Doob inequalities give
 
-        √b = 1 + (ℓ √T + 2 k) √I
+        √b = 1 + (ℓ √T + 2 k) √I.
 
-    or, where the noise does not depend on the state, (1 + max(Λ, 0) dt)^N if that is
-    less. It holds if the suprema are over all states between the two paths; over the
-    states of a sample it holds for a small error.
+    If the noise does not depend on the state, b is at most (1 + max(Λ, 0) dt)^N. The
+    suprema must cover all states between the two paths; suprema over sampled states
+    suffice only for a small error.
     """
 
     def at(x: Array) -> tuple[Array, Array, Array]:
@@ -226,9 +226,9 @@ def divergence_bound(
 
 
 class ValueExpansion(NamedTuple):
-    """Corollary 4.2 path by path, for errors s·ε: Q = base + s·first + (s²/2)·second.
+    """Corollary 4.2 per path, for errors s·ε: Q = base + s·first + (s²/2)·second.
 
-    `first` is ∂Q·ε^i ∂_i x, and `second` is
+    `first` is ∂Q·ε^i ∂_i x; `second` is
     ∂Q·ε^i ε^j ∂²_ij x + (ε^i ∂_i x)ᵀ ∂²Q (ε^j ∂_j x).
     """
 
@@ -238,7 +238,7 @@ class ValueExpansion(NamedTuple):
     realized: Callable[[float], Float[Array, "paths"]]
 
     def remainder(self, scale: float) -> Float[Array, "paths"]:
-        """Realized minus predicted value with every error multiplied by `scale`."""
+        """Realized minus predicted value for errors multiplied by `scale`."""
         predicted = self.base + scale * self.first + 0.5 * scale**2 * self.second
         return self.realized(scale) - predicted
 
@@ -250,14 +250,14 @@ def value_expansion(
     errors: Float[Array, "paths n"],
     noise: Noise,
 ) -> ValueExpansion:
-    """Expand Q(x_T, a) of a fixed action in the error of the first state (Cor. 4.2).
+    """Expand Q(x_T, a), for a fixed action, in the initial-state error (Cor. 4.2).
 
     **Arguments:**
 
     - `step_fn`: one step of the rollout.
-    - `value`: x → Q(x, a), a number.
-    - `x0`: the state without the error.
-    - `errors`: ε, one for each path.
+    - `value`: x → Q(x, a), a scalar.
+    - `x0`: the initial state without the error.
+    - `errors`: ε of each path.
     - `noise`: as for `expansion_terms`.
     """
 
@@ -280,5 +280,5 @@ def value_expansion(
 
 
 def _exp(x: float) -> float:
-    """e^x, infinite where it overflows: these bounds are allowed to be vacuous."""
+    """e^x, or infinity on overflow: these bounds may be vacuous."""
     return math.exp(x) if x < 700 else math.inf

@@ -1,9 +1,9 @@
-"""The flow Φ of a perturbed SDE: its formula (45), its bound (18), its derivatives.
+"""The flow Φ of a perturbed SDE: closed form (45), bound (18), second derivatives (52).
 
-From *Towards Unraveling and Improving Generalization in World Models*. Φ carries a
-small error from one time to the next: dΦ = ∂g_k Φ dB^k with Φ(0) = I, k = 0 being time.
-Of a deterministic step x → F(x), such as a world model's core, take the drift F(x) − x
-and dt = 1: the Jacobian J_0 is then J_F − I.
+From *Towards Unraveling and Improving Generalization in World Models*. Φ propagates a
+small error through time: dΦ = ∂g_k Φ dB^k with Φ(0) = I, where k = 0 is time. For a
+deterministic step x → F(x), such as a world model's core, use the drift F(x) − x and
+dt = 1; then J_0 = J_F − I.
 """
 
 import math
@@ -21,7 +21,7 @@ from core.theory.sde import EulerMaruyama
 def trajectory(
     system: EulerMaruyama, x0: Float[Array, "n"], rows: Float[Array, "time m"]
 ) -> Float[Array, "time+1 n"]:
-    """The states of one unperturbed path, the first included."""
+    """The states of one unperturbed path, including the initial one."""
 
     def advance(x: Array, row: Array) -> tuple[Array, Array]:
         new = system.step(x, row)
@@ -36,7 +36,7 @@ def trajectories(
     x0: Float[Array, "*paths n"],
     noise: Float[Array, "paths time m"],
 ) -> Float[Array, "paths time+1 n"]:
-    """`trajectory` of every path, from one state for all or from one for each."""
+    """`trajectory` of every path, from a shared or a per-path initial state."""
     run = jax.jit(jax.vmap(lambda a, b: trajectory(system, a, b)))
     return run(spread(x0, noise), noise)
 
@@ -46,10 +46,10 @@ def growth_rate(
     noise_jacobians: Float[Array, "m n n"],
     dt: float = 0.0,
 ) -> Float[Array, ""]:
-    """λ_max(J_0 + J_0ᵀ + Σ J_kᵀ J_k + dt J_0ᵀ J_0), the rate of (18) corrected.
+    """λ_max(J_0 + J_0ᵀ + Σ J_kᵀ J_k + dt J_0ᵀ J_0), the corrected rate of (18).
 
-    E‖Φv‖² grows at most at this rate: it is Itô's formula with `dt` = 0, and one step
-    of Euler–Maruyama multiplies E‖v‖² by at most 1 + dt·rate, exactly.
+    The growth rate of E‖Φv‖² is at most this. `dt` = 0 is the SDE (Itô's formula); one
+    Euler–Maruyama step of length `dt` multiplies E‖v‖² by at most 1 + dt·rate.
     """
     j0 = drift_jacobian
     rate = j0 + j0.T + dt * j0.T @ j0
@@ -58,16 +58,16 @@ def growth_rate(
 
 
 class FlowBound(NamedTuple):
-    """E‖Φ_T‖_F² and what bounds it.
+    """E‖Φ_T‖_F² and its bounds.
 
     Attributes:
         realized: E‖Φ_T‖_F² over the paths.
-        rate: the largest `growth_rate` seen on any path at any time, an estimate from
-            below of the supremum unless the paths are all there are.
-        bound: n·exp(T·rate): the corrected (18).
-        squares: E sup_t ‖∂g_k‖_F² for the drift and each column of the diffusion, what
-            the paper's (18) has in its exponent.
-        largest_squares: the supremum over the paths instead of the mean.
+        rate: the largest `growth_rate` over paths and times. On sampled paths it
+            underestimates the supremum.
+        bound: n·exp(T·rate), the corrected (18).
+        squares: E sup_t ‖∂g_k‖_F² for the drift and each column of the diffusion: the
+            exponents of the paper's (18).
+        largest_squares: the same with the supremum over paths instead of the mean.
     """
 
     realized: Estimate
@@ -77,9 +77,9 @@ class FlowBound(NamedTuple):
     largest_squares: Float[np.ndarray, "m+1"]
 
     def printed(self, constant: float) -> float:
-        """Σ_k C exp(C E sup‖∂g_k‖_F²), the right side of (18), for a chosen C.
+        """Σ_k C exp(C E sup‖∂g_k‖_F²), the right side of (18) for a given C.
 
-        It has the mean inside the exponential: no C holds for all systems.
+        The mean is inside the exponential, so no C makes it valid for all systems.
         """
         exponents = constant * np.asarray(self.squares)
         return float(constant * np.sum(np.exp(exponents)))
@@ -90,7 +90,7 @@ def flow_bound(
     x0: Float[Array, "*paths n"],
     noise: Float[Array, "paths time m"],
 ) -> FlowBound:
-    """Inequality (18) on given paths: E‖Φ_T‖_F² ≤ n exp(T sup λ_max(…))."""
+    """Corrected inequality (18) on given paths: E‖Φ_T‖_F² ≤ n exp(T sup λ_max(…))."""
     steps, n = noise.shape[1], x0.shape[-1]
 
     def one_path(start: Array, rows: Array) -> tuple[Array, Array, Array]:
@@ -122,10 +122,10 @@ def constant_flow(
     *,
     printed: bool = False,
 ) -> Float[Array, "n n"]:
-    """Φ_T for constant Jacobians that commute, eq. (45).
+    """Φ_T for constant, commuting Jacobians, eq. (45).
 
-    exp(J_0 T + Σ J_k B^k_T − ½ Σ J_k² T), k from 1. `printed` has J_k J_kᵀ instead of
-    J_k², which is the same only for symmetric J_k.
+    exp(J_0 T + Σ J_k B^k_T − ½ Σ J_k² T), k ≥ 1. `printed` uses J_k J_kᵀ instead of
+    J_k², which is equal only for symmetric J_k.
     """
     square = "kij,klj->il" if printed else "kij,kjl->il"
     exponent = drift_jacobian * duration
@@ -141,11 +141,11 @@ def second_variation(
     *,
     printed: bool = False,
 ) -> Float[Array, "n n n"]:
-    """∂²x_T/∂x0_i ∂x0_j of one path as entry [:, i, j], by its own SDE, eq. (52).
+    """∂²x_T/∂x0_i ∂x0_j of one path as entry [:, i, j], from its SDE, eq. (52).
 
-    d∂²_ij x = (∂g_k ∂²_ij x + ∂²g_k[∂_i x, ∂_j x]) dB^k from 0. `printed` is the
-    paper's d∂²_ij x = ∂²g_k[∂_i x, ∂²_ij x] dB^k from e_j, which gives e_j where the
-    truth is 0: in every linear system.
+    d∂²_ij x = (∂g_k ∂²_ij x + ∂²g_k[∂_i x, ∂_j x]) dB^k, starting at 0. `printed` is
+    the paper's d∂²_ij x = ∂²g_k[∂_i x, ∂²_ij x] dB^k, starting at e_j. For a linear
+    system it gives e_j instead of 0.
     """
     n = x0.shape[0]
 
@@ -153,7 +153,7 @@ def second_variation(
         return system.step(x, row) - x
 
     def along(x: Array, row: Array, *directions: Array) -> Array:
-        """The derivative of one step's increment along each direction in turn."""
+        """Repeated directional derivative of one step's increment."""
         function = lambda at: increment(at, row)
         for direction in directions:
             function = _derivative(function, direction)
@@ -179,5 +179,5 @@ def second_variation(
 
 
 def _derivative(function, direction: Array):
-    """The directional derivative of a function, itself a function of the state."""
+    """x ↦ the directional derivative of `function` at x."""
     return lambda x: jax.jvp(function, (x,), (direction,))[1]

@@ -1,7 +1,7 @@
-"""Estimates of Lipschitz constants, each named for the side of the truth it is on.
+"""Lower and upper bounds on Lipschitz constants.
 
-Two are lower bounds: they find a place where the function is at least so steep. One is
-an upper bound, for networks of known layers, and is usually far above the truth.
+The two lower bounds evaluate the function or its Jacobian at sampled points. The upper
+bound is the product of layer norms of a network, and is usually very loose.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,18 +20,18 @@ def local_lower_bound(
     key: Key[Array, ""],
     iterations: int = 15,
 ) -> Float[Array, ""]:
-    """‖J v‖ for the unit vector v that power iteration on JᵀJ leads to, J = ∂f/∂x.
+    """‖J v‖ for the unit vector v from power iteration on JᵀJ, with J = ∂f/∂x.
 
-    It is at most ‖J‖₂, which is at most the Lipschitz constant of f on any
-    neighbourhood of x, and grows towards ‖J‖₂ with the iterations. One iteration costs
-    one jvp and one vjp. For a constant of a set, take the maximum over a `jax.vmap`;
-    for one argument of f only, close over the others.
+    It is at most ‖J‖₂, a lower bound on the Lipschitz constant of f on any
+    neighbourhood of x, and converges to ‖J‖₂ from below. An iteration costs one jvp and
+    one vjp. For a set of points, take the maximum over a `jax.vmap`; for one argument
+    of f only, close over the others.
 
     Args:
-        f: any differentiable function of one array.
-        x: where.
-        key: draws the first v.
-        iterations: how often JᵀJ is applied, at least 1.
+        f: a differentiable function of one array.
+        x: the point at which J is taken.
+        key: PRNG key of the initial v.
+        iterations: applications of JᵀJ, at least 1.
 
     Raises:
         ValueError: `iterations` is below 1.
@@ -57,8 +57,8 @@ def pairs_lower_bound(
 ) -> Float[Array, ""]:
     """The largest ‖f(a) - f(b)‖ / ‖a - b‖ over sampled pairs; f need not be smooth.
 
-    It is at most the Lipschitz constant on any set that holds the pairs. Pairs that
-    coincide count as 0.
+    It is at most the Lipschitz constant on any set that contains the pairs. Coinciding
+    pairs count as 0.
     """
     rise = jax.vmap(f)(a) - jax.vmap(f)(b)
     rise = jnp.sqrt(jnp.sum(rise.reshape(len(a), -1) ** 2, axis=1))
@@ -69,22 +69,22 @@ def pairs_lower_bound(
 def layers_upper_bound(
     weights: Sequence[Float[Array, "out in"]], *, activation_slope: float = 1.0
 ) -> Float[Array, ""]:
-    """The product of the layers' spectral norms: an upper bound, everywhere.
+    """The product of the layers' spectral norms: a global upper bound.
 
     Args:
-        weights: the matrices of a chain of linear layers, in either orientation.
+        weights: matrices of a chain of linear layers, in either orientation.
         activation_slope: Lipschitz constant of the activation between two layers: 1
             for relu and tanh, 1.1 for silu, 1.13 for gelu.
 
     Raises:
-        ValueError: there is no layer.
+        ValueError: `weights` is empty.
     """
     if not weights:
-        raise ValueError("weights: no layer; give at least one matrix")
+        raise ValueError("weights: no layers; give at least one matrix")
     norms = jnp.stack([jnp.linalg.norm(weight, ord=2) for weight in weights])
     return jnp.prod(norms) * activation_slope ** (len(weights) - 1)
 
 
 def _unit(v: Array) -> Array:
-    # Where J v vanishes there is no direction to follow, and 0 is the answer.
+    # If J v = 0 the result is 0, not NaN.
     return v / jnp.maximum(jnp.sqrt(jnp.sum(v**2)), _TINY)

@@ -1,18 +1,18 @@
 """The small-error expansion of an expected loss (Theorem 3.3 and Corollary 3.4).
 
 From *Towards Unraveling and Improving Generalization in World Models*. A scan
-x_{t+1} = F(x_t, w_t) is perturbed by ε: an error of the diffusion (random, no drift
-of its own) and one of the drift (systematic). With y = ∂x/∂ε = y_s + y_d (diffusion
-part, drift part) and z = ∂²x/∂ε²,
+x_{t+1} = F(x_t, w_t) is perturbed by ε times a diffusion error (random, zero-drift)
+plus ε times a drift error (systematic). With y = ∂x/∂ε = y_s + y_d (diffusion part,
+drift part) and z = ∂²x/∂ε²,
 
     E L(x^ε) − E L(x⁰) = ε (P + P̃) + (ε²/2) (Q + S + Q̃ + S̃) + O(ε³)
     P = E ∇L·y_s         P̃ = E ∇L·y_d
     Q = E ∇L·z_ss        Q̃ = E ∇L·(z_dd + 2 z_ds)
     S = E y_sᵀ L″ y_s    S̃ = E [y_dᵀ L″ y_d + 2 y_sᵀ L″ y_d]
 
-Derivatives are those of the discrete map itself, by nested forward mode, so nothing but
-the mean over paths is approximate. The paper's own formulas differ in several places;
-`perturbation_printed` has them, and docs/theory-sde.md compares.
+Derivatives are those of the discrete map, by nested forward-mode differentiation, so
+the only approximation is the mean over sampled paths. The paper's formulas differ in
+several places: see `perturbation_printed` and docs/theory-sde.md.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped
 
 Step = Callable[[Array, PyTree], Array]
-"""From a state (n,) and one step's noise to a state, or to an increment of one."""
+"""(state (n,), noise of one step) → next state, or an increment of it."""
 Loss = Callable[[Array], Array]
-"""From the last state (n,) to a number."""
+"""Final state (n,) → scalar."""
 Noise = PyTree[Shaped[Array, "paths time ..."], "Noise"]
 
 
@@ -40,7 +40,7 @@ class Estimate(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """What each second-order term is multiplied by, beside ε²."""
+    """Coefficients of the second-order terms, besides ε²."""
 
     q: float = 0.5
     s: float = 0.5
@@ -52,19 +52,18 @@ _EXACT = Coefficients()
 
 
 class Check(NamedTuple):
-    """How the remainder of an expansion behaves.
+    """The remainder of an expansion over a grid of ε.
 
     Attributes:
         eps: the grid, ascending.
         remainder: realized minus predicted change of the loss.
-        error: its standard error; every ε sees the same paths.
+        error: its standard error; all ε share the same paths.
         second_order: the ε² term of the prediction.
-        resolved: where the remainder stands clear of rounding.
-        slopes: between neighbouring resolved ε, of log|remainder| against log ε. They
-            tend to 3 as ε falls where the expansion is right to second order.
-        eps_valid: the largest ε of the grid up to which |remainder| stays below 25 % of
-            the ε² term; 0 if it does so nowhere. An ε beyond it is not described by the
-            expansion.
+        resolved: whether the remainder is above rounding error.
+        slopes: of log|remainder| against log ε between neighbouring resolved ε. They
+            tend to 3 as ε → 0 if the expansion is correct to second order.
+        eps_valid: validity radius: the largest grid ε up to which |remainder| stays
+            below 25 % of the ε² term; 0 if there is none.
     """
 
     eps: Float[np.ndarray, "grid"]
@@ -78,13 +77,13 @@ class Check(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Expansion:
-    """The terms of the expansion, path by path, so that errors can be computed.
+    """The terms of the expansion per path, from which standard errors follow.
 
     Attributes:
         base: L(x⁰).
-        p, p_tilde, q, s, q_tilde, s_tilde: the integrands of the terms of that name.
-        realized: L(x^ε) of every path for a given ε, on the same noise.
-        coefficients: ½ for every second-order term. The paper prints others.
+        p, p_tilde, q, s, q_tilde, s_tilde: the integrands of P, P̃, Q, S, Q̃, S̃.
+        realized: ε ↦ L(x^ε) of every path, on the same noise.
+        coefficients: of the second-order terms: all ½; the paper prints others.
     """
 
     base: Float[Array, "paths"]
@@ -104,12 +103,12 @@ class Expansion:
 
     @property
     def first(self) -> Float[Array, "paths"]:
-        """What ε is multiplied by, on every path."""
+        """The coefficient of ε on every path."""
         return self.p + self.p_tilde
 
     @property
     def second(self) -> Float[Array, "paths"]:
-        """What ε² is multiplied by, on every path."""
+        """The coefficient of ε² on every path."""
         return sum(
             (weight * getattr(self, name))
             for name, weight in self.coefficients._asdict().items()
@@ -120,17 +119,17 @@ class Expansion:
         return estimate(eps * self.first + eps**2 * self.second)
 
     def change(self, eps: float) -> Estimate:
-        """The change E L(x^ε) − E L(x⁰) itself, by running the perturbed paths."""
+        """The realized change E L(x^ε) − E L(x⁰), from the perturbed paths."""
         return estimate(self.realized(eps) - self.base)
 
     def check(self, eps_grid: Sequence[float]) -> Check:
-        """Compare prediction and outcome over a grid of at least two ε, ascending.
+        """Compare predicted and realized change on a grid of at least two ε.
 
-        Use 64-bit numbers: in 32 bits the remainder drowns in rounding, `resolved` says
-        so and `slopes` is empty. A system whose third-order term is 0 has slope 4 (or
-        no remainder at all).
+        Use float64: in float32 the remainder is below rounding error (`resolved` is
+        False and `slopes` is empty). A system without a third-order term has slope 4 or
+        no remainder.
 
-        Raises `ValueError` for a grid that is not ascending and positive.
+        Raises `ValueError` unless the grid is positive and ascending.
         """
         eps = np.asarray(eps_grid, float)
         if eps.size < 2 or eps[0] <= 0 or np.any(np.diff(eps) <= 0):
@@ -145,7 +144,7 @@ class Expansion:
             found.append(estimate(realized - base - value * first - value**2 * second))
             size = max(size, float(np.mean(np.abs(realized))))
         remainder, error = np.array(found).T
-        # Sums over paths and steps lose a few of the last digits.
+        # The factor 100 allows for rounding in sums over paths and steps.
         resolved = np.abs(remainder) > 100 * np.finfo(base.dtype).eps * max(
             size, 1e-300
         )
@@ -182,16 +181,16 @@ def expansion_terms(
 
     **Arguments:**
 
-    - `step_fn`: F, one step of the unperturbed system, any differentiable function of
-        the state. `sde.EulerMaruyama` makes one of an SDE.
-    - `loss`: L, of the last state. For a running loss, let the state carry the sum.
-    - `x0`: where to begin, one state for all paths or one for each.
-    - `noise`: w: arrays whose axes are paths, time and whatever `step_fn` takes.
-    - `drift_error`: e_d, the increment's systematic error (for an SDE σ(x) dt).
+    - `step_fn`: F, one step of the unperturbed system, differentiable in the state.
+        `sde.EulerMaruyama.step` is that of an SDE.
+    - `loss`: L, of the final state. For a running loss, add its sum to the state.
+    - `x0`: the initial state, shared or per path.
+    - `noise`: w, arrays with axes paths, time and those that `step_fn` takes.
+    - `drift_error`: e_d, the systematic error of the increment (for an SDE σ(x) dt).
     - `diffusion_error`: e_s, its random error (for an SDE σ̄(x) dB).
 
-    The mean over paths gives each path the same weight, which is exact for the paths of
-    `sde.rademacher_tree`. Raises `ValueError` if both errors are missing.
+    All paths have equal weight; for the paths of `sde.rademacher_tree` the mean is
+    exact. Raises `ValueError` if both errors are None.
     """
     last = _perturbed(step_fn, drift_error, diffusion_error)
     starts = spread(x0, noise)
@@ -256,11 +255,10 @@ def realized_losses(
 def _perturbed(
     step_fn: Step, drift_error: Step | None, diffusion_error: Step | None
 ) -> Callable[[Array, Array, PyTree], Array]:
-    """The last state of a path under (diffusion, drift) errors of the given sizes."""
+    """(ε of diffusion and drift, x0, noise) ↦ the final state of the perturbed path."""
     if drift_error is None and diffusion_error is None:
         raise ValueError(
-            "drift_error and diffusion_error are both None, so that nothing is "
-            "perturbed; give at least one"
+            "drift_error and diffusion_error are both None; give at least one"
         )
 
     def last(eps: Array, start: Array, rows: PyTree) -> Array:
@@ -278,7 +276,7 @@ def _perturbed(
 
 
 def spread(x0: Float[Array, "*paths n"], noise: Noise) -> Float[Array, "paths n"]:
-    """One first state for each path: `x0` itself, or copies of a single one."""
+    """The initial state of every path: `x0` itself, or a single state broadcast."""
     if x0.ndim == 2:
         return x0
     paths = jax.tree.leaves(noise)[0].shape[0]

@@ -1,11 +1,11 @@
 """Theorem 3.3 and Corollary 3.4 as printed, with a switch for every correction.
 
-The paper writes the derivatives of the path by variation of constants: with the flow
-dΦ = ∂g_k Φ dB^k and ξ = ∫Φ⁻¹ σ̄_k dB^k it has y_s = Φ ξ. Here these integrals are Itô
-sums over an Euler–Maruyama path. `PRINTED` gives the paper's six terms and its sum;
-`CORRECTED` repairs all of it and then agrees with `perturbation.expansion_terms` as
-dt → 0. Where the paper's text can be read in two ways (whether an index k includes
-time), the reading is that of the theorem's statement, not of its appendix.
+The paper obtains the path's derivatives by variation of constants: y_s = Φ ξ with the
+flow dΦ = ∂g_k Φ dB^k and ξ = ∫Φ⁻¹ σ̄_k dB^k. Here these integrals are Itô sums over an
+Euler–Maruyama path. `PRINTED` gives the paper's six terms and their sum; `CORRECTED`
+fixes all errors and agrees with `perturbation.expansion_terms` as dt → 0. Where the
+paper is ambiguous (whether an index k includes time), we follow the theorem's
+statement, not its appendix.
 """
 
 import dataclasses
@@ -26,24 +26,23 @@ from core.theory.perturbation import (
 from core.theory.sde import EulerMaruyama
 
 HALF_MISSING = Coefficients(q=1.0, q_tilde=1.0)
-"""Eq. (33), (10) and (14): ½ is missing before ∇L·∂²x."""
-
+"""Eqs. (33), (10) and (14): the factor ½ of ∇L·∂²x is missing."""
 
 Map = Callable[[Array], Array]
 
 
 class Corrections(NamedTuple):
-    """Which errors of the printed theorem to repair, numbered as in docs/theory-sde.md.
+    """Which errors of the printed theorem to correct; numbers as in docs/theory-sde.md.
 
     Attributes:
-        half: (1) ½ before ∇L·∂²x.
-        ito: (2) the Itô terms −Σ∂g_k(·)_k dt of ξ and of the integral in Q.
-        error_slope: (3) 2 ∂η_k y in Q, and in Q̃.
+        half: (1) the factor ½ of ∇L·∂²x.
+        ito: (2) the Itô terms −Σ∂g_k(·)_k dt in ξ and in the integral of Q.
+        error_slope: (3) 2 ∂η_k y in Q and Q̃.
         drift_in_flow: (4) the drift's Jacobian in Φ.
         drift_square: (5) y_dᵀ L″ y_d in S̃.
-        carried: (11) the second derivative of g_k taken along y = Φ ξ, not along ξ.
-        drift_bias: (12) Q̃ made of the drift error, and the drift's curvature along y_s
-            moved from it to Q.
+        carried: (11) the second derivative of g_k along y = Φ ξ instead of ξ.
+        drift_bias: (12) Q̃ from the drift error; the drift's curvature along y_s moves
+            from Q̃ to Q.
     """
 
     half: bool = False
@@ -60,7 +59,7 @@ CORRECTED = Corrections(*(True for _ in Corrections._fields))
 
 
 def without_half(expansion: Expansion) -> Expansion:
-    """Exact terms in the sum with the ½ missing: the first error alone, of slope 2."""
+    """The exact terms with the ½ missing: error (1) alone, of slope 2."""
     return dataclasses.replace(expansion, coefficients=HALF_MISSING)
 
 
@@ -72,11 +71,11 @@ def printed_terms(
     *,
     corrections: Corrections = PRINTED,
 ) -> Expansion:
-    """The terms (11)–(13) and (15)–(17) of `system`, repaired as `corrections` says.
+    """The terms (11)–(13) and (15)–(17) of `system`, with the given `corrections`.
 
-    The matrix Φ must stay invertible: `dt` times its rates must be well below 1.
-    `s_tilde` is y_sᵀ L″ y_d as printed; with `drift_square` it is the whole term
-    y_dᵀ L″ y_d + 2 y_sᵀ L″ y_d with coefficient ½.
+    Φ must stay invertible, so `dt` times its rates must be well below 1. `s_tilde` is
+    y_sᵀ L″ y_d as printed; with `drift_square` it is y_dᵀ L″ y_d + 2 y_sᵀ L″ y_d with
+    coefficient ½.
     """
     right = corrections
     dt, drift, diffusion = system.dt, system.drift, system.diffusion
@@ -96,7 +95,7 @@ def printed_terms(
         return slope(lambda at: slope(function, at, y), x, y)
 
     def second_source(x: Array, y: Array, eta0: bool) -> tuple[Array, Array]:
-        """What drives ∂²x along y: its dt and its dB part (n,) and (n, m), eq. (34)."""
+        """The source of ∂²x along y, eq. (34): dt part (n,) and dB part (n, m)."""
         in_time = curvature(drift, x, y)
         in_noise = curvature(diffusion, x, y)
         if right.error_slope:
@@ -116,7 +115,7 @@ def printed_terms(
             inverse = jnp.linalg.inv(flow)
 
             def back(in_time: Array, in_noise: Array) -> Array:
-                """Φ⁻¹ (in_time dt + in_noise dB), with Itô's term."""
+                """Φ⁻¹ (in_time dt + in_noise dB), with the Itô term if corrected."""
                 if right.ito:
                     in_time = in_time - jnp.einsum("nmk,km->n", along_noise, in_noise)
                 return inverse @ (in_time * dt + in_noise @ row)
@@ -126,7 +125,7 @@ def printed_terms(
             if right.carried:
                 y_s, y_d = flow @ xi, flow @ xi_tilde
             in_time, in_noise = second_source(x, y_s, False)
-            # Zero drift error: σ does not act on y_s in Q, whatever its slope.
+            # Q is for a zero drift error, so ∂σ does not act on y_s here.
             new_q = q + back(in_time if right.drift_bias else nothing, in_noise)
             if right.drift_bias:
                 whole = second_source(x, y_s + y_d, True)

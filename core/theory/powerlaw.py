@@ -1,4 +1,4 @@
-"""Power laws ε = A n^-α: the fit, its uncertainty, and where the data leave the law."""
+"""Power laws ε = A n^-α: least-squares fit, bootstrap intervals and local slopes."""
 
 from typing import Any, NamedTuple
 
@@ -15,11 +15,11 @@ class PowerLaw(NamedTuple):
     exponent: float
 
     def __call__(self, samples: Any) -> Any:
-        """The error that `samples` samples lead to: a number, or an array of them."""
+        """ε at `samples`, a number or an array."""
         return self.scale * samples**-self.exponent
 
     def root(self) -> "PowerLaw":
-        """The law of √ε: from mean squared errors to root mean squared errors."""
+        """The law of √ε: from mean squared to root mean squared errors."""
         return PowerLaw(self.scale**0.5, self.exponent / 2)
 
     def square(self) -> "PowerLaw":
@@ -28,14 +28,14 @@ class PowerLaw(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A fitted law and R², the share of the variance of log ε that it explains."""
+    """A fitted law and its R² in log ε."""
 
     law: PowerLaw
     r_squared: float
 
 
 class Interval(NamedTuple):
-    """A percentile interval and the standard error of the same resamples."""
+    """A percentile interval and the standard error over the same resamples."""
 
     low: float
     high: float
@@ -53,8 +53,8 @@ def fit(samples: Float[np.ndarray, " n"], errors: Float[np.ndarray, "n seeds"]) 
     """Least squares in log-log on the means over seeds, as in Section 4.1.
 
     Args:
-        samples: the anchors, at least two different ones.
-        errors: positive; one row an anchor, one column a seed.
+        samples: sample counts (anchors), at least two distinct ones.
+        errors: positive; rows are anchors, columns are seeds.
 
     Raises:
         ValueError: fewer than two anchors, or an error that is not positive.
@@ -62,7 +62,7 @@ def fit(samples: Float[np.ndarray, " n"], errors: Float[np.ndarray, "n seeds"]) 
     _check(samples, errors)
     x, y = np.log(samples), np.log(np.mean(errors, axis=1))
     line: Any = stats.linregress(x, y)  # its stubs lose the fields
-    # Constant errors leave nothing to explain, which scipy calls a correlation of 0.
+    # For constant errors scipy returns a correlation of 0, but the fit is exact.
     r_squared = 1.0 if np.ptp(y) == 0 else float(line.rvalue**2)
     return Fit(PowerLaw(float(np.exp(line.intercept)), float(-line.slope)), r_squared)
 
@@ -77,7 +77,7 @@ def bootstrap(
 ) -> Bootstrap:
     """Percentile bootstrap: refits with seeds resampled within each anchor.
 
-    With few seeds the interval is too narrow: two say next to nothing about the spread.
+    With few seeds the interval is too narrow; two seeds barely determine the spread.
 
     Raises:
         ValueError: as `fit`, or fewer than two resamples.
@@ -89,7 +89,7 @@ def bootstrap(
     centred = x - x.mean()
 
     def refit(*drawn: np.ndarray, axis: int) -> np.ndarray:
-        """Scale and exponent of every resample: `fit`, on all of them at once."""
+        """Scale and exponent of every resample: a vectorized `fit`."""
         y = np.log([seeds.mean(axis=axis) for seeds in drawn])
         slope = np.tensordot(centred, y, 1) / (centred @ centred)
         return np.stack([np.exp(y.mean(axis=0) - slope * x.mean()), -slope])
@@ -109,9 +109,9 @@ def bootstrap(
 def local_slopes(
     samples: Float[np.ndarray, " n"], errors: Float[np.ndarray, "n seeds"]
 ) -> Float[np.ndarray, " n_less_1"]:
-    """The exponent between each two successive anchors.
+    """The exponent between successive anchors.
 
-    Constant where the errors follow a power law; falling where they approach a floor.
+    Constant for a power law; decreasing where the errors approach a floor.
 
     Raises:
         ValueError: as `fit`.
@@ -127,6 +127,6 @@ def _check(samples: np.ndarray, errors: np.ndarray) -> None:
         )
     if not np.all(errors > 0):
         raise ValueError(
-            f"errors: the smallest is {np.min(errors):g}, and a power law has only "
-            "positive ones: leave out what is exactly learned"
+            f"errors: the smallest is {np.min(errors):g}, but a power law needs "
+            "positive errors: leave out anchors with error 0"
         )

@@ -1,16 +1,16 @@
-"""REINFORCE in a small tabular MDP: its exact moments, and its samples.
+"""REINFORCE in a small tabular MDP: exact moments and samples.
 
-For K rollouts of H steps from a softmax policy π, with w_t = ∇ log π(a_t|s_t) and
+For K rollouts of H steps with a softmax policy π, scores w_t = ∇ log π(a_t|s_t) and
 rewards-to-go G_t = Σ_{k≥t} γ^{k−t} r_k (*On Training in Imagination*, section 5):
 
     ĝ = (1/K) Σ_rollouts Σ_t γ^t w_t G_t        `discounted=True`
     ĝ = (1/K) Σ_rollouts Σ_t w_t G_t            `discounted=False`
 
-The mean of the first is ∇J_H. The mean of the second weighs the states by how often
-they are visited instead of by γ^t times that. That is not ∇J_H, and not the gradient of
-any function at all (its derivative is not symmetric).
+The mean of the first is ∇J_H. The second weights states by their visit frequency
+without γ^t. Its mean is not ∇J_H, nor the gradient of any function (its Jacobian is not
+symmetric).
 
-What is exact here is numpy in float64; `sample_estimates` is JAX.
+Exact quantities are computed with numpy in float64; `sample_estimates` uses JAX.
 """
 
 from functools import partial
@@ -30,7 +30,7 @@ class TabularMDP(NamedTuple):
     Attributes:
         transition: P(s'|s,a), shape (states, actions, states).
         reward: r(s,a), shape (states, actions).
-        initial: the distribution of the first state.
+        initial: distribution of the initial state, shape (states,).
         discount: γ, from 0 to 1.
         horizon: H, the number of rewards in a rollout.
     """
@@ -43,7 +43,7 @@ class TabularMDP(NamedTuple):
 
 
 class Trajectories(NamedTuple):
-    """All trajectories of positive probability, one in a row."""
+    """All trajectories of positive probability, one per row."""
 
     states: Int[np.ndarray, "n time"]
     actions: Int[np.ndarray, "n time"]
@@ -51,11 +51,11 @@ class Trajectories(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Mean and variance of the estimator from ONE rollout.
+    """Mean and variance of the estimator from one rollout.
 
     Attributes:
-        mean: of each of its coordinates, shape (states, actions).
-        variance: summed over the coordinates, as in the paper; K rollouts divide it.
+        mean: per coordinate, shape (states, actions).
+        variance: sum over coordinates, as in the paper; divide by K for K rollouts.
     """
 
     mean: Float[np.ndarray, "s a"]
@@ -67,7 +67,7 @@ def random_mdp(
 ) -> tuple[TabularMDP, Float[np.ndarray, "s a"]]:
     """A random MDP and the logits of a random policy.
 
-    Transitions and initial states are Dirichlet(1), rewards and logits normal.
+    Transition and initial distributions are Dirichlet(1); rewards and logits normal.
     """
     rng = np.random.default_rng(seed)
     mdp = TabularMDP(
@@ -113,9 +113,9 @@ def expected_return(mdp: TabularMDP, logits: Float[np.ndarray, "s a"]) -> float:
 def policy_gradient(
     mdp: TabularMDP, logits: Float[np.ndarray, "s a"], *, discounted: bool = True
 ) -> Float[np.ndarray, "s a"]:
-    """The mean of the estimator, without enumerating: ∇J_H if `discounted`.
+    """The mean of the estimator without enumeration: ∇J_H if `discounted`.
 
-    Σ_t c_t Σ_s P(s_t = s) Σ_a ∇π(a|s) Q_t(s,a), with c_t = γ^t, or 1 otherwise.
+    Σ_t c_t Σ_s P(s_t = s) Σ_a ∇π(a|s) Q_t(s,a) with c_t = γ^t if `discounted`, else 1.
     """
     weighted = _values(mdp, logits)  # π(a|s)·Q_t(s,a)
     advantage = weighted - policy(logits) * weighted.sum(axis=2, keepdims=True)
@@ -126,9 +126,9 @@ def policy_gradient(
 def enumerate_trajectories(
     mdp: TabularMDP, logits: Float[np.ndarray, "s a"]
 ) -> Trajectories:
-    """Every trajectory that can happen, with its probability.
+    """Every trajectory of positive probability, with its probability.
 
-    Raises `ValueError` where there are more than two million of them.
+    Raises `ValueError` if there are more than two million.
     """
     chances = policy(logits)
     states = np.flatnonzero(mdp.initial)[:, None]
@@ -160,7 +160,7 @@ def estimates(
     *,
     discounted: bool = True,
 ) -> Float[np.ndarray, "n s a"]:
-    """The estimator of each trajectory by itself, given what its rewards were."""
+    """The one-rollout estimator of each trajectory, given its rewards."""
     chances, one_hot = policy(logits), np.eye(logits.shape[1])
     weights = _step_weights(mdp, discounted)
     rows = np.arange(len(rewards))
@@ -184,8 +184,8 @@ def enumerated_moments(
     """Exact moments over all trajectories, with reward noise of standard deviation σ.
 
     Given a trajectory, the noise ξ_k of reward k multiplies a known vector: the
-    estimator of the trajectory whose only reward is 1 at time k. Nothing else about the
-    distribution of the noise matters. Raises as `enumerate_trajectories`.
+    estimator for a reward of 1 at time k and 0 elsewhere. So only the variance of the
+    noise matters. Raises as `enumerate_trajectories`.
     """
     paths = enumerate_trajectories(mdp, logits)
     clean = estimates(
@@ -208,7 +208,7 @@ def enumerated_moments(
 
 
 def expected_max_score(mdp: TabularMDP, logits: Float[np.ndarray, "s a"]) -> float:
-    """E max_t ‖w_t‖², which Theorem 2 of the paper has, by enumeration."""
+    """E max_t ‖w_t‖², the factor in the paper's Theorem 2, by enumeration."""
     paths = enumerate_trajectories(mdp, logits)
     chances = policy(logits)
     squares = np.sum((np.eye(logits.shape[1])[None] - chances[:, None]) ** 2, axis=2)
@@ -230,8 +230,10 @@ def sample_estimates(
 
     Args:
         noise: standard deviation σ of the normal noise on every reward.
-        bias: b(s,a), added to the rewards; none if `None`.
-        discounted: with the factor γ^t, or without.
+        bias: b(s,a), added to the rewards; None means 0.
+        discounted: whether the estimator has the factor γ^t.
+
+    Raises `ValueError` if `count` is below 1.
     """
     if count < 1:
         raise ValueError(f"count={count}: give a number of rollouts, at least 1")
@@ -254,7 +256,7 @@ def sample_estimates(
 def sampled_moments(
     samples: Float[Array, "count s a"],
 ) -> tuple[Moments, Float[np.ndarray, "s a"], float]:
-    """Moments of one rollout's estimator, and the standard errors of both of them."""
+    """Sample moments of the one-rollout estimator, and the standard error of each."""
     values = np.asarray(samples, np.float64)
     count = len(values)
     mean = values.mean(axis=0)
@@ -305,7 +307,7 @@ def _sample(
 
 
 def _values(mdp: TabularMDP, logits: np.ndarray) -> np.ndarray:
-    """π(a|s)·Q_t(s,a) for every t below the horizon."""
+    """π(a|s)·Q_t(s,a), shape (time, states, actions)."""
     chances = policy(logits)
     value, rows = np.zeros(len(mdp.initial)), []
     for _ in range(mdp.horizon):
@@ -315,5 +317,5 @@ def _values(mdp: TabularMDP, logits: np.ndarray) -> np.ndarray:
 
 
 def _step_weights(mdp: TabularMDP, discounted: bool) -> np.ndarray:
-    """γ^t, or ones."""
+    """c_t = γ^t if discounted, else 1."""
     return (mdp.discount if discounted else 1.0) ** np.arange(mdp.horizon)

@@ -1,19 +1,18 @@
-"""REINFORCE from noisy or biased rewards (*On Training in Imagination*, section 5).
+"""REINFORCE with noisy or biased rewards (*On Training in Imagination*, section 5).
 
-Theorem 2: noise on the rewards leaves the estimator's mean as it is and adds variance.
-Corollary 2: how much to pay for each reward annotation out of a fixed budget.
-Proposition 2: a bias of the rewards is a bias of the gradient, for any number of
-rollouts.
+Theorem 2: reward noise leaves the estimator's mean unchanged and adds variance.
+Corollary 2: the optimal cost per reward annotation under a fixed budget.
+Proposition 2: a reward bias biases the gradient, for any number of rollouts.
 
-**Theorem 2, what is true.** Scores are martingale differences (E[w_t | past] = 0), so
-cross terms vanish and the variance that noise of variance σ² adds is known exactly:
+**Theorem 2, exact form.** Scores are martingale differences (E[w_t | past] = 0), so
+cross terms vanish and reward noise of variance σ² adds exactly the variance
 
     (σ²/K) Σ_t E‖w_t‖² Σ_{t≤k<H} γ^{2k}           with γ^t
     (σ²/K) Σ_t E‖w_t‖² Σ_{t≤k<H} γ^{2(k−t)}       without
 
-The paper prints the upper bound σ² H E max_t‖w_t‖² / (K(1−γ)²) (`theorem_2_bound`),
-which holds for both and is loose by the ratio that `benchmarks.theory noise` shows. The
-mean is ∇J_H only with γ^t (see `core.theory.reinforce`).
+The paper's upper bound σ² H E max_t‖w_t‖² / (K(1−γ)²) (`theorem_2_bound`) holds for
+both; `benchmarks.theory noise` measures how loose it is. The mean is ∇J_H only with γ^t
+(see `core.theory.reinforce`).
 """
 
 from dataclasses import dataclass
@@ -31,12 +30,12 @@ def noise_gain(
     discount: float,
     discounted: bool = True,
 ) -> float:
-    """M, in extra variance = σ² M / K: exact, for any policy and dynamics.
+    """M in (added variance) = σ² M / K; exact for any policy and dynamics.
 
     Args:
         score_moments: E‖w_t‖² for t = 0 … H−1.
-        discount: γ, from 0 to 1, 1 included.
-        discounted: with the factor γ^t in the estimator, or without.
+        discount: γ in [0, 1].
+        discounted: whether the estimator has the factor γ^t.
     """
     powers = float(discount) ** (2.0 * np.arange(len(score_moments)))
     if discounted:
@@ -54,11 +53,13 @@ def theorem_2_bound(
     discount: float,
     rollouts: float,
 ) -> float:
-    """The paper's bound on the variance that the noise adds (Theorem 2, eq. 5).
+    """The paper's bound on the variance added by reward noise (Theorem 2, eq. 5).
 
     Args:
         max_score: E max_t‖w_t‖².
-        discount: γ; the bound is infinite at 1, which is refused.
+        discount: γ in [0, 1).
+
+    Raises `ValueError` for another discount.
     """
     if not 0.0 <= discount < 1.0:
         raise ValueError(f"discount={discount}: the bound needs 0 ≤ γ < 1")
@@ -66,24 +67,24 @@ def theorem_2_bound(
 
 
 class NoiseModel(Protocol):
-    """σ²(c): the variance of an annotation's noise at a cost c per rollout."""
+    """σ²(c): the variance of the reward noise at annotation cost c per rollout."""
 
     def variance(self, cost: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """σ²(c) of each cost."""
+        """σ²(c) at each cost."""
         ...
 
     def stationary(self, fixed: float, gain: float) -> list[float]:
-        """The costs where c·(fixed + gain·σ²(c)) has derivative 0."""
+        """The stationary points and kinks of c·(fixed + gain·σ²(c))."""
         ...
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """σ²(c) = floor + scale·c^−exponent; the paper's first example has floor 0.
+    """σ²(c) = floor + scale·c^−exponent; floor 0 is the paper's first example.
 
-    With a positive floor and exponent 1 it is the paper's third, a noise that money
-    cannot remove. An exponent above 1 makes that example's conclusion false: the
-    cheapest annotation is then too noisy and the best cost is in between.
+    A positive floor with exponent 1 is its third example, an irreducible noise. For an
+    exponent above 1 that example's conclusion (the lowest cost is optimal) is false:
+    the optimum is interior.
     """
 
     scale: float
@@ -91,7 +92,7 @@ class PowerLaw:
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse parameters that are no noise."""
+        """Check the parameters."""
         if self.scale <= 0.0 or self.exponent <= 0.0 or self.floor < 0.0:
             raise ValueError(
                 f"PowerLaw: scale={self.scale} and exponent={self.exponent} must be "
@@ -99,7 +100,7 @@ class PowerLaw:
             )
 
     def variance(self, cost: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """σ²(c) of each cost; infinite at 0."""
+        """σ²(c) at each cost; infinite at 0."""
         with np.errstate(divide="ignore"):
             return self.floor + self.scale * cost**-self.exponent
 
@@ -114,18 +115,18 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class BoundedFidelity:
-    """σ²(c) = start·(1 − c/exact) up to the cost `exact`, which buys exact rewards.
+    """σ²(c) = start·(1 − c/exact) for c ≤ `exact`, the cost of noise-free rewards.
 
-    The paper's second example. On c·σ²(c) alone both ends are best, c → 0 and `exact`.
-    But for any lowest cost above 0 that objective takes `exact`; the total prefers the
-    cheap end, where many rollouts also reduce the estimator's own variance.
+    The paper's second example. c·σ²(c) is minimal at both ends, c → 0 and `exact`; with
+    a lowest cost above 0 only at `exact`. The total variance prefers the low end, where
+    many rollouts also reduce the estimator's own variance.
     """
 
     start: float
     exact: float
 
     def __post_init__(self) -> None:
-        """Refuse parameters that are no noise."""
+        """Check the parameters."""
         if self.start <= 0.0 or self.exact <= 0.0:
             raise ValueError(
                 f"BoundedFidelity: start={self.start} and exact={self.exact} must be "
@@ -133,22 +134,22 @@ class BoundedFidelity:
             )
 
     def variance(self, cost: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """σ²(c) of each cost; 0 from `exact` on."""
+        """σ²(c) at each cost; 0 for c ≥ `exact`."""
         return self.start * np.maximum(0.0, 1.0 - cost / self.exact)
 
     def stationary(self, fixed: float, gain: float) -> list[float]:
-        """The top of the parabola, and its end, where the slope jumps."""
+        """The maximum of the parabola, and its end, where the slope jumps."""
         slope = gain * self.start
         return [self.exact * (fixed + slope) / (2.0 * slope), self.exact]
 
 
 class Optimum(NamedTuple):
-    """Where the objective is smallest.
+    """The minimizer of the objective.
 
     Attributes:
-        costs: the minimizing cost; both ends if they tie; the whole range if flat.
-        value: the objective there, in variance times budget.
-        kind: `"interior"` strictly between the ends.
+        costs: the optimal cost; both ends if they tie or if the objective is flat.
+        value: the minimum, as variance times budget.
+        kind: where it is; `"interior"` is strictly between the ends.
     """
 
     costs: tuple[float, ...]
@@ -164,12 +165,13 @@ def fidelity_objective(
     clean_variance: float = 0.0,
     gain: float = 1.0,
 ) -> Float[np.ndarray, " n"]:
-    """Variance times budget B when a rollout's annotations cost c and K = B/c.
+    """Variance times budget B for annotation cost c per rollout, with K = B/c.
 
     Args:
-        objective: `"noise_only"` is the paper's c·σ²(c), the part of the variance that
-            noise adds; `"total"` is the whole, c·(V₀ + M σ²(c)).
-        clean_variance: V₀ = Var of one rollout's noise-free estimator (`total` only).
+        objective: `"noise_only"` is the paper's c·σ²(c), the variance added by noise;
+            `"total"` is the total variance, c·(V₀ + M σ²(c)).
+        clean_variance: V₀, the variance of the noise-free one-rollout estimator
+            (`total` only).
         gain: M of `noise_gain` (`total` only).
     """
     fixed, gain = _weights(objective, clean_variance, gain)
@@ -185,15 +187,15 @@ def optimal_fidelity(
     clean_variance: float = 0.0,
     gain: float = 1.0,
 ) -> Optimum:
-    """The cost a rollout's annotations should have, from `lowest` to `highest`.
+    """The optimal annotation cost per rollout in [lowest, highest].
 
-    Corollary 2 minimizes `noise_only`. Fewer, dearer rollouts also carry more of the
-    estimator's own variance V₀, which that leaves out. For a power law with p > 1 it
-    says "pay as much as possible" where the total has an interior optimum,
-    c* = (M·A·(p−1)/V₀)^{1/p}.
+    Corollary 2 minimizes `noise_only`. This ignores the estimator's own variance V₀,
+    which grows with the cost because the budget buys fewer rollouts. For a power law
+    with p > 1 `noise_only` is minimal at `highest`, but the total has an interior
+    optimum c* = (M·A·(p−1)/V₀)^{1/p}.
 
     Arguments as in `fidelity_objective`. Raises `ValueError` unless
-    0 ≤ lowest < highest, and if noise is infinite at `lowest`.
+    0 ≤ lowest < highest, and if the noise is infinite at `lowest`.
     """
     if not 0.0 <= lowest < highest:
         raise ValueError(
@@ -222,10 +224,10 @@ class MeanSquaredError(NamedTuple):
     """E‖ĝ − ∇J_H‖² of K rollouts (Proposition 2, eqs. 6–7), term by term.
 
     Attributes:
-        variance: Var₁/K, noise included.
-        squared_bias: what more rollouts cannot remove.
-        reward_bias: ∇B_H, the part of the bias that the rewards' bias makes.
-        estimator_bias: the part that is there without it; 0 with γ^t.
+        variance: Var₁/K, including reward noise.
+        squared_bias: squared norm of the bias, which does not depend on K.
+        reward_bias: ∇B_H, the bias caused by the reward bias.
+        estimator_bias: the bias of the estimator itself; 0 with γ^t.
     """
 
     variance: float
@@ -235,7 +237,7 @@ class MeanSquaredError(NamedTuple):
 
     @property
     def total(self) -> float:
-        """Variance and squared bias together."""
+        """Variance plus squared bias."""
         return self.variance + self.squared_bias
 
 
@@ -251,8 +253,8 @@ def mean_squared_error(
     """Proposition 2 exactly, by enumeration of the trajectories.
 
     Args:
-        bias: b(s,a), the systematic error of the rewards.
-        noise: standard deviation of their independent errors.
+        bias: b(s,a), the reward bias.
+        noise: standard deviation σ of the independent reward noise.
     """
     biased = mdp._replace(reward=mdp.reward + bias)
     moments = enumerated_moments(biased, logits, noise=noise, discounted=discounted)

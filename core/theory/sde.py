@@ -1,4 +1,4 @@
-"""Stochastic differential equations in discrete time: steps, noise, Proposition B.1."""
+"""Discretized stochastic differential equations: steps, noise, Proposition B.1."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,10 +16,10 @@ class EulerMaruyama(NamedTuple):
 
     Attributes:
         drift: g_0, from (n,) to (n,).
-        diffusion: g, from (n,) to (n, m), a column for each Brownian motion.
-        dt: the step.
-        drift_error: σ, from (n,) to (n,); None is 0.
-        diffusion_error: σ̄, from (n,) to (n, m); None is 0.
+        diffusion: g, from (n,) to (n, m), one column per Brownian motion.
+        dt: time step.
+        drift_error: σ, from (n,) to (n,); None means 0.
+        diffusion_error: σ̄, from (n,) to (n, m); None means 0.
     """
 
     drift: Callable[[Array], Array]
@@ -29,7 +29,7 @@ class EulerMaruyama(NamedTuple):
     diffusion_error: Callable[[Array], Array] | None = None
 
     def step(self, x: Float[Array, "n"], row: Float[Array, "m"]) -> Float[Array, "n"]:
-        """One unperturbed step; `row` holds the increments of B."""
+        """One unperturbed step with the Brownian increments `row`."""
         return x + self.drift(x) * self.dt + self.diffusion(x) @ row
 
     def expand(
@@ -39,7 +39,7 @@ class EulerMaruyama(NamedTuple):
         return expansion_terms(self.step, loss, x0, noise, **self.increments())
 
     def increments(self) -> dict[str, Step | None]:
-        """One step's two errors, σ dt and σ̄ dB, as `expansion_terms` takes them."""
+        """The errors of one step, σ dt and σ̄ dB, as arguments of `expansion_terms`."""
         sigma, sigma_bar = self.drift_error, self.diffusion_error
         drift = None if sigma is None else lambda x, _: sigma(x) * self.dt
         noise = None if sigma_bar is None else lambda x, row: sigma_bar(x) @ row
@@ -49,14 +49,14 @@ class EulerMaruyama(NamedTuple):
 def brownian(
     key: Array, *, paths: int, steps: int, size: int, dt: float
 ) -> Float[Array, "paths steps size"]:
-    """Independent increments of `size` Brownian motions: normal, of variance `dt`."""
+    """Independent normal increments, variance `dt`, of `size` Brownian motions."""
     return jax.random.normal(key, (paths, steps, size)) * jnp.sqrt(dt)
 
 
 def rademacher_tree(
     steps: int, size: int, dt: float
 ) -> Float[Array, "paths steps size"]:
-    """All 2^(steps·size) sequences of increments ±√dt: averages over them are exact.
+    """All 2^(steps·size) sequences of increments ±√dt, so that means are exact.
 
     Raises `ValueError` above 2^22 paths.
     """
@@ -76,10 +76,10 @@ def gaussian_given_inputs(
 ) -> tuple[Float[Array, "n"], Float[Array, "n n"]]:
     """Mean and covariance of dz = q dt + q̄ dB from 0 with *given* q, q̄ (Prop. B.1).
 
-    z is Gaussian with mean ∫q ds and covariance ∫q̄ q̄ᵀ ds. It holds where q and q̄ are
-    functions of time, or of inputs independent of B. Inputs that themselves follow z,
-    as the hidden state of a world model does, are not of that kind: given their path,
-    the noise is no longer free.
+    z is Gaussian with mean ∫q ds and covariance ∫q̄ q̄ᵀ ds. This holds if q and q̄ are
+    functions of time or of inputs independent of B. It fails for inputs that depend on
+    z, such as the hidden state of a world model: conditioning on their path also
+    conditions the noise.
     """
     mean = dt * jnp.sum(drift, axis=0)
     covariance = dt * jnp.einsum("tnm,tkm->nk", diffusion, diffusion)

@@ -1,15 +1,14 @@
-"""Finite-difference smoothing of tabular transition laws (GPLD, section 3.1).
+"""Finite-difference smoothing of tabular transition probabilities (GPLD, section 3.1).
 
-Transitions are counted in a finite MDP whose states lie at points of a metric space,
-and the transition laws are estimated by minimizing
+In a finite MDP whose states are embedded in a metric space, P is estimated from
+transition counts N by minimizing
 
     −Σ N(s,a,s') log P(s'|s,a) + λ Σ_a Σ_s Σ_{k ∈ N_ε(s)} ‖(P(·|k,a) − P(·|s,a))/h_ks‖²
 
-(eq. 1; ordered pairs). As printed, N_ε(s) contains s itself, whose term is 0/0: it is
-left out. With the graph Laplacian L of the weights 1/h², the second sum is
-2 Σ_a tr(P_aᵀ L P_a), so the problem is convex in P and has a certificate (`Fit.gap`).
-
-Everything is numpy and scipy, in float64.
+(eq. 1; ordered pairs). The paper's N_ε(s) contains s itself, whose term is 0/0; it is
+excluded here. With the graph Laplacian L of the weights 1/h², the second sum is
+2 Σ_a tr(P_aᵀ L P_a), so the problem is convex in P and has an optimality certificate
+(`Fit.gap`). Computed with numpy and scipy in float64.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -23,12 +22,12 @@ Parametrization = Literal["squares", "softmax"]
 
 
 class EmbeddedMDP(NamedTuple):
-    """A finite MDP whose states are points.
+    """A finite MDP whose states are embedded as points.
 
     Attributes:
         embedding: e(s), shape (states, dimensions).
         transition: P(s'|s,a), shape (states, actions, states).
-        reward: r(s), received in s whatever the action.
+        reward: r(s), independent of the action.
     """
 
     embedding: Float[np.ndarray, "s d"]
@@ -37,13 +36,13 @@ class EmbeddedMDP(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """An estimate of the transition laws.
+    """An estimate of the transition probabilities.
 
     Attributes:
         transition: the estimate, shape (states, actions, states).
-        objective: what was minimized, in nats.
-        gap: how far `objective` can be above the least possible value, at most, in
-            nats: Σ_rows max_j <∇, P − e_j>, the Frank-Wolfe gap of the convex problem.
+        objective: its objective value, in nats.
+        gap: upper bound on the suboptimality of `objective`, in nats: the Frank-Wolfe
+            gap Σ_rows max_j <∇, P − e_j> of the convex problem.
         iterations: of conjugate gradients.
     """
 
@@ -72,7 +71,7 @@ def gaussian_kernel(
 
 
 def push_world(side: int = 8, *, width: float = 0.12) -> EmbeddedMDP:
-    """Each action pushes by 0.15 along an axis; the reward is a hill near a corner."""
+    """Each action moves by 0.15 along an axis; Gaussian reward near a corner."""
     points = grid(side)
     pushed = points[:, None] + 0.15 * np.eye(2)
     transition = gaussian_kernel(np.clip(pushed, 0.0, 1.0), points, width=width)
@@ -81,7 +80,7 @@ def push_world(side: int = 8, *, width: float = 0.12) -> EmbeddedMDP:
 
 
 def swirl_world(side: int = 8, *, width: float = 0.12) -> EmbeddedMDP:
-    """One action turns about the centre, one pushes; the reward is a wave."""
+    """One action rotates about the centre, one moves by 0.15; sinusoidal reward."""
     points = grid(side)
     x, y = points.T
     turned = points + 0.3 * np.stack([0.5 - y, x - 0.5], axis=1)
@@ -96,7 +95,7 @@ def graph_laplacian(
 ) -> Float[np.ndarray, "s s"]:
     """L = D − W with W = 1/‖e(k) − e(s)‖² for neighbours within `radius`.
 
-    Raises `ValueError` if two states coincide (their term of eq. 1 is infinite) or if
+    Raises `ValueError` if two states coincide (their term in eq. 1 is infinite) or if
     no state has a neighbour.
     """
     squares = np.sum((embedding[:, None] - embedding) ** 2, axis=-1)
@@ -114,7 +113,7 @@ def graph_laplacian(
 
 
 def lattice_laplacian(side: int) -> Float[np.ndarray, "s s"]:
-    """The Laplacian of `grid(side)` with the four nearest neighbours of each state."""
+    """The Laplacian of `grid(side)` with up to four nearest neighbours per state."""
     return graph_laplacian(grid(side), radius=1.01 / (side - 1))
 
 
@@ -128,14 +127,14 @@ def finite_difference(
 def sample_counts(
     transition: Float[np.ndarray, "s a t"], number: int, *, rng: np.random.Generator
 ) -> Float[np.ndarray, "s a t"]:
-    """N(s,a,s') of `number` transitions from uniformly drawn states and actions."""
+    """Counts N(s,a,s') of `number` transitions from uniform states and actions."""
     states, actions, _ = transition.shape
     state, action = (
         rng.integers(states, size=number),
         rng.integers(actions, size=number),
     )
     edges = np.cumsum(transition, axis=-1)[state, action]
-    # The last edge is 1 up to rounding; a draw above it belongs to the last state.
+    # The last edge is 1 up to rounding, so it is not compared.
     arrival = np.sum(edges[:, :-1] < rng.random((number, 1)), axis=1)
     counts = np.zeros(transition.shape)
     np.add.at(counts, (state, action, arrival), 1.0)
@@ -145,7 +144,7 @@ def sample_counts(
 def maximum_likelihood(
     counts: Float[np.ndarray, "s a t"],
 ) -> Float[np.ndarray, "s a t"]:
-    """N(s,a,·)/N(s,a), the least of the first term; uniform where nothing was seen."""
+    """N(s,a,·)/N(s,a), the minimizer for λ = 0; uniform where N(s,a) = 0."""
     totals = counts.sum(axis=-1, keepdims=True)
     return np.where(totals > 0, counts / np.maximum(totals, 1.0), 1.0 / len(counts))
 
@@ -159,28 +158,29 @@ def fit(
     tolerance: float = 1e-3,
     max_iterations: int = 2000,
 ) -> Fit:
-    """Minimize the regularized objective of GPLD section 3.1 by conjugate gradients.
+    """Minimize the objective of GPLD section 3.1 (eq. 1) by conjugate gradients.
 
     Args:
         strength: λ.
-        parametrization: `"softmax"` fits logits. Many probabilities are 0 at the
-            minimum and logits creep there, so it stops far from it. `"squares"` fits x
-            with P = x²/‖x‖² row by row, which reaches 0 at a finite x.
-        tolerance: it stops when no derivative, of logits or of x, is larger than this.
+        parametrization: `"squares"` sets P = x²/‖x‖² per row, which reaches 0 at a
+            finite x. `"softmax"` fits logits; many probabilities are 0 at the minimum,
+            so logits diverge slowly and it stops far from the minimum.
+        tolerance: stop when all gradient entries (in logits or x) are at most this.
+        max_iterations: limit on iterations.
 
-    Compare `gap` with `objective` to see how well it converged. Raises `ValueError` for
-    a negative or infinite `strength`.
+    Compare `gap` with `objective` to judge convergence. Raises `ValueError` for a
+    negative or infinite `strength`.
     """
     if not 0.0 <= strength < np.inf:
         raise ValueError(f"strength={strength}: λ must be finite and not negative")
     shape, totals = counts.shape, counts.sum(axis=-1, keepdims=True)
     seen = counts > 0
-    edges = csr_array(laplacian)  # a few entries a row: no threads, no wasted zeros
+    edges = csr_array(laplacian)  # sparse: a few entries per row
 
     def terms(p: np.ndarray) -> tuple[float, np.ndarray]:
-        """The objective, and the gradient of its second term in P."""
+        """The objective, and the gradient of its smoothness term in P."""
         smoothed = _apply(edges, p)
-        with np.errstate(divide="ignore"):  # a rejected step may give a seen one 0
+        with np.errstate(divide="ignore"):  # a rejected step may have P = 0 where N > 0
             likelihood = float(counts[seen] @ np.log(p[seen]))
         second = 2.0 * strength * float(np.vdot(p, smoothed))
         return second - likelihood, 4.0 * strength * smoothed
@@ -201,11 +201,11 @@ def fit(
         inner = np.sum(p * slope, axis=-1, keepdims=True) - totals
         return value, (p * (slope - inner) - counts).ravel()
 
-    # One uniform pseudo-transition a row: no entry starts at 0.
+    # One uniform pseudo-count per row, so that no entry starts at 0.
     start = (counts + 1.0 / len(counts)) / (totals + 1.0)
     of_squares = parametrization == "squares"
-    # L-BFGS takes as many steps, but scipy's waits for threads at every small product:
-    # 30 times slower on a busy machine.
+    # L-BFGS takes as many steps, but scipy's is 30 times slower on a busy machine
+    # because of thread synchronization in small products.
     found = minimize(
         squares if of_squares else softmax,
         (np.sqrt(start) if of_squares else np.log(start)).ravel(),
@@ -227,9 +227,9 @@ def held_out_surprise(
     *,
     unimix: float,
 ) -> float:
-    """Mean −log P of held-out transitions, in nats, of P mixed with `unimix` uniform.
+    """Mean −log P of held-out transitions, in nats, with a `unimix` share of uniform.
 
-    Without mixing it is infinite as soon as one held-out transition has probability 0.
+    Without mixing it is infinite if any held-out transition has probability 0.
     """
     mixed = (1.0 - unimix) * transition + unimix / transition.shape[-1]
     seen = counts > 0
@@ -241,14 +241,14 @@ def held_out_surprise(
 def total_variation(
     estimate: Float[np.ndarray, "s a t"], truth: Float[np.ndarray, "s a t"]
 ) -> float:
-    """½ Σ_s' |P̂ − P|, averaged over states and actions; from 0 to 1."""
+    """½ Σ_s' |P̂ − P|, averaged over states and actions; in [0, 1]."""
     return 0.5 * float(np.abs(estimate - truth).sum(axis=-1).mean())
 
 
 def shuffled_embedding(mdp: EmbeddedMDP, *, rng: np.random.Generator) -> EmbeddedMDP:
-    """The control: the same MDP with its states at each other's points.
+    """The control: the same MDP with permuted state embeddings.
 
-    Dynamics, rewards and data stay; only who is whose neighbour changes.
+    Dynamics, rewards and data are unchanged; only the neighbourhoods change.
     """
     return mdp._replace(embedding=rng.permutation(mdp.embedding))
 
@@ -259,14 +259,14 @@ def optimal_policy(
     *,
     discount: float,
 ) -> Float[np.ndarray, "s a"]:
-    """The deterministic policy that policy iteration ends with, as probabilities."""
+    """The optimal deterministic policy, by policy iteration, as probabilities."""
     states, actions, _ = transition.shape
     chosen = np.zeros(states, int)
     while True:
         one_hot = np.eye(actions)[chosen]
         value = policy_value(transition, reward, one_hot, discount=discount)
         options = transition @ value
-        # A tie keeps the old action: policy iteration could go round in circles.
+        # Keep the old action on ties, so that policy iteration cannot cycle.
         gain = options.max(axis=1) - options[np.arange(states), chosen]
         better = np.where(gain > 1e-10, options.argmax(axis=1), chosen)
         if np.array_equal(better, chosen):

@@ -1,14 +1,13 @@
-"""From neighbouring states to the Jacobian: the limit in GPLD section 3.2 (eqs. 2–4).
+"""From finite differences to the Jacobian: the limit in GPLD section 3.2 (eqs. 2–4).
 
-As printed, eq. (3) takes the step from one side, and its error is of first order in the
-step. A lattice has a neighbour on both sides, the odd orders cancel, and the error is
-of second order. Equation (4) holds not for the sphere's uniform distribution alone but
-for any K directions with Σuuᵀ = (K/d)·I: a lattice's axes are exact.
+Eq. (3) as printed is a one-sided difference, with an error of first order in the step.
+On a lattice with neighbours on both sides the odd orders cancel and the error is of
+second order. Eq. (4) holds not only for the uniform distribution on the sphere but for
+any K directions with Σuuᵀ = (K/d)·I, such as the axes of a lattice.
 
-The squared ℓ2 norm of a table of probabilities is no property of the density behind
-it: it shrinks with the volume of a cell, by which it must be divided
-(`lattice_energy`). The sum over all states in eq. (1) has as many more terms and hides
-that; a mean over states, as in eq. (5), does not.
+The squared ℓ2 norm of a discretized density is proportional to the cell volume, so it
+must be divided by it (`lattice_energy`). The sum over states in eq. (1) hides this,
+because its number of terms grows by the same factor; the mean in eq. (5) does not.
 """
 
 from collections.abc import Callable
@@ -47,7 +46,7 @@ def difference_energy(
 ) -> Float[Array, ""]:
     """d times the mean of ‖(fn(x + h·u) − fn(x))/h‖² over unit directions (eqs. 2–3).
 
-    Needs float64 for small steps (`jax.enable_x64`): the difference cancels.
+    Small steps need float64 (`jax.enable_x64`) because of cancellation.
     """
     here = fn(x)
     energy = lambda u: jnp.sum(((fn(x + step * u) - here) / step) ** 2)
@@ -57,7 +56,7 @@ def difference_energy(
 def axis_directions(
     dimensions: int, *, sides: Literal["one", "both"]
 ) -> Float[Array, "k d"]:
-    """The axes of a lattice: d directions, or 2d with their opposites."""
+    """The axes of a lattice: d directions, or 2d with both signs."""
     axes = jnp.eye(dimensions)
     return axes if sides == "one" else jnp.concatenate([axes, -axes])
 
@@ -75,9 +74,9 @@ class LatticeEnergy(NamedTuple):
 
     Attributes:
         total: eq. (1) as printed, summed over states.
-        per_state: d times its mean over ordered pairs, which estimates ‖J_P‖_F² at a
-            state, as the mean over a batch does.
-        per_state_density: that, divided by the volume of a cell: ∫‖∇_x p(y|x)‖² dy.
+        per_state: d times its mean over ordered pairs, an estimate of ‖J_P‖_F² per
+            state, as in a mean over a batch.
+        per_state_density: `per_state` / cell volume, which tends to ∫‖∇_x p(y|x)‖² dy.
         continuum: the exact value of this integral.
     """
 
@@ -88,12 +87,12 @@ class LatticeEnergy(NamedTuple):
 
 
 def lattice_energy(side: int, *, width: float = 0.12) -> LatticeEnergy:
-    """Equation (1) for a Gaussian kernel about a point near the centre of [0,1]².
+    """Equation (1) for a Gaussian kernel with means near the centre of [0,1]².
 
-    Every state keeps a quarter of its offset from the centre. So almost no mass is cut
-    off at the edges, and ∫‖∇_x p(y|x)‖² dy = 1/(64π width⁴) for every x.
+    Each mean is the state contracted to the centre by a factor 4, so that almost no
+    mass is cut off at the edges and ∫‖∇_x p(y|x)‖² dy = 1/(64π width⁴) for every x.
     """
-    axis = (np.arange(side) + 0.5) / side  # centres of cells: they tile [0,1]²
+    axis = (np.arange(side) + 0.5) / side  # cell centres
     points = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
     table = gaussian_kernel(0.375 + 0.25 * points, points, width=width)[:, None]
     laplacian = graph_laplacian(points, radius=1.01 / side)
