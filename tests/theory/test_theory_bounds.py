@@ -174,7 +174,7 @@ def test_curvature_leaves_out_steps_at_rest():
     states = jnp.array([[0.0], [1.0], [1.0], [2.0], [3.0]])
     loss, _ = curvature(states)
     assert np.isnan(loss).tolist() == [True, True, False]
-    with pytest.raises(ValueError, match="states: got 2, .* at least 3"):
+    with pytest.raises(ValueError, match=r"states: got 2, .* at least 3"):
         curvature(states[:2])
 
 
