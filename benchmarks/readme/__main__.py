@@ -1,6 +1,6 @@
 """Write the generated tables of the documentation from the committed results.
 
-    python -m benchmarks.readme            rewrite README.md and docs/benchmarks.md
+    python -m benchmarks.readme            rewrite them, in README.md and docs/
     python -m benchmarks.readme --check    exit status 1 where they would change
 
 What stands between ``<!-- generated: NAME -->`` and ``<!-- end: NAME -->`` is replaced;
@@ -22,8 +22,9 @@ from typing import Any
 
 from benchmarks.cli import Parser, command
 from benchmarks.gpu.parts import STAGES
-from benchmarks.readme import tables
+from benchmarks.readme import experiments, tables
 from benchmarks.readme.tables import Result
+from benchmarks.suite.declare import FILES
 from core.sizes import SIZES
 from train.errors import UserError
 
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = {
     "README.md": ("headline",),
     "docs/benchmarks.md": ("overhead", "throughput", "gpu"),
+    "docs/does-it-help.md": ("evidence", "ablations"),
 }
 """The generated parts of each file, by its path below the root."""
 
@@ -38,6 +40,7 @@ COMMANDS = {
     "headline": "python -m benchmarks.overhead --size 12m",
     "overhead": "python -m benchmarks.overhead --size 12m",
     "throughput": "python -m benchmarks.throughput",
+    "evidence": "python -m benchmarks.suite evidence --folder DIR",
 }
 """What to run where there is no result."""
 
@@ -110,6 +113,13 @@ def parts(results: Sequence[Path], base: Path, wanted: Sequence[str]) -> dict[st
         if name == "gpu":
             stages = {stage: _latest(found, f"gpu {stage}") for stage in STAGES}
             content[name] = tables.gpu(stages)
+        elif name == "evidence":
+            of_suite = _latest(found, "suite evidence")
+            content[name] = experiments.suite(of_suite, COMMANDS[name])
+        elif name == "ablations":
+            names = sorted(path.stem for path in FILES.glob("ablations-*.toml"))
+            each = [x for which in names for x in _latest(found, f"suite {which}")]
+            content[name] = experiments.suites(each, names)
         else:
             of = "overhead" if name == "headline" else name
             content[name] = getattr(tables, name)(_latest(found, of), COMMANDS[name])
@@ -151,6 +161,8 @@ def kind(data: Any) -> str | None:
         return "overhead"
     if holds("updates", "seeds", "loop"):
         return "throughput"
+    if holds("suite", "runs", "aggregates"):
+        return f"suite {data['suite']}"
     return None
 
 

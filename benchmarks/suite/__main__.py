@@ -19,12 +19,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.cli import Parser, count, save_figure
+from benchmarks.cli import Parser, command, count, save_figure
 from benchmarks.suite import results
 from benchmarks.suite.declare import FILES, Cell, Suite, load
 from benchmarks.suite.place import Place
 from benchmarks.suite.report import report, status_table
-from train.errors import UserError, guarded, one_line, tell
+from train.errors import UserError, one_line, tell
 from train.provenance import usable_cores
 
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 a run failed, 2 a mistake in the command or the suite file; 130 or 143
     stopped by a signal.
     """
-    return guarded(lambda: _run(_parser().parse_args(argv)))
+    return command(_parser(), _run, argv)
 
 
 def _run(options: argparse.Namespace) -> int:

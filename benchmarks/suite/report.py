@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.measure.tables import text_table
 from benchmarks.suite.declare import Cell, Suite
 from benchmarks.suite.place import Place, State
 from benchmarks.suite.results import Run, cell_of, merge
@@ -123,7 +124,7 @@ def aggregate_table(result: Mapping[str, Any]) -> str:
     if "normalized" in found:
         scales["normalized"] = f"return / that of {result['baseline']}"
     rows = [
-        [f"{names[name]} of {words}", *(_interval(x[name]) for x in arms.values())]
+        [f"{names[name]} of {words}", *(interval(x[name]) for x in arms.values())]
         for scale, words in scales.items()
         for arms in [found[scale]]
         for name in names
@@ -131,7 +132,7 @@ def aggregate_table(result: Mapping[str, Any]) -> str:
     for key, words in (("unpaired", "any seeds"), ("paired", "the same seed")):
         if "improvement" in found:
             cells = [
-                _interval(found["improvement"].get(arm, {}).get(key))
+                interval(found["improvement"].get(arm, {}).get(key))
                 for arm in result["arms"]
             ]
             rows.append([f"P(better than {result['baseline']}), {words}", *cells])
@@ -198,7 +199,8 @@ _SMOOTHNESS: dict[str, Callable[[Mapping[str, Any]], float]] = {
 }
 
 
-def _interval(estimate: Sequence[float | None] | None) -> str:
+def interval(estimate: Sequence[float | None] | None) -> str:
+    """A value and, where it is known, its interval."""
     if estimate is None:
         return DASH
     value, low, high = estimate
@@ -237,7 +239,7 @@ def status_table(suite: Suite, folder: Path, known: Sequence[Run], jobs: int) ->
     kinds = [state.kind for state in states.values()]
     counts = [f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds)]
     lines = [
-        table(["run", "state", "steps", "left", ""], rows),
+        text_table(["run", "state", "steps", "left", ""], rows, left=5),
         "",
         f"{', '.join(counts)} of {len(kinds)}; {_clock(left / jobs)} left with "
         f"{jobs} side by side",

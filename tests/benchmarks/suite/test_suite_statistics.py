@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from benchmarks.suite import statistics
 from benchmarks.suite.report import paper
@@ -108,6 +109,26 @@ def test_intervals_hold_what_they_say():
         assert found.low is not None and found.high is not None
         held += found.low < 2.5 < found.high
     assert 0.90 <= held / 200 <= 0.97
+
+
+@pytest.mark.parametrize(
+    ("probability", "low", "high"),
+    [(0.5, 0.0, 0.15), (0.6, 0.05, 0.3), (0.75, 0.5, 0.9)],
+)
+def test_what_four_seeds_of_four_tasks_can_tell(monkeypatch, probability, low, high):
+    """How often the interval leaves one half out: docs/does-it-help.md quotes it."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 300)
+    rng = np.random.default_rng(0)
+    shift = 2**0.5 * norm.ppf(probability)
+    told = 0
+    for _ in range(100):
+        better = shift + rng.normal(size=(4, 4))
+        found = statistics.probability_of_improvement(
+            list(better), list(rng.normal(size=(4, 4)))
+        )
+        assert found.low is not None and found.high is not None
+        told += found.low > 0.5 or found.high < 0.5
+    assert low <= told / 100 <= high
 
 
 def test_tasks_are_not_mixed():
