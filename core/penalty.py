@@ -6,7 +6,7 @@ called "core", the Jacobian-regularization paper's word): ‖J_f‖_F.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +24,18 @@ from kernels import (
 )
 from kernels.sharding import divide
 
+Target = Literal["posterior", "prior", "both", "core"]
+Normalization = Literal["sampled", "batch"]
+
 
 @dataclasses.dataclass(frozen=True)
 class PenaltyOptions:
     """Static choices of the penalty; see `train.config.PenaltyConfig` for the flags."""
 
     implementation: Implementation = "xla"
-    target: Literal["posterior", "prior", "both", "core"] = "posterior"
+    target: Target = "posterior"
     rho: float = 0.5
-    normalization: Literal["sampled", "batch"] = "sampled"
+    normalization: Normalization = "sampled"
     probe_kind: Literal["rademacher", "hadamard", "exact"] = "rademacher"
     probes: int | None = None
     core_carry: bool = True
@@ -41,8 +44,8 @@ class PenaltyOptions:
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown name, or ρ outside of (0, 1]."""
         allowed = {
-            "target": ("posterior", "prior", "both", "core"),
-            "normalization": ("sampled", "batch"),
+            "target": get_args(Target),
+            "normalization": get_args(Normalization),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:

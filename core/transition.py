@@ -13,9 +13,10 @@ class Transition(NamedTuple):
     the action a_{t−1} taken *before* it, and the reward received with it (the sum over
     the repeated control steps).
 
-    The last three fields are the replay buffer's own, and None in a batch: whether the
-    simulation diverged (NaN or Inf), and the latent state after o_t as last computed,
-    h in bfloat16 and the class index of each categorical of z.
+    The last three fields are the replay buffer's own, and None in a batch:
+    `is_corrupt`: the simulation diverged (NaN or Inf). `deter`, `stoch`: the latent
+    state after o_t as last computed, h in bfloat16 and the class index of each
+    categorical of z.
     """
 
     obs: Num[Array, "..."]

@@ -120,7 +120,7 @@ def jacobian_penalty_mean(*args: Any, **options: Any) -> Float[Array, ""]:
 
 
 class PenaltyStats(NamedTuple):
-    """An estimate of the penalty, and how far its probes may be off."""
+    """An estimate of the penalty and its standard error over probes."""
 
     value: Float[Array, " n"]
     """As of `jacobian_penalty` with the same key."""

@@ -44,15 +44,15 @@ class Options:
     seed: Annotated[int, Range(0, MAX_COUNT)] = 0
     """Seed of the episodes; has nothing to do with the seed of the training."""
     at: Annotated[int, Range(0, MAX_COUNT)] | None = None
-    """Environment step of the agent; none is the newest. train.main --keep-every keeps
+    """Environment step of the agent. Default: the newest. train.main --keep-every keeps
     more of them."""
     agent: Annotated[int, Range(0, MAX_COUNT)] | None = None
-    """Which agent of a run with --seeds, counted from 0; none is all of them."""
+    """Which agent of a run with --seeds, counted from 0. Default: all of them."""
     eval_policy: Literal["sample", "mode"] | None = None
-    """Actions are samples of the policy or its mode; none is what the run's own
+    """Actions are samples of the policy or its mode. Default: what the run's own
     evaluations take."""
     eval_max_decisions: Count | None = None
-    """Cut an episode off after so many decisions; none is what the run says."""
+    """Cut an episode off after so many decisions. Default: as in the run."""
     random: bool = False
     """Play the same starts, and under each gravity, with uniform random actions."""
     perturb: str = ""

@@ -119,7 +119,7 @@ _convolve.defvjp(_forward, _backward)
 
 
 def _phase_taps() -> Float[np.ndarray, "out_phase block in_phase tap"]:
-    """Along one direction, 1 where a tap of the 5 reads that phase of that block.
+    """Along one direction, 1 where a kernel tap (of 5) reads this phase of this block.
 
     An output pixel at 2n + p reads, by tap k, the input pixel at 2n + p + k − 2: phase
     (p + k) mod 2 of the block that is (p + k) div 2 − 1 from its own.

@@ -15,7 +15,7 @@ from core.networks.transforms import lift, symexp_bins, twohot_bins, unimix
 
 
 class Categoricals(eqx.Module):
-    """K independent one-hot categoricals with `mix` of the uniform mixed in.
+    """K independent one-hot categoricals, mixed with a uniform one of weight `mix`.
 
     Args:
         logits: unnormalised scores `[*batch, K, C]`.

@@ -56,7 +56,11 @@ class Weights(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """Results of the forward pass; the symbols are those of `kernels.gram.penalty`."""
+    """Results of the forward pass, in the symbols of `kernels.gram.penalty`.
+
+    The others: `z` = φ(n), `slope` = φ'(n), `curvature` = φ''(n), `gate` = D,
+    `centred` = ε − <p, ε>, `wa` = W_iᵀ(D⊙a), `gram` = G, and f = <a, x>.
+    """
 
     a: Float[Array, "n h"]
     r: Float[Array, "n 1"]
@@ -83,7 +87,7 @@ class Forward(NamedTuple):
 
 
 def forward(settings: Settings, weights: Weights, epsilon: Array) -> Forward:
-    """From the pre-activation to k and f of every row."""
+    """The quantities that value and gradient need, from the pre-activation on."""
     wide, dot = settings.wide, settings.dot
     kappa = 1.0 - settings.unimix
     a = weights.a.astype(wide)

@@ -1,7 +1,7 @@
 """The penalty by the Gram matrix of the first layer: the same value, much faster.
 
 The first layer is linear, so ``‖J_iᵀ ε_i‖² = y_iᵀ G y_i`` with ``G = W_inᵀ W_in`` and
-``y_i`` the gradient at the pre-activation ``a``: the D-dimensional gradient is never
+``y_i`` the gradient at the pre-activation ``a``: the d-dimensional gradient is never
 formed. With ``r`` the inverse RMS of ``a``, ``n = s⊙a·r``, ``D = s·r⊙φ'(n)`` and
 ``b = r²/H``, for every state, row i and probe ε:
 
@@ -15,7 +15,7 @@ the C-dimensional space of δ, where they are cheap: <D⊙a, v_i> = <δ_i, W_i�
 f_i = <a, x_i> likewise from G a. One loop over rows (`kernels.gram.rows`) has all large
 products; everything else costs as much as one layer.
 
-`docs/penalty.md` derives the backward pass.
+`docs/penalty.md` lists the formulas of the backward pass.
 """
 
 from functools import partial

@@ -31,7 +31,7 @@ class RowArrays(NamedTuple):
     """One step of the loop."""
 
     y: Float[Array, "k n h"]
-    gx: Float[Array, "k n h"]
+    gate_x: Float[Array, "k n h"]
     """D⊙x."""
     xv: Float[Array, "n h"]
     """Σ_i x_i⊙v_i."""
@@ -86,8 +86,8 @@ def row_products(
             wdelta = delta if weight is None else delta * weight[None]
             yy = yy + _outer(settings, fwd, xs, rows.y, wy)
             return (xv + rows.xv, yy), (
-                dot("knc,knh->kch", wdelta, rows.gx),
-                dot("knh,kch->knc", rows.gx, w),
+                dot("knc,knh->kch", wdelta, rows.gate_x),
+                dot("knh,kch->knc", rows.gate_x, w),
             )
 
         *sums, w_bar = carry

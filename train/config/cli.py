@@ -42,7 +42,7 @@ Values that are not given come from the preset; the same command resumes a run."
 
 
 class Words(NamedTuple):
-    """A command line that was understood."""
+    """Flag values as given, each checked by itself."""
 
     values: dict[str, Any]
     """Value of every flag given, by the flag's name."""
@@ -118,7 +118,7 @@ def _nearest_flag(name: str, value: str | None, known: Mapping[str, Flag]) -> st
 
 
 class Command(NamedTuple):
-    """A command line that was understood."""
+    """The resolved configuration and its preset."""
 
     config: Config
     """`preset`, `env` and the penalty's coefficients are resolved."""

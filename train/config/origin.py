@@ -18,7 +18,7 @@ class OriginConfig:
     parameters, replay buffer, environments and random numbers. Flags that are not given
     are those of that run. Needs --logdir."""
     at: Annotated[int | None, Range(0, 2**31 - 1)] = None
-    """Environment step of the checkpoint that --fork or --init-from reads; none is the
+    """Environment step of the checkpoint that --fork or --init-from reads. Default: the
     newest."""
     init_from: str = ""
     """Run directory whose trained agent gives the initial parameters; the optimizer,

@@ -34,7 +34,7 @@ class PenaltyConfig:
     lambda0: NonNegative = 0.5
     """Coefficient of the penalty at the first update; .01 with target core."""
     lambda0_prior: NonNegative | None = None
-    """The same for the prior, with target prior or both; none is --lambda0."""
+    """The same for the prior, with target prior or both. Default: --lambda0."""
     lambda_min: NonNegative = 0.001
     """Lower bound of the decaying coefficient; --lambda0 with target core."""
     decay_scale: Positive = 1000.0
@@ -48,7 +48,7 @@ class PenaltyConfig:
     hadamard: distinct random columns of an orthogonal basis.
     exact: the whole basis, which gives the exact squared Frobenius norm."""
     probes: Count | None = None
-    """Probes per state, for rademacher and hadamard; none is 1."""
+    """Probes per state, for rademacher and hadamard. Default: 1."""
     core_carry: bool = True
     """With target core: whether the gate's direct path from h to h' counts."""
 

@@ -98,9 +98,9 @@ class ScaleConfig:
     """Number of devices and processes; does not change what is trained."""
 
     devices: Annotated[int | None, Range(1, MAX_COUNT)] = None
-    """Devices that share the work, over all processes; none is one, with several
-    processes all they have, and with several seeds on a CPU its cores. A CPU is
-    split into virtual devices."""
+    """Devices that share the work, over all processes. Default: 1; with several
+    processes, all of theirs; with several seeds on a CPU, its cores. A CPU is split
+    into virtual devices."""
     coordinator: str = ""
     """With several processes: HOST:PORT of process 0, or auto for what the scheduler
     says (SLURM, Open MPI)."""
@@ -176,10 +176,10 @@ class Config:
     save_every: Count = 20_000
     """Environment steps between checkpoints."""
     keep: Count | None = None
-    """Newest checkpoints that are kept; none is 3, or 2 of more than 512 MiB."""
+    """Newest checkpoints that are kept. Default: 3, or 2 if one exceeds 512 MiB."""
     keep_every: Count | None = None
     """Environment steps between agents that are kept permanently, without replay buffer
-    and optimizer (some MB each); none keeps only the newest."""
+    and optimizer (some MB each). Default: only the newest is kept."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks; auto is float32 on a CPU, bfloat16 elsewhere."""
     logdir: str = ""

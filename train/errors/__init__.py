@@ -97,7 +97,7 @@ class Ending(NamedTuple):
 
 
 def ending(error: BaseException) -> Ending | None:
-    """How an error is answered on the command line; None for a bug of the program."""
+    """Line and exit code for a user's error; None for a bug of the program."""
     if isinstance(error, UserError):
         return Ending(f"error: {one_line(error)}", 2)
     # JAX's own errors are RuntimeErrors.
@@ -109,7 +109,7 @@ def ending(error: BaseException) -> Ending | None:
 
 
 def _interrupt(error: BaseException) -> KeyboardInterrupt | None:
-    """The Ctrl-C behind an error: a library that is being loaded makes it another."""
+    """The KeyboardInterrupt that caused an error: imports may wrap it in another."""
     seen: set[int] = set()
     following: BaseException | None = error
     while following is not None and id(following) not in seen:

@@ -185,23 +185,23 @@ class Silent(Logger):
         pass
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def write_gifs(self, step: int, name: str, gifs: Sequence[bytes]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def progress(self, step: int, updates: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Nothing."""
+        """Do nothing."""
         return contextlib.nullcontext()
 
     def say(self, line: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class _AgentLog:

@@ -11,7 +11,7 @@ Function = Callable[..., Any]
 
 
 def side_by_side(function: Function) -> Function:
-    """Every operation is done for all agents together: fills a GPU that one does not.
+    """vmap over agents: fills a GPU that one agent does not.
 
     Args:
         function: of one agent.
@@ -23,7 +23,7 @@ def side_by_side(function: Function) -> Function:
 
 
 def one_by_one(function: Function, *, in_place: bool = False) -> Function:
-    """An agent is done before the next one begins.
+    """A loop over agents, one after another.
 
     For a CPU, whose cores are busy with one agent already, and whose caches the arrays
     of several would not fit. Takes the temporary memory of one agent.
@@ -31,7 +31,7 @@ def one_by_one(function: Function, *, in_place: bool = False) -> Function:
     Args:
         function: of one agent.
         in_place: the function is `state -> (state, output)`, and all states are to be
-            overwritten, so that they are never there twice.
+            updated in place, without a copy.
 
     Returns:
         As of `side_by_side`.

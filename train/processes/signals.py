@@ -93,7 +93,7 @@ class StopRequest:
             self.number = number
 
     def _is_second_request(self) -> bool:
-        """Whether a Ctrl-C comes long enough after the first; notes the first."""
+        """Whether this Ctrl-C comes more than SAME_STOP s after the first."""
         now = time.monotonic()
         if self._interrupted is None:
             self._interrupted = now

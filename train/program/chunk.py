@@ -1,4 +1,4 @@
-"""The compiled programs of a run: prefill, and collect → replay → updates."""
+"""What `train.placement.programs` compiles: prefill, and act → replay → updates."""
 
 import math
 from collections.abc import Callable

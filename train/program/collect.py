@@ -18,9 +18,10 @@ class Episodes(NamedTuple):
     """Episodes finished while collecting: sums, so that they can be added up.
 
     Attributes:
-        count: of episodes; one whose first row is corrupt has no decision, and is none.
+        count: of episodes; one whose first step is corrupt contains no decision and is
+            not counted.
         return_sum: of their returns.
-        corrupt: rows that are not finite, first rows included.
+        corrupt: steps that are not finite, first steps included.
     """
 
     count: Int[Array, ""]

@@ -47,12 +47,12 @@ def adaptive_clip(ratio: float, floor: float = 1e-3) -> optax.GradientTransforma
 
 
 def in_parts(node: Any) -> bool:
-    """Whether this is a layer whose outputs are several layers to the clipping."""
+    """Whether this is a layer whose groups of outputs are clipped separately."""
     return isinstance(node, Linear) and bool(node.parts)
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """The LaProp order: the momentum averages what the RMS scaling leaves."""
+    """LaProp: momentum is taken of the gradients after RMS scaling."""
     warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
     rate = warmup if config.warmup else config.learning_rate
     return optax.chain(

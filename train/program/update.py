@@ -1,4 +1,7 @@
-"""One update of the agent. The only place where losses are weighted and summed."""
+"""One update of the agent: its losses and the penalty, weighted and summed here only.
+
+Weights inside a loss (entropy, slow value) are `core.constants.LossConstants`.
+"""
 
 from typing import Any, NamedTuple
 from typing import cast as cast_type

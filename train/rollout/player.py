@@ -178,7 +178,7 @@ def make_player(
 
 
 def first_pose(state: Any) -> Poses:
-    """How the first of a batch of bodies stands."""
+    """The pose of the first environment of a batch."""
     return Poses(state.qpos[0], state.scene[0])
 
 
