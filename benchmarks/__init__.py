@@ -1,31 +1,28 @@
-"""Measurements of this project, each a module to run with `python -m`.
-
-`python -m benchmarks` lists them.
-"""
+"""Benchmarks, run by `python -m benchmarks.NAME`; `python -m benchmarks` lists them."""
 
 import sys
 
 from train.errors import guard_process
 
-# True while `python -m benchmarks.x` looks for its module: before that imports JAX and
-# MuJoCo, which may fail because of what the shell asks of them.
+# True while `python -m benchmarks.x` resolves its module, before it imports JAX and
+# MuJoCo, which may fail because of environment variables.
 if sys.argv[:1] == ["-m"]:
     guard_process()
 
 BENCHMARKS = {
     "ablations": "GPLD's Figure 5 and further ablations, as suites of runs",
-    "curves": "learning curves of finished or running runs: table, picture, JSON",
-    "env_parity": "one control step of every task against dm_control's",
-    "env_throughput": "control steps a second by task and batch, beside MuJoCo C",
+    "curves": "learning curves of finished or running runs: table, plot, JSON",
+    "env_parity": "error of one control step against dm_control, every task",
+    "env_throughput": "control steps per second by task and batch, and MuJoCo C's",
     "gpu": "on an NVIDIA GPU, by stage: kernel, update, environments, learning",
-    "op": "the penalty op alone: seconds and memory of each implementation",
-    "overhead": "the whole train step with the penalty and without it",
+    "op": "the penalty op alone: time and memory of each implementation",
+    "overhead": "the whole train step with and without the penalty",
     "readme": "the generated tables of README and docs, from the committed results",
-    "render": "the ray caster beside MuJoCo: frames a second, outlines, pictures",
-    "sensitivity": "how much posterior and prior change with their inputs (Figure 9)",
-    "soak": "a long run's memory, speed and checkpoints, with verdicts",
+    "render": "the ray caster against MuJoCo's renderer: speed and image differences",
+    "sensitivity": "sensitivity of posterior and prior to their inputs (Figure 9)",
+    "soak": "memory, speed and checkpoints of a long run, each with a pass/fail limit",
     "suite": "many training runs as one job: tasks, arms, seeds; their statistics",
     "theory": "the papers' theoretical experiments, six studies",
-    "throughput": "an update by phase, several agents, and the whole loop",
+    "throughput": "an update by phase, several agents, and the whole training loop",
 }
-"""What each module measures. A benchmark is a file here and its line above."""
+"""What each benchmark measures. To add one, add its module and a line here."""

@@ -1,4 +1,4 @@
-"""Shared by all benchmarks: flags, exit codes, and where a result goes."""
+"""Shared by all benchmarks: flags, exit codes, and writing of results."""
 
 import argparse
 import math
@@ -17,10 +17,10 @@ MEASURED = "a measurement"
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a mistake in one line on stderr, with exit code 2.
+    """An argument parser that reports errors in one line on stderr, exit code 2.
 
     Args:
-        name: of the benchmark: `op` for `python -m benchmarks.op`.
+        name: of the benchmark, e.g. `op` for `python -m benchmarks.op`.
         options: see `argparse.ArgumentParser`.
     """
 
@@ -28,18 +28,18 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=f"python -m benchmarks.{name}", **options)
 
     def error(self, message: str) -> NoReturn:
-        """Print the line and exit."""
+        """Print the error message and exit with code 2."""
         text = message.removeprefix("argument ")
         tell(f"error: {text} (--help lists all flags)", sys.stderr)
         raise SystemExit(2)
 
     def add_outputs(self, *, quick: str) -> None:
-        """The flags that `publish` reads; `quick` is the help of `--quick`."""
+        """Add the flags that `publish` reads; `quick` is the help text of `--quick`."""
         self.add_argument("--quick", action="store_true", help=quick)
         self.add_argument(
-            "--json", type=Path, metavar="OUT", help="write the result here"
+            "--json", type=Path, metavar="OUT", help="write the result to this file"
         )
-        self.add_argument("--png", type=Path, metavar="OUT", help="draw it here")
+        self.add_argument("--png", type=Path, metavar="OUT", help="plot to this file")
 
 
 def command(
@@ -49,8 +49,8 @@ def command(
 ) -> int:
     """Parse the flags and run; returns the exit code.
 
-    That is what `run` returns, or 0. It is 2 after a `UserError` or a file that cannot
-    be read or written, with one line on stderr; see `train.errors.guarded`.
+    The exit code is that of `run`, by default 0. A `UserError` or `OSError` gives 2 and
+    one line on stderr; see `train.errors.guarded`.
     """
     options = parser.parse_args(argv)
 
@@ -64,7 +64,7 @@ def command(
 
 
 def counts(text: str) -> list[int]:
-    """A flag's value that must be positive integers with commas between them."""
+    """Parse a flag's value: positive integers separated by commas."""
     try:
         found = [int(word) for word in text.split(",")]
     except ValueError:
@@ -75,7 +75,7 @@ def counts(text: str) -> list[int]:
 
 
 def count(text: str) -> int:
-    """A flag's value that must be a positive integer."""
+    """Parse a flag's value: a positive integer."""
     value = amount(text)
     if not value.is_integer():
         raise argparse.ArgumentTypeError(f"{text}: allowed: an integer >= 1")
@@ -83,7 +83,7 @@ def count(text: str) -> int:
 
 
 def amount(text: str) -> float:
-    """A flag's value that must be a positive number."""
+    """Parse a flag's value: a positive number."""
     try:
         value = float(text)
     except ValueError:
@@ -101,16 +101,16 @@ def publish(
     *,
     with_device: bool = True,
 ) -> None:
-    """Write `--json`, print, draw `--png`: in this order, so that nothing is lost.
+    """Write `--json`, print `text`, then plot to `--png`.
 
-    The text is printed even if the file cannot be written.
+    The text is printed even if the JSON file cannot be written.
 
     Args:
         options: has `json` and `png`, each a path or None, and `quick`.
-        result: for `--json`; whether it is a measurement (`what`) and its provenance
-            are added.
-        text: for the terminal.
-        draw: makes the picture; called only where `--png` asks for one.
+        result: content of `--json`; `what` (measurement or not) and provenance are
+            added.
+        text: printed on the terminal.
+        draw: makes the figure; called only with `--png`.
         with_device: see `train.provenance.provenance`.
 
     Raises:
@@ -135,15 +135,15 @@ def publish(
 
 
 def save_figure(flag: str, path: Path, figure: Figure) -> None:
-    """Write a picture, in a folder that is made for it.
+    """Write a figure; parent folders are created.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
-    except (OSError, ValueError) as error:  # ValueError: no such format
+    except (OSError, ValueError) as error:  # ValueError: unknown image format
         raise _refused(flag, path, error) from None
     print(f"drew {path}")
 

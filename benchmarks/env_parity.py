@@ -1,12 +1,12 @@
-"""How far the environments are from dm_control: the error of one control step.
+"""Parity of the environments with dm_control: the error of one control step.
 
     python -m benchmarks.env_parity [--quick] [--tasks TASK ...] [--json OUT]
                                     [--png OUT]
 
-States are visited by dm_control under random actions. From each, both sides take the
-same control step; the error of a step is that of its worst entry, absolute, in the
-entry's own unit. Two processes do it, in float64 and in float32: MJX keeps the
-constants of the precision that used it first.
+States are visited by dm_control under random actions. From each state both simulators
+take the same control step; the error is the largest absolute difference of any entry,
+in that entry's unit. float64 and float32 run in separate processes, because MJX caches
+constants in the precision of its first use.
 """
 
 import argparse
@@ -39,11 +39,11 @@ PARTS = ("state", "observation", "reward")
 QUICK_TASKS = ("cartpole-balance", "walker-walk")
 EPISODES, EVERY = 4, 5
 LOWEST = 1e-18
-"""Where the picture shows errors that are 0."""
+"""Errors of 0 are plotted at this value."""
 
 
 class Steps(NamedTuple):
-    """Control steps of dm_control: a row for each, before and, from `state`, after."""
+    """Control steps of dm_control, one per row; fields from `state` on are after it."""
 
     qpos: np.ndarray
     qvel: np.ndarray
@@ -57,7 +57,7 @@ class Steps(NamedTuple):
 
 
 def visit(task: str, env: Any, states: int) -> Steps:
-    """Random episodes of dm_control, of which every fifth step is kept."""
+    """Every fifth step of dm_control episodes with random actions."""
     dm_env = _load(task)
     rng = np.random.default_rng(0)
     spec = dm_env.action_spec()
@@ -83,12 +83,12 @@ def errors(task: str, states: int) -> dict[str, dict[str, float]]:
     """Median, 95th percentile and maximum of each part's error, in JAX's precision."""
     env: Any = envs.make(task, action_repeat=1)
     steps = visit(task, env, states)
-    # The forces before a step do not matter to it, and take long to compile.
+    # The forces before a step do not affect it, and are slow to compile.
     force = np.zeros(env._rest.force.size)
 
     def step(qpos, qvel, act, warmstart, scene, action):
         state = env.from_physics(qpos, qvel, act, scene=scene, force=force)
-        # Where the constraint solver begins is part of the state.
+        # The constraint solver's warm start is part of the state.
         physics = dataclasses.replace(state.physics, qacc_warmstart=warmstart)
         state, _ = env.advance(dataclasses.replace(state, physics=physics), action)
         end = state.physics
@@ -104,7 +104,7 @@ def errors(task: str, states: int) -> dict[str, dict[str, float]]:
 
 
 def summary(difference: Float[np.ndarray, "steps ..."]) -> dict[str, float]:
-    """Of the worst entry of each step."""
+    """Median, 95th percentile and maximum of each step's largest entry."""
     worst = np.max(np.abs(difference.reshape(len(difference), -1)), axis=1)
     return {
         "median": float(np.median(worst)),
@@ -116,10 +116,10 @@ def summary(difference: Float[np.ndarray, "steps ..."]) -> dict[str, float]:
 def in_own_process(
     precision: str, tasks: Sequence[str], states: int
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """`errors` of all tasks, from a process that computes in `precision`.
+    """`errors` of all tasks, from a subprocess that computes in `precision`.
 
     Raises:
-        UserError: the process failed; it has told why.
+        UserError: the subprocess failed; its stderr has the reason.
     """
     command = [sys.executable, "-m", "benchmarks.env_parity", "--precision", precision]
     command += ["--states", str(states), "--tasks", *tasks]
@@ -217,10 +217,10 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def chosen_tasks(asked: Sequence[str] | None, default: Sequence[str]) -> list[str]:
-    """The canonical names of tasks of the suite.
+    """The canonical names of the requested suite tasks.
 
     Raises:
-        UserError: a name is none of them.
+        UserError: an unknown task.
     """
     found = []
     for name in asked or default:
@@ -252,7 +252,7 @@ def _parser() -> Parser:
         description="Compare one control step of every task with dm_control's.",
     )
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all")
-    parser.add_argument("--states", type=count, help="of each task (default 400)")
+    parser.add_argument("--states", type=count, help="states per task (default 400)")
     parser.add_outputs(quick="two tasks, 24 states")
     parser.add_argument("--precision", choices=PRECISIONS, help=argparse.SUPPRESS)
     return parser

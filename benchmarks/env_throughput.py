@@ -1,15 +1,14 @@
-"""How fast the environments run: control steps a second, by task and batch size.
+"""Speed of the environments: control steps per second, by task and batch size.
 
     python -m benchmarks.env_throughput [--quick] [--all] [--tasks TASK ...]
                                         [--batch 1,16,128] [--json OUT] [--png OUT]
 
-Without `--all` or `--tasks` one task of each domain is timed: the others simulate the
-same model.
+By default one task per domain is timed, because the tasks of a domain share a model.
 
-An environment's program is what training runs: physics, observation, reward and
-automatic reset, under random actions, in float32 and one compiled loop. Beside it
-stands MuJoCo C by `mujoco.rollout`, which does the physics alone, in float64. All
-programs of a task run in turn, round after round. Compile time and memory are XLA's.
+The MJX program is that of training: physics, observation, reward and automatic reset
+with random actions, in float32, as one compiled loop. The reference is MuJoCo C
+(`mujoco.rollout`), physics only, in float64. The programs of a task run in interleaved
+rounds. Memory is as reported by XLA.
 """
 
 import argparse
@@ -35,16 +34,16 @@ QUICK_TASKS = ("cartpole-balance", "walker-walk")
 
 
 class Row(NamedTuple):
-    """What was found for one program."""
+    """The result of one program."""
 
     task: str
     program: str
     batch: int | None
-    """Environments side by side; None for MuJoCo C."""
+    """Environments in the batch; None for MuJoCo C."""
     threads: int | None
-    """Of MuJoCo C; None for MJX, which takes what XLA takes."""
+    """Threads of MuJoCo C; None for MJX, where XLA decides."""
     steps_per_second: Spread
-    """Control steps of all environments together."""
+    """Control steps per second, summed over environments."""
     physics_per_control: int
     compile_seconds: float | None
     temporary_bytes: int | None
@@ -60,7 +59,7 @@ def measure(
     seconds: float,
     say: Callable[[str], None],
 ) -> list[Row]:
-    """Compiles and times all programs of one task, each for about `seconds` a round."""
+    """Compile and time all programs of one task, each about `seconds` per round."""
     env = make(task)
     device, host = {}, {}
     for batch in batches:
@@ -97,12 +96,12 @@ def measure(
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def one_of_each_domain() -> list[str]:
-    """The task that a domain's name alone means."""
+    """The default task of each domain."""
     return [envs.canonical_name(domain) for domain in registry.DOMAINS]
 
 
@@ -114,7 +113,7 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         if row.task != previous:
             each = row.physics_per_control
-            cells.append([f"{row.task} ({each} physics steps a control step)"])
+            cells.append([f"{row.task} ({each} physics steps per control step)"])
         previous = row.task
         speed = row.steps_per_second
         line = [f"  {row.program}", f"{speed.median:,.0f}", speed.quartiles]
@@ -162,7 +161,7 @@ def draw(rows: Sequence[Row], title: str) -> Figure:
 
 
 def record(rows: Sequence[Row]) -> dict[str, Any]:
-    """The result file's content, without what the caller knows better."""
+    """The rows and their settings for the result file."""
     return {
         "action_repeat": ACTION_REPEAT,
         "device": jax.devices()[0].device_kind,
@@ -189,12 +188,12 @@ def _run(options: argparse.Namespace) -> None:
     batches = options.batch or ([4] if options.quick else BATCHES)
     rounds = options.rounds or (2 if options.quick else ROUNDS)
     seconds = 0.1 if options.quick else ROUND_SECONDS
-    # A program that was found in the cache would seem to compile in no time.
+    # With the cache, compile times would be those of reading it.
     jax.config.update("jax_enable_compilation_cache", False)
     found: list[Row] = []
     tables: list[str] = []
     for task in tasks:
-        # A line that is written over, where there is a terminal to write on.
+        # A progress line that overwrites itself, only on a terminal.
         def say(text: str) -> None:
             if sys.stderr.isatty():
                 print(f"\r{text:60}", end="", file=sys.stderr, flush=True)
@@ -219,15 +218,15 @@ def _run(options: argparse.Namespace) -> None:
 def _parser() -> Parser:
     parser = Parser(
         "env_throughput",
-        description="Time the environments, and MuJoCo C beside them.",
+        description="Time the environments and, for reference, MuJoCo C.",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--tasks", nargs="+", metavar="TASK")
-    which.add_argument("--all", action="store_true", help="all tasks, not one a domain")
+    which.add_argument("--all", action="store_true", help="all tasks of each domain")
     parser.add_argument(
-        "--batch", type=counts, metavar="N,N", help="sizes (default 16,128)"
+        "--batch", type=counts, metavar="N,N", help="batch sizes (default 16,128)"
     )
-    parser.add_argument("--rounds", type=count, help="rounds that count (default 5)")
+    parser.add_argument("--rounds", type=count, help="timed rounds (default 5)")
     parser.add_outputs(quick="two tasks, one batch")
     return parser
 

@@ -1,19 +1,17 @@
-"""Does a long run stay as it began: memory, speed, number of checkpoints?
+"""Soak test: do memory, speed and checkpoint count of a long run stay constant?
 
     python -m benchmarks.soak [--minutes 120] [--preset laptop] [--env NAME]
         [--logdir DIR] [--json OUT] [--png OUT] [--quick] [-- FLAGS OF train.main]
 
-Starts the trainer as a child, reads its resident memory while it runs, stops it by
-SIGTERM, and judges what came after the warm-up: resident memory must grow by less than
-1 MB in 10 minutes, the speed must change by less than a tenth over the time measured,
-and checkpoints must not pile up. The speed is environment steps a second of processor
-time: what else runs on the machine, or a pause, hardly changes it. With `--logdir` the
-run is kept; without, it is deleted. The replay is kept small
-(--replay-size 20000), so that it is full when the warm-up ends: its memory is taken
-only when it is written. The minutes count from the first logged step. Reads /proc, so
-Linux only.
+Starts the trainer as a subprocess, samples its resident memory, stops it by SIGTERM and
+checks the time after the warm-up: resident memory may grow by at most 1 MB per 10
+minutes, the speed may change by at most 10 %, and old checkpoints must be deleted. The
+speed is environment steps per second of CPU time, which is insensitive to other load
+and to pauses. The run is deleted unless `--logdir` is given. The replay buffer is small
+(--replay-size 20000), so that it is full after the warm-up: its pages become resident
+only when written. Minutes count from the first logged step. Linux only (reads /proc).
 
-`--quick` runs a toy with the smoke preset for two minutes: a check of the machinery.
+`--quick` runs a toy task with the smoke preset for two minutes, as a smoke test.
 """
 
 import argparse
@@ -37,19 +35,19 @@ from train.errors import UserError
 from train.metrics import jsonl
 
 WARM_UP = 0.25
-"""Share of the time that is not judged: the replay fills, the allocator settles."""
+"""Share of the time that is excluded: the replay fills, the allocator settles."""
 MEMORY_LIMIT = 1.0
-"""Megabytes in 10 minutes."""
+"""Megabytes per 10 minutes."""
 SPEED_LIMIT = 0.1
-"""Share of the speed, from the beginning of the judged time to its end."""
+"""Relative change of the speed over the measured time."""
 CHECKPOINTS_LIMIT = 4
-"""Three are kept, and a new one is there before the oldest goes."""
-_WINDOWS = 12  # of the judged time, each giving one speed
+"""Three are kept; a new one is written before the oldest is deleted."""
+_WINDOWS = 12  # windows of the measured time, each with one speed
 _EVERY = 5.0  # seconds between two samples
 
 
 class Sample(NamedTuple):
-    """What was seen at one moment."""
+    """One sample of the subprocess."""
 
     minute: float
     resident_mb: float
@@ -58,7 +56,7 @@ class Sample(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """One promise, and whether it was kept."""
+    """One limit, and whether it was kept."""
 
     what: str
     value: float
@@ -71,7 +69,7 @@ class Verdict(NamedTuple):
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """The least-squares slope; 0 of fewer than two different `x`."""
+    """The least-squares slope; 0 for fewer than two distinct `x`."""
     if len(set(x)) < 2:
         return 0.0
     return float(np.polyfit(x, y, 1)[0])
@@ -83,12 +81,13 @@ def speeds(
     begin: float,
     end: float,
 ) -> list[tuple[float, float]]:
-    """Middle (minutes) and steps a processor second of equal parts of a time.
+    """(middle in minutes, steps per CPU second) of equal windows of a time span.
 
     Args:
-        samples: what was seen, ascending in time; gives the processor time.
-        ticks: minute and environment step, ascending.
-        begin: first minute, `end`: last minute.
+        samples: ascending in time; they give the CPU time.
+        ticks: (minute, environment step), ascending.
+        begin: first minute.
+        end: last minute.
     """
     inside = [tick for tick in ticks if begin <= tick[0] <= end]
     if len(inside) < 2:
@@ -106,10 +105,10 @@ def speeds(
 def judge(
     samples: Sequence[Sample], ticks: Sequence[tuple[float, int]], *, warm: float
 ) -> list[Verdict]:
-    """The three promises, over the samples after minute `warm`.
+    """Check the three limits on the samples after minute `warm`.
 
     Raises:
-        ValueError: no sample, or no speed, came after the warm-up.
+        ValueError: there is no sample or no speed after the warm-up.
     """
     judged = [sample for sample in samples if sample.minute >= warm]
     parts = speeds(samples, ticks, warm, samples[-1].minute if samples else warm)
@@ -132,13 +131,13 @@ def judge(
 
 
 def resources(pid: int) -> tuple[float, float] | None:
-    """Resident megabytes of its own and processor seconds; None when it is gone.
+    """Anonymous resident memory in MB and CPU seconds; None if the process has ended.
 
-    Pages of files are left out: the system takes them back when it likes.
+    File-backed pages are excluded, because the kernel can reclaim them at any time.
     """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        # The second field is the name in brackets, which may hold blanks.
+        # The second field is the name in parentheses, which may contain spaces.
         rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
@@ -152,15 +151,15 @@ def resources(pid: int) -> tuple[float, float] | None:
 def watch(
     words: Sequence[str], run_dir: Path, minutes: float
 ) -> tuple[list[Sample], list[tuple[float, int]], float]:
-    """Run the trainer for so many minutes after its first logged step.
+    """Run the trainer for `minutes` after its first logged step, then send SIGTERM.
 
     Returns:
-        Samples, the trainer's own (minute, step), and the minute of the first step,
-        all counted from the start of the process.
+        Samples, the trainer's own (minute, step) pairs, and the minute of the first
+        step, all counted from the start of the process.
 
     Raises:
-        RuntimeError: it ended by itself, or otherwise than SIGTERM should end it, or
-            the folder holds a run already.
+        RuntimeError: it ended early or with an unexpected exit code, or the folder
+            already has a run.
     """
     command = [sys.executable, "-m", "train.main", *words, "--logdir", str(run_dir)]
     said = run_dir.with_name(f"{run_dir.name}-said.log")
@@ -168,7 +167,7 @@ def watch(
         raise RuntimeError(f"{run_dir}: holds a run already; name a new folder")
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     samples: list[Sample] = []
-    # Begins with the first chunk; the record begins before, with an evaluation.
+    # Starts with the first chunk; metrics.jsonl starts earlier, with an evaluation.
     record = run_dir / "timing.jsonl"
     begun, first = time.monotonic(), None
     with said.open("w") as log:
@@ -183,7 +182,7 @@ def watch(
             used = resources(child.pid)
             if used is not None:
                 resident, cpu = used
-                # A save in progress has another name.
+                # The pattern excludes a checkpoint that is being written.
                 count = len(list(run_dir.glob("checkpoints/[0-9]*")))
                 samples.append(Sample(minute, resident, count, cpu))
                 if len(samples) % 24 == 0:
@@ -201,7 +200,7 @@ def watch(
     if code != 143 or first is None:
         lines = said.read_text().splitlines()[-5:]
         raise RuntimeError(f"the run ended with code {code}: {' / '.join(lines)}")
-    # The trainer's own clock began with its process, as ours did.
+    # The trainer's clock, like ours, starts with its process.
     timing = jsonl.read(run_dir / "timing.jsonl")
     ticks = [((row["time/seconds"] or 0) / 60, int(row["step"] or 0)) for row in timing]
     return samples, ticks, first
@@ -210,7 +209,7 @@ def watch(
 def draw(
     samples: Sequence[Sample], parts: Sequence[tuple[float, float]], *, warm: float
 ) -> Figure:
-    """Memory and speed against time; what is not judged is shaded."""
+    """Memory and speed against time; the warm-up is shaded."""
     figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2)
     minutes = [sample.minute for sample in samples]
@@ -218,9 +217,9 @@ def draw(
     left.set_ylabel("resident memory, MB")
     if parts:
         right.plot(*zip(*parts, strict=True), color="C1", marker=".")
-    right.set_ylabel("environment steps a processor second")
+    right.set_ylabel("environment steps per CPU second")
     for axes in (left, right):
-        axes.axvspan(0, warm, color="0.9", label="not judged")
+        axes.axvspan(0, warm, color="0.9", label="warm-up")
         axes.set_xlabel("minutes")
         axes.set_xlim(0, minutes[-1])
         axes.set_ylim(bottom=0)

@@ -2,11 +2,11 @@
 
     python -m benchmarks.curves RUN_DIR [RUN_DIR ...] [--metric NAME] [--png OUT]
 
-The curves are read from each run's `metrics.jsonl` and `timing.jsonl`, which may still
-be growing. A table on the terminal has the ends of the curves. In the picture the thick
-line is the mean return of the evaluation episodes, the faint one the return of the
-training episodes. Runs that differ only in their seed, and the agents of a run with
-`--seeds`, are one curve: their mean, with a band of one standard deviation.
+Reads each run's `metrics.jsonl` and `timing.jsonl`; the run may still be active. Prints
+a table with the first, last and largest values. In the plot the solid line is the mean
+return of evaluation episodes, the faint line the return of training episodes. Runs that
+differ only in their seed, and the agents of a run with `--seeds`, are averaged into one
+curve with a band of one standard deviation.
 """
 
 import argparse
@@ -56,27 +56,27 @@ def _parser() -> Parser:
     parser = Parser(
         "curves",
         description="Show the learning curves of one or more runs: a table, and with "
-        "--png a picture. Runs that differ only in their seed are one curve, their "
-        "mean and standard deviation.",
+        "--png a plot. Runs that differ only in their seed are one curve: their mean "
+        "and standard deviation.",
     )
     parser.add_argument(
         "run_dirs",
         nargs="+",
         type=Path,
         metavar="RUN_DIR",
-        help="the directory of a run; of one with --seeds, or of one of its agents",
+        help="a run directory, or that of one agent of a run with --seeds",
     )
     parser.add_argument(
         "--metric",
         metavar="NAME",
-        help="another name in metrics.jsonl, as train/penalty/posterior; by default "
-        "the return",
+        help="a name in metrics.jsonl, such as train/penalty/posterior (default: the "
+        "return)",
     )
     parser.add_argument(
-        "--each", action="store_true", help="a curve for every agent, none averaged"
+        "--each", action="store_true", help="one curve per agent, without averaging"
     )
-    parser.add_argument("--png", type=Path, metavar="OUT", help="the picture to write")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="the data to write")
+    parser.add_argument("--png", type=Path, metavar="OUT", help="plot to this file")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the data here")
     parser.add_argument(
         "--random",
         type=float,
@@ -86,7 +86,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help=f"a coarse picture: at most {QUICK_POINTS} points a line, low resolution",
+        help=f"a coarse plot: at most {QUICK_POINTS} points per line, low resolution",
     )
     return parser
 

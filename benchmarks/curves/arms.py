@@ -1,4 +1,4 @@
-"""Runs that differ only in their seed, as one curve; and what tells curves apart."""
+"""Group runs that differ only in their seed into arms, and label the arms."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -20,19 +20,19 @@ Settings = dict[str, Any]
 def read_curves(
     run_dirs: Sequence[Path], *, metric: str | None = None, each: bool = False
 ) -> list[Curve]:
-    """The curves of several runs: one for each set of settings, its agents averaged.
+    """The curves of several runs: one per configuration, averaged over agents.
 
-    Agents form one curve, an arm, if all that differs between them is the seed, and no
-    two have the same. Labels name the settings in which the curves differ; where no
-    setting does, seeds and then folders.
+    Agents form one curve (an arm) if they differ only in their seed and all seeds are
+    distinct. Labels name the settings in which the curves differ; if none do, seeds and
+    then folders.
 
     Args:
-        run_dirs: of runs; one with `--seeds` has several agents.
-        metric: a name in the record in place of the returns.
-        each: a curve for every agent.
+        run_dirs: run directories; a run with `--seeds` has several agents.
+        metric: a name in metrics.jsonl, instead of the returns.
+        each: one curve per agent.
 
     Raises:
-        UserError: a directory is no run, a file is broken, or there is no such metric.
+        UserError: not a run directory, a corrupt file, or an unknown metric.
     """
     folders = [folder for run_dir in run_dirs for folder in agents(run_dir)]
     read = [(folder, read_curve(folder, metric)) for folder in folders]
@@ -53,10 +53,10 @@ def read_curves(
 
 
 def group_runs(run_dirs: Sequence[Path]) -> list[tuple[str, list[Path]]]:
-    """Runs by their settings, seeds apart: a label and the directories of each arm.
+    """Runs grouped by settings other than the seed: (label, directories) of each arm.
 
     Raises:
-        UserError: a directory is no run.
+        UserError: not a run directory.
     """
     arms: dict[str, list[Path]] = {}
     for run_dir in run_dirs:
@@ -68,7 +68,7 @@ def group_runs(run_dirs: Sequence[Path]) -> list[tuple[str, list[Path]]]:
 
 
 def average(curves: Sequence[Curve]) -> Curve:
-    """The mean over agents; of one agent, its own curve."""
+    """The mean curve over agents; a single curve is returned unchanged."""
     if len(curves) == 1:
         return curves[0]
     return Curve(
@@ -80,9 +80,9 @@ def average(curves: Sequence[Curve]) -> Curve:
 
 
 def _mean(series: Sequence[Series]) -> Series:
-    """The mean at every step that any agent has, over the agents that got there.
+    """The mean at every step of any agent, over the agents whose range contains it.
 
-    Between its own points an agent's value and time are interpolated linearly.
+    Values and times of an agent are interpolated linearly between its points.
     """
     series = [one for one in series if one.steps]
     steps = sorted({step for one in series for step in one.steps})
@@ -93,7 +93,7 @@ def _mean(series: Sequence[Series]) -> Series:
         at = np.array(steps)[inside]
         values[row, inside] = np.interp(at, one.steps, one.values)
         minutes[row, inside] = np.interp(at, one.steps, one.minutes)
-    # A step between two agents of which one ended before the other began has no value.
+    # A step outside of every agent's range has no value.
     there = np.isfinite(values)
     count = there.sum(0)
     kept = count > 0
@@ -112,12 +112,12 @@ def _mean(series: Sequence[Series]) -> Series:
 
 
 def _settings(run_dir: Path) -> Settings:
-    """What of a run's configuration says what is trained, by flag; not the seed."""
+    """The settings of a run that affect training, by flag, without the seed."""
     return _by_flag(read_config(run_dir))
 
 
 def _usual(preset: str, settings: Settings) -> Settings:
-    """The settings of a preset, with the coefficients that suit the run's target."""
+    """A preset's settings, with the penalty coefficients for the run's target."""
     values = preset_values(preset)
     name = "--penalty-target"
     if name in settings:
@@ -147,9 +147,9 @@ def _value(config: Any, path: tuple[str, ...]) -> Any:
 
 
 def _labels(groups: Sequence[Sequence[Path]]) -> list[str]:
-    """A name for every curve: task, settings that differ between curves, seeds.
+    """A label per curve: task, settings that differ between curves, seeds.
 
-    Runs with different presets name them, and what differs from the preset.
+    If presets differ, a label has the preset and the settings that deviate from it.
     """
     found = [_settings(members[0]) for members in groups]
     presets = [str(read_config(members[0]).get("preset")) for members in groups]
@@ -174,13 +174,8 @@ def _labels(groups: Sequence[Sequence[Path]]) -> list[str]:
         parts.append(f"seed {seed}" if count == 1 else f"{count} seeds")
         labels.append(", ".join(parts))
     return [
-        plain(f"{label} ({members[0].resolve().name})")
+        printable(f"{label} ({members[0].resolve().name})")
         if labels.count(label) > 1
-        else plain(label)
+        else printable(label)
         for label, members in zip(labels, groups, strict=True)
     ]
-
-
-def plain(text: str) -> str:
-    """The text on one line, with control characters as escapes."""
-    return printable(text)

@@ -1,4 +1,4 @@
-"""Curves as a picture, against steps and against time; and as a table."""
+"""Learning curves as a plot, against steps and against time, and as a table."""
 
 import io
 import textwrap
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from benchmarks.curves.read import Curve, Series
 
 QUICK_POINTS = 200
-LONGEST_INSIDE, LONGEST_BELOW = 50, 120  # characters of a line of the legend
+LONGEST_INSIDE, LONGEST_BELOW = 50, 120  # characters per line of the legend
 
 
 def draw(
@@ -24,14 +24,14 @@ def draw(
     random_return: float | None = None,
     quick: bool = False,
 ) -> Figure:
-    """Draw the curves twice, against environment steps and against minutes.
+    """Plot the curves against environment steps and against wall-clock minutes.
 
     Args:
-        curves: one line each, in one colour in both panels; of several agents with a
+        curves: one line each, the same colour in both panels; a mean over agents has a
             band of one standard deviation.
-        metric: name of the vertical axis.
-        random_return: where to draw the random policy's return, if anywhere.
-        quick: thin out long curves and draw at low resolution.
+        metric: label of the vertical axis.
+        random_return: return of the random policy, drawn as a line unless None.
+        quick: subsample long curves and use a low resolution.
     """
     figure = Figure(figsize=(11, 4.5), dpi=60 if quick else 150, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -53,10 +53,7 @@ def draw(
 
 
 def _add_legend(figure: Figure, left: Axes) -> None:
-    """Names of the curves: inside the left panel where they fit, else below both.
-
-    A legend wider than its panel would push the panels together.
-    """
+    """Put the legend inside the left panel if it fits, else below both panels."""
     handles, labels = left.get_legend_handles_labels()
     if len(labels) <= 6 and all(len(label) <= LONGEST_INSIDE for label in labels):
         left.legend(loc="best", fontsize="small")
@@ -75,7 +72,7 @@ def _draw_curve(
         stride = -(-len(x) // QUICK_POINTS) if quick and x else 1
         return x[::stride], values[::stride]
 
-    # Matplotlib takes what is between two $ for a formula.
+    # Matplotlib parses text between two $ as a formula.
     label = curve.label.replace("$", r"\$")
     main, faint = curve.evaluation, curve.episodes
     if faint.steps or not main.steps:
@@ -97,7 +94,7 @@ def _draw_curve(
 
 
 def table(curves: Sequence[Curve], *, metric: str = "return") -> str:
-    """What a curve comes to, one line each: its ends and its largest value."""
+    """One row per curve: its first, last and largest value."""
     grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column(metric)
     for name in ("agents", "steps", "minutes", "first", "last", "largest", "at step"):
@@ -118,7 +115,7 @@ def table(curves: Sequence[Curve], *, metric: str = "return") -> str:
             f"{series.steps[top]:,}",
         )
     text = io.StringIO()
-    # As wide as it needs to be: a terminal wraps what it must, a file keeps lines.
+    # Wide enough that rich does not wrap: the terminal does, and a file keeps lines.
     rich.console.Console(file=text, width=500, highlight=False).print(grid)
     lines = [line.rstrip()[1:] for line in text.getvalue().splitlines()]
     return "\n".join(line for line in lines if line)

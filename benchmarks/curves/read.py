@@ -1,7 +1,7 @@
-"""Curves of one agent, from the record that its run writes.
+"""The learning curve of one agent, from its run directory.
 
-Steps are environment steps (control steps of the simulator), times are minutes since
-the run began. A run that is being written now can be read.
+Steps are environment steps (control steps of the simulator); times are minutes since
+the start of the run. An active run can be read.
 """
 
 import json
@@ -22,10 +22,10 @@ TIME_KEY = "time/seconds"
 
 @dataclass(frozen=True)
 class Series:
-    """One quantity: `values[i]` was seen at `steps[i]` and `minutes[i]`.
+    """One quantity: `values[i]` at `steps[i]` and `minutes[i]`.
 
-    Of several agents it is their mean, with the standard deviation `spread[i]` over the
-    `agents[i]` that got as far; both are empty for one agent.
+    For several agents it is their mean, with standard deviation `spread[i]` over the
+    `agents[i]` agents that have this step; both lists are empty for one agent.
     """
 
     steps: list[int]
@@ -37,11 +37,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Curve:
-    """What one agent learned, or several, under the name the plot gives it.
+    """The learning curve of one agent, or the mean of several, with its label.
 
-    `evaluation` is the return of evaluation episodes, or the metric that was asked for
-    in its place; `episodes` is the return of training episodes, empty beside another
-    metric. `seeds` are those of the agents.
+    `evaluation` is the return of evaluation episodes, or the requested metric;
+    `episodes` is the return of training episodes, empty for another metric. `seeds`
+    are the agents' seeds.
     """
 
     label: str
@@ -51,14 +51,14 @@ class Curve:
 
 
 def read_curve(run_dir: Path, metric: str | None = None) -> Curve:
-    """Read one agent's folder: `metrics.jsonl`, and `config.json` for the label.
+    """Read one agent's `metrics.jsonl`, `timing.jsonl` and `config.json`.
 
     Args:
-        run_dir: a run directory; of a run with several seeds `RUN_DIR/seed_0`.
-        metric: a name in the record in place of the returns.
+        run_dir: a run directory; for a run with several seeds, e.g. `RUN_DIR/seed_0`.
+        metric: a name in metrics.jsonl, instead of the returns.
 
     Raises:
-        UserError: a file is missing or broken, or there is no such metric or return.
+        UserError: a missing or corrupt file, an unknown metric, or no return yet.
     """
     if not run_dir.is_dir():
         raise UserError(f"RUN_DIR {run_dir}: no such directory; give that of a run")
@@ -83,7 +83,7 @@ def read_curve(run_dir: Path, metric: str | None = None) -> Curve:
 
 
 def _unknown(metric: str, run_dir: Path, records: Sequence[dict[str, Any]]) -> str:
-    """What to say of a metric that no record has."""
+    """The error message for a metric that is in no record."""
     names = sorted({name for record in records for name in record} - {"step"})
     within = [name for name in names if metric.strip("/") in name]
     if not names:
@@ -99,7 +99,7 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     """The configuration of one agent's run, with the agent's own seed.
 
     Raises:
-        UserError: there is none, or it names no environment and seed.
+        UserError: it is missing, or has no environment and seed.
     """
     path = _beside(run_dir, "config.json")
     if not path.is_file():
@@ -115,10 +115,10 @@ def read_config(run_dir: Path) -> dict[str, Any]:
 
 
 def agents(run_dir: Path) -> list[Path]:
-    """The folders of a run's agents: itself, or those of its seeds.
+    """The folders of a run's agents: the run directory, or its `seed_N` folders.
 
     Raises:
-        UserError: there is no such directory, or it holds runs instead of being one.
+        UserError: no such directory, or a directory of several runs.
     """
     if not run_dir.is_dir():
         raise UserError(f"RUN_DIR {run_dir}: no such directory; give that of a run")
@@ -137,7 +137,7 @@ def agents(run_dir: Path) -> list[Path]:
             f"RUN_DIR {run_dir}: not a run, but it holds {len(runs)}; allowed: "
             f"{run_dir}/* for all of them, or one, as {runs[0]}"
         )
-    return [run_dir]  # which reading answers
+    return [run_dir]  # reading it gives the error message
 
 
 def _read_records(path: Path) -> list[dict[str, Any]]:
@@ -150,7 +150,7 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             if number == len(lines):
-                break  # a run that is being written now, or was killed while writing
+                break  # an incomplete last line: the run is active or was killed
             raise UserError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(record, dict):
             raise UserError(f"{path}, line {number}: got {line!r}, expected an object")
@@ -165,13 +165,13 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_number(value: object, *, key: str) -> bool:
-    """Or null, which the log has for infinity and NaN, but not as a step."""
+    """A number, or null (the log's value for infinity and NaN) except as a step."""
     return isinstance(value, int | float) or (value is None and key != "step")
 
 
 def _without_replaced(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    # A run resumed from a checkpoint writes the steps after it a second time. They are
-    # the history of the agent that exists; those they replace are not.
+    # A run resumed from a checkpoint repeats the steps after it. Keep only the later
+    # records, which are the history of the current agent.
     kept: list[dict[str, Any]] = []
     for record in records:
         while "step" in record and kept and kept[-1].get("step", 0) > record["step"]:
@@ -190,7 +190,7 @@ def _series(
     at = [row["step"] for row in ticks]
     clock = [row[TIME_KEY] / 60 for row in ticks]
     steps = [int(row["step"]) for row in rows]
-    # The log's first line comes before the clock's: it takes the clock's first time.
+    # The first records precede the first timing record and get its time.
     minutes = np.interp(steps, at, clock) if ticks and steps else steps
     return Series(
         steps=steps,
@@ -200,6 +200,6 @@ def _series(
 
 
 def _beside(run_dir: Path, name: str) -> Path:
-    """A file of the run: here, or one above the folder of one of several agents."""
+    """A file of the run: in `run_dir`, or in its parent for one of several agents."""
     here = run_dir / name
     return here if here.is_file() else run_dir.resolve().parent / name

@@ -1,7 +1,7 @@
-"""What devices say to each other in a compiled program, read from its HLO text.
+"""Cross-device communication of a compiled program: the collectives in its HLO text.
 
-A collective inside a loop counts as often as the loop runs, where XLA knows how often;
-the bytes are those of the result on one device.
+A collective inside a loop is multiplied by the trip count, if XLA knows it. Bytes are
+those of the result on one device.
 """
 
 import math
@@ -32,7 +32,7 @@ _SHAPE = re.compile(r"\b(\w+)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
-    """One kind of collective of one size: how often, and bytes each time."""
+    """Collectives of one kind and size (bytes each): how many run."""
 
     kind: str
     size: int
@@ -40,20 +40,20 @@ class Collective(NamedTuple):
 
 
 class Found(NamedTuple):
-    """All collectives of a program; the loops XLA knows no count of run once here."""
+    """All collectives of a program; loops of unknown trip count are counted once."""
 
     collectives: list[Collective]
     unknown_loops: int
-    """Loops with a collective in them, of unknown length."""
+    """Loops that contain a collective and have an unknown trip count."""
 
     @property
     def count(self) -> int:
-        """How many in all."""
+        """Total number of collectives."""
         return sum(each.count for each in self.collectives)
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
+        """Total bytes."""
         return sum(each.count * each.size for each in self.collectives)
 
 
@@ -108,7 +108,7 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _result_bytes(line: str, end: int) -> int:
-    """Of the shapes between the equals sign and the operation's name."""
+    """Bytes of the shapes between the equals sign and the operation's name."""
     shapes = _SHAPE.findall(line[line.index("=") : end])
     return sum(
         _BYTES[kind] * math.prod(int(n) for n in dims.split(",") if n)

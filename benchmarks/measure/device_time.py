@@ -1,8 +1,8 @@
-"""Seconds of one call on an accelerator, and the least it could take.
+"""Time of one call on an accelerator, and its lower bound from the datasheet.
 
-A call of some tens of microseconds is not timed from the host: what is measured then is
-mostly the launch. Here many calls are one program, each made to wait for the one before
-it, and the clock is read around the whole.
+A call of tens of microseconds cannot be timed from the host, because launch overhead
+dominates. So many calls form one program, each dependent on the previous one, and the
+whole program is timed.
 """
 
 import math
@@ -14,16 +14,16 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 CALLS = 64
-"""Calls in one program, by default."""
+"""Default number of calls in one program."""
 
 
 class Peak(NamedTuple):
-    """What a device can do at most."""
+    """Peak rates of a device."""
 
     flops: float
-    """bfloat16 products with float32 sums, a second, without sparsity."""
+    """bfloat16 matrix FLOP/s with float32 accumulation, without sparsity."""
     bytes: float
-    """Of device memory, read or written, a second."""
+    """Memory bandwidth in bytes/s, reads plus writes."""
     source: str
 
 
@@ -33,19 +33,19 @@ PEAKS = {
     "H100 80GB HBM3": Peak(989e12, 3.35e12, f"NVIDIA H100 datasheet, SXM, {_DENSE}"),
     "H100 PCIe": Peak(756e12, 2.0e12, f"NVIDIA H100 datasheet, PCIe, {_DENSE}"),
 }
-"""By the part of the device's name that tells it apart."""
+"""By a distinctive part of the device's name."""
 
 
 def peak_of(device_kind: str) -> Peak | None:
-    """The datasheet's figures for a device's name, None where it is not in `PEAKS`."""
+    """The datasheet's peak rates for a device's name, or None if not in `PEAKS`."""
     return next((peak for name, peak in PEAKS.items() if name in device_kind), None)
 
 
 def floor(flops: int, bytes_moved: int, peak: Peak, seconds: float) -> dict[str, Any]:
-    """How near `seconds` comes to the least time for this work, as JSON.
+    """Roofline of a measurement: the minimum times over `seconds`, as JSON.
 
-    ``fraction`` is that of the higher of the two floors; more than 1 would mean that
-    the measurement is wrong or that the data never left the cache.
+    ``fraction`` is that of the larger of the two floors. A value above 1 means that the
+    measurement is wrong or that the data stayed in the cache.
     """
     compute, memory = flops / peak.flops, bytes_moved / peak.bytes
     return {
@@ -68,15 +68,17 @@ def chain(
 ) -> Callable[[], Any]:
     """`calls` calls of ``fn(inputs, key)`` in one compiled program.
 
-    Every input of a call depends on the result of the one before, so that no work can
-    be left out, moved out of the loop or done once for all: as gradient descent would,
-    with a rate too small to change a digit. That costs one pass over the inputs a call,
-    which is counted; time `chain` of a trivial function to see how much it is.
+    The inputs of each call depend on the previous result, like a gradient step with a
+    negligible step size, so that XLA cannot eliminate work or hoist it out of the loop.
+    This adds one pass over the inputs per call to the measured time; time `chain` of a
+    trivial function to measure it.
 
     **Arguments:**
 
-    - `gradients`: picks from the results what has the structure of `inputs` and is to
-        be added to them; without it the inputs are scaled by the first result.
+    - `gradients`: selects from the results a tree with the structure of `inputs`, which
+        is subtracted from them (scaled); if None the inputs are scaled by a result.
+
+    Raises `ValueError` if a result is not finite.
     """
 
     def moved(inputs: Any, results: Any) -> Any:
@@ -90,7 +92,7 @@ def chain(
             lambda x: (x.astype(jnp.float32) * factor).astype(x.dtype), inputs
         )
 
-    # Results are part of what the loop hands on, so that each is written in full.
+    # Results are carried, so that each is written to memory in full.
     def call(carry: Any, key: Array) -> tuple[Any, None]:
         inputs, _ = carry
         results = fn(inputs, key)
@@ -108,12 +110,12 @@ def chain(
         return jax.block_until_ready(compiled(inputs, keys))[1]
 
     if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(run())):
-        raise ValueError("a call's result is not finite: there is nothing to time")
+        raise ValueError("a call's result is not finite: the timing would be invalid")
     return run
 
 
 def product_chain(size: int, calls: int) -> Callable[[], Any]:
-    """Products of two square bfloat16 matrices, each of the last result."""
+    """A chain of `calls` products of square bfloat16 matrices."""
     x, y = jax.random.normal(jax.random.key(0), (2, size, size)).astype(jnp.bfloat16)
     y = y / math.sqrt(size)
 
@@ -125,7 +127,7 @@ def product_chain(size: int, calls: int) -> Callable[[], Any]:
 
 
 def copy_chain(size: int, calls: int) -> Callable[[], Any]:
-    """Passes over one float32 array of `size` entries, each reading and writing it."""
+    """A chain of `calls` passes that read and write a float32 array of `size`."""
     x = jax.random.normal(jax.random.key(0), (size,))
 
     def step(x: Array, _: None) -> tuple[Array, None]:

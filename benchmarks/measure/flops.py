@@ -1,4 +1,4 @@
-"""How many floating-point operations the matrix products of a program take."""
+"""FLOPs of the matrix products of a program, counted on its jaxpr."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,18 +8,17 @@ import jax
 
 
 def matmul_flops(fn: Callable[..., Any], *args: Any) -> int:
-    """Operations of all matrix products in `fn(*args)`, two for each multiply-add.
+    """FLOPs of all matrix products in `fn(*args)`, two per multiply-add.
 
-    Counted on the traced program, the body of a scan as often as it runs (XLA's own
-    count takes it once), of a conditional its most expensive branch, and of what is
-    divided among devices the work of all. While loops with a traced bound are taken
-    once.
+    Counted on the jaxpr: a scan's body times its length (XLA's own count takes it
+    once), the most expensive branch of a conditional, and the sum over devices of a
+    `shard_map`. The body of a while loop is counted once.
     """
     return count_flops(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
 def count_flops(jaxpr: Any) -> int:
-    """The same of a program that was traced already, as a jaxpr."""
+    """`matmul_flops` of a jaxpr."""
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -44,7 +43,7 @@ def _product(equation: Any) -> int:
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
-    """The programs that an equation calls: those of jit, remat, custom gradients."""
+    """The jaxprs that an equation calls: jit, remat, custom gradients."""
     for value in params.values():
         inner = getattr(value, "jaxpr", value)
         if hasattr(inner, "eqns"):

@@ -1,4 +1,4 @@
-"""Programs that benchmarks time: compiled once, with what is known of them."""
+"""Compiled programs for benchmarks, with compile time, memory and FLOPs."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -11,15 +11,15 @@ from benchmarks.measure.flops import count_flops
 
 
 class Program(NamedTuple):
-    """A compiled program that does one thing several times.
+    """A compiled program that repeats a step.
 
     Attributes:
-        call: begins it; what it returns can be waited for.
-        times: how often it does the thing.
-        compile_seconds: tracing and compiling.
-        peak_bytes: temporaries, as XLA reports them.
-        flops: of the matrix products of one time.
-        text: gives XLA's optimized program.
+        call: starts it; returns arrays to block on.
+        times: number of repeats in one call.
+        compile_seconds: tracing and compilation.
+        peak_bytes: temporary memory as reported by XLA.
+        flops: of the matrix products of one repeat.
+        text: returns the optimized HLO.
     """
 
     call: Callable[[], object]
@@ -31,9 +31,9 @@ class Program(NamedTuple):
 
 
 def repeated(step: Callable[[Any, Any], Any], times: int) -> Callable[[Any, Any], Any]:
-    """`times` steps `(carry, key) -> carry` as one function of that form.
+    """`times` steps `(carry, key) -> carry` as one function of the same form.
 
-    What a step returns is carried, so that none of it can be left out.
+    The step's result is carried, so that XLA cannot eliminate any of it.
     """
 
     def program(carry, key):
@@ -49,19 +49,19 @@ def repeat(
     times: int,
     flags: Mapping[str, Any] | None = None,
 ) -> Program:
-    """`repeated` as a program, with XLA's `flags`."""
+    """`repeated` as a program, compiled with XLA's `flags`."""
     return build(repeated(step, times), carry, jax.random.key(2), times, flags=flags)
 
 
 def donated(
     program: Callable[[Any, Any], tuple[Any, Any]], carry: Any, *, times: int
 ) -> Program:
-    """A program `(carry, key) -> (carry, output)` that overwrites what it is given.
+    """A program `(carry, key) -> (carry, output)` with a donated carry.
 
-    As in training: each call goes on from the one before. Its carry is returned to be
-    waited for, and is gone after the next call.
+    As in training, each call continues from the previous one. The returned carry is
+    valid until the next call.
     """
-    held = [jax.tree.map(jnp.copy, carry)]  # other programs have the same carry
+    held = [jax.tree.map(jnp.copy, carry)]  # other programs share the carry
 
     def caller(compiled: Any, key: Any) -> Callable[[], object]:
         def call() -> object:
@@ -86,8 +86,8 @@ def build(
     """`jax.jit(program, **options)` for these arguments, compiled with XLA's `flags`.
 
     Args:
-        caller: from what was compiled and the key, what a call does; None for
-            calling it with the arguments.
+        caller: maps the compiled program and the key to `Program.call`; by default
+            the program is called with its arguments.
     """
     start = time.perf_counter()
     traced = jax.jit(program, **options).trace(carry, key)

@@ -19,18 +19,18 @@ DECISIONS = 8
 """Decisions in one compiled program."""
 
 ACTION_REPEAT = 2
-"""Control steps a decision, as in training."""
-
+"""Control steps per decision, as in training."""
 
 HOST_STEPS = 256
-"""Control steps in one call of `mujoco.rollout`: enough for its start not to count."""
+"""Control steps per call of `mujoco.rollout`: enough to hide its call overhead."""
 
 
 class Rollout(NamedTuple):
     """A compiled rollout of a batch.
 
-    `run` does `calls` × `DECISIONS` decisions of the whole batch, each call going on
-    where the last one ended.
+    `run` executes `control_steps` control steps, summed over the batch, and continues
+    from the previous call. `corrupt_share` is the fraction of decisions discarded
+    because the simulation diverged.
     """
 
     run: Callable[[], object]
@@ -42,18 +42,18 @@ class Rollout(NamedTuple):
 
 
 def make(task: str) -> MjxEnv:
-    """The environment of a task, as it is trained on."""
+    """The environment of a task, as in training."""
     env = envs.make(task, action_repeat=ACTION_REPEAT)
     assert isinstance(env, MjxEnv)  # so are all of `envs.TASKS`
     return env
 
 
 def mjx_rollout(env: MjxEnv, batch: int, *, seconds: float) -> Rollout:
-    """Compiles the batch's rollout under random actions, observations and resets too.
+    """Compile a batch's rollout with random actions, observations and resets.
 
     **Arguments:**
 
-    - `seconds`: how long `run` should take, at least; it may take one call longer.
+    - `seconds`: approximate duration of `run`, at least one call.
     """
     vector: Any = envs.VectorEnv(env, batch)
     shape = (DECISIONS, batch, env.spec.action_dim)
@@ -97,22 +97,22 @@ def mjx_rollout(env: MjxEnv, batch: int, *, seconds: float) -> Rollout:
 
 
 class HostRollout(NamedTuple):
-    """Physics steps of MuJoCo itself: `run` does `control_steps` of them."""
+    """MuJoCo C: `run` simulates `control_steps` control steps, all trajectories."""
 
     run: Callable[[], object]
     control_steps: int
 
 
 def mujoco_rollout(env: MjxEnv, *, threads: int, seconds: float) -> HostRollout:
-    """`mujoco.rollout` of the same model from the same kind of start states.
+    """`mujoco.rollout` of the same model from the same distribution of initial states.
 
-    The model is the environment's own, with its limits on solver iterations. Physics
-    alone: no observation, no reward, no reset, no Python between the steps.
+    The model is the environment's own, with its solver iteration limits. Physics only:
+    no observation, reward, reset, or Python between the steps.
 
     **Arguments:**
 
-    - `threads`: of the thread pool; also the number of trajectories, times 4.
-    - `seconds`: how long `run` should take, about.
+    - `threads`: size of the thread pool; there are 4 trajectories per thread.
+    - `seconds`: approximate duration of `run`.
     """
     rollout = __import__("mujoco.rollout", fromlist=["rollout"])
     trajectories, steps = 4 * threads, HOST_STEPS
@@ -132,7 +132,7 @@ def mujoco_rollout(env: MjxEnv, *, threads: int, seconds: float) -> HostRollout:
     held = {"state": initial}
 
     def once() -> None:
-        # The last states are where the next call begins, as in the environment.
+        # The next call continues from the last states, as in the environment.
         states, _ = pool.rollout(model, data, held["state"], control)
         held["state"] = np.ascontiguousarray(states[:, -1])
 

@@ -1,4 +1,4 @@
-"""Which part of the algorithm an operation of a compiled program belongs to."""
+"""Map the operations of a compiled program to parts of the algorithm."""
 
 import re
 from collections import defaultdict
@@ -17,18 +17,18 @@ SCOPES = (
     "penalty",
     "optimizer",
 )
-"""What the programs call their parts, by `jax.named_scope`."""
+"""Names of the parts of the programs, set by `jax.named_scope`."""
 
-_PASSES = 4  # a copy of a copy of a copy finds its origin in so many
+_PASSES = 4  # longest chain of unnamed operations (copies of copies) resolved
 _WRAPPERS = re.compile(r"^(\w*\()+|\)+$")
 
 
 class Origin(NamedTuple):
-    """Where an operation comes from.
+    """The origin of an operation.
 
     Attributes:
         scope: such as ``imagine/heads``; empty outside of all scopes.
-        operation: what JAX calls it, such as ``dot_general``; empty if XLA put it in.
+        operation: JAX's name, such as ``dot_general``; empty if inserted by XLA.
     """
 
     scope: str
@@ -38,12 +38,11 @@ class Origin(NamedTuple):
 def origins_of(program: str) -> dict[str, Origin]:
     """The origin of every operation of a compiled program.
 
-    A gradient's operation has the scope of what it is the gradient of. One that XLA put
-    in itself, such as a copy, says nothing: it counts to the scope of what it copies,
-    or else of what first uses it.
+    An operation of a gradient has the scope of the forward operation. One inserted by
+    XLA, such as a copy, gets the scope of its first input, or else of its first user.
 
     Args:
-        program: the text of the optimized program, `compiled.as_text()`.
+        program: the optimized HLO, `compiled.as_text()`.
     """
     found: dict[str, Origin] = {}
     silent: dict[str, list[str]] = {}
@@ -65,7 +64,7 @@ def origins_of(program: str) -> dict[str, Origin]:
 
 
 def _instructions(program: str) -> Iterator[tuple[str, list[str], str | None]]:
-    """Name, inputs, and the path JAX gave it, of each line of a program's text."""
+    """Name, inputs and JAX's `op_name` path (or None) of each HLO instruction."""
     for line in program.splitlines():
         head, found, rest = line.partition(" = ")
         if not found:
@@ -77,8 +76,8 @@ def _instructions(program: str) -> Iterator[tuple[str, list[str], str | None]]:
 
 
 def _origin(path: str) -> Origin:
-    """Of a path such as ``jit(f)/transpose(jvp(imagine))/while/body/dot_general``."""
+    """Parse a path like ``jit(f)/transpose(jvp(imagine))/while/body/dot_general``."""
     parts = [_WRAPPERS.sub("", part) for part in path.split("/")]
-    # The same scope stands there twice where a loop is differentiated.
+    # A differentiated loop has its scope twice in the path.
     scopes = dict.fromkeys(part for part in parts if part in SCOPES)
     return Origin("/".join(scopes), parts[-1])

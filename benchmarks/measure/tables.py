@@ -14,13 +14,13 @@ def text_table(
     left: int = 1,
     indent: int = 0,
 ) -> str:
-    """Aligned columns as plain text, without colours and at any width.
+    """A table in aligned columns, as plain text without wrapping.
 
     Args:
-        head: names of the columns; a line break makes a second line of names.
+        head: column names; may contain line breaks.
         rows: cells.
-        left: this many columns are aligned to the left, the others to the right.
-        indent: blanks before each line.
+        left: number of left-aligned columns; the others are right-aligned.
+        indent: spaces before each line.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for place, name in enumerate(head):

@@ -1,7 +1,7 @@
-"""Timing programs against each other: interleaved rounds, ratios within a round.
+"""Comparative timing of programs: interleaved rounds, ratios within a round.
 
-The machines this runs on are shared and noisy. Programs are run in turn, round after
-round, and compared within each round, so that a slow minute hits all of them.
+On shared, noisy machines, programs are run in turn and compared within each round, so
+that a slow period affects all of them.
 """
 
 import statistics
@@ -19,25 +19,25 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: list[float]) -> "Spread":
-        """Of at least one value; quartiles of one value are the value."""
+        """Median and quartiles of at least one value."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return cls(median, low, high)
 
     def scaled(self, factor: float) -> "Spread":
-        """In another unit."""
+        """Multiply by `factor`, e.g. for another unit."""
         return Spread(*(factor * value for value in self))
 
     @property
     def quartiles(self) -> str:
-        """Such as `0.98-1.06`, with the digits that its size asks for."""
+        """The quartiles as text, such as `0.98-1.06`."""
         digits = ",.0f" if abs(self.median) >= 100 else ".2f"
         return f"{self.low:{digits}}-{self.high:{digits}}"
 
 
 def bars(spreads: Iterable[Spread]) -> list[list[float]]:
-    """From the quartiles, what matplotlib's `errorbar` draws below and above."""
+    """The quartiles as lower and upper errors for matplotlib's `errorbar`."""
     spreads = list(spreads)
     return [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
 
@@ -48,14 +48,14 @@ def interleave[Name: Hashable](
     rounds: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[Name, list[float]]:
-    """Seconds of every program in every round, after one round that does not count.
+    """Seconds of every program in every round, after one warm-up round.
 
-    Each round has another order, so that none is always the first, or always after the
-    same other one's leavings in the caches and the allocator: a Williams design.
+    The order changes from round to round (a Williams design), so that no program always
+    runs first or after the same predecessor, whose cache contents could affect it.
 
     Args:
         programs: functions that return when their work is done.
-        progress: called with the number of rounds finished.
+        progress: called with the number of finished rounds.
     """
     seconds: dict[Name, list[float]] = {name: [] for name in programs}
     turn = list(programs.items())
@@ -70,10 +70,10 @@ def interleave[Name: Hashable](
 
 
 def _order(count: int, number: int) -> list[int]:
-    """From both ends inwards (0, n - 1, 1, n - 2, ...), moved on by one each round.
+    """The order 0, n - 1, 1, n - 2, ..., shifted by one each round.
 
-    Of an even number of programs, each follows each other one once in as many rounds;
-    of an odd one twice in twice as many, every second round being turned around.
+    For even n, each program follows every other one once in n rounds. For odd n every
+    second round is reversed, and each follows every other one twice in 2 n rounds.
     """
     places = [
         (step // 2 if step % 2 == 0 else -(step // 2 + 1)) for step in range(count)
@@ -83,5 +83,5 @@ def _order(count: int, number: int) -> list[int]:
 
 
 def ratios(seconds: list[float], baseline: list[float]) -> Spread:
-    """The ratio to the baseline of the same round."""
+    """Ratios to the baseline in the same round."""
     return Spread.of([a / b for a, b in zip(seconds, baseline, strict=True)])

@@ -1,4 +1,4 @@
-"""A profiler's trace in numbers: how busy the device was, and with which operations."""
+"""Summarize a profiler trace: busy time of the device, and time by operation."""
 
 import gzip
 import json
@@ -16,24 +16,26 @@ _REST = "no scope"
 
 
 class Event(NamedTuple):
-    """Something that ran on a device; in microseconds."""
+    """One operation on a device; times in microseconds."""
 
     name: str
     thread: tuple[int, int]
     start: float
     length: float
     op: str = ""
-    """XLA's own name of it, which a kernel's can differ from."""
+    """XLA's name of the operation, which can differ from the kernel's name."""
 
 
 def traced(
     call: Callable[[], object], program: str, folder: Path, *, top: int = 20
 ) -> dict[str, Any]:
-    """`summary` of one call, after one that is not traced; the trace stays in a folder.
+    """`summary` of one call, after an untraced warm-up call.
 
     Args:
-        call: begins a compiled program.
-        program: its text, `compiled.as_text()`.
+        call: starts a compiled program.
+        program: its optimized HLO, `compiled.as_text()`.
+        folder: where the trace is written.
+        top: as in `summary`.
     """
     jax.block_until_ready(call())
     with jax.profiler.trace(str(folder)):
@@ -42,7 +44,7 @@ def traced(
 
 
 def newest(folder: Path) -> Path:
-    """The last trace below a folder that `jax.profiler.trace` was given.
+    """The latest trace below a folder written by `jax.profiler.trace`.
 
     Raises:
         FileNotFoundError: there is none.
@@ -56,17 +58,17 @@ def newest(folder: Path) -> Path:
 def summary(
     path: Path, *, top: int = 20, origins: Mapping[str, Origin] | None = None
 ) -> dict[str, Any]:
-    """Busy and idle time of the device, and its operations by time, as JSON.
+    """Total and busy time of the device, and its operations by time, as JSON.
 
-    Operations that differ only in XLA's numbering count as one kind. An operation that
-    contains others, such as a loop, counts with its own time only. A trace of millions
-    of operations takes gigabytes of memory to read: trace few updates.
+    Operations that differ only in XLA's numbering are one kind. An operation that
+    contains others, such as a loop, has only its own time. Reading a trace of millions
+    of operations takes gigabytes of memory, so trace few updates.
 
     Args:
         path: a ``*.trace.json.gz``.
-        top: how many kinds are listed.
-        origins: by operation, from `scopes.origins_of`: the time is then
-            also given by scope, and kinds of different scopes are listed apart.
+        top: number of kinds to list.
+        origins: by operation, from `scopes.origins_of`: also gives the time by scope
+            and separates kinds by scope.
     """
     events = read(path)
     kinds: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -99,7 +101,7 @@ def summary(
 def trace_lines(
     parts: Iterable[tuple[str, Mapping[str, Any]]], steps: int
 ) -> list[str]:
-    """How often each part of a trace ran in a step, and for how long."""
+    """Count and milliseconds per step of each part of a trace, as lines of text."""
     return [
         f"    {name.strip()[:56]:56} {part['count'] / steps:7.0f} times "
         f"{1e3 * part['seconds'] / steps:9.1f} ms"
@@ -116,10 +118,10 @@ def _sum(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def read(path: Path) -> list[Event]:
-    """The operations of a trace: of a GPU its streams, of a CPU what XLA ran.
+    """The operations of a trace: on a GPU those in streams, on a CPU XLA's.
 
-    Read by hand: `jax.profiler.ProfileData` finds the same events in the `.xplane.pb`
-    (2,000,003 of 2,000,003 in a test with JAX 0.12), so it lifts no limit.
+    Parsed here: `jax.profiler.ProfileData` finds the same events in the `.xplane.pb`
+    (2,000,003 in both, JAX 0.12), so it does not avoid the limit on traced events.
     """
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = [row for row in json.load(file)["traceEvents"] if row]
@@ -154,7 +156,7 @@ def read(path: Path) -> list[Event]:
 
 
 def own_seconds(events: Sequence[Event]) -> list[tuple[Event, float]]:
-    """Each operation with its seconds, less those inside it on its thread."""
+    """Each operation with its seconds, minus those of operations nested in it."""
     found: list[tuple[Event, float]] = []
     open_: dict[tuple[int, int], list[tuple[float, int]]] = defaultdict(list)
     for event in sorted(events, key=lambda each: (each.start, -each.length)):
@@ -170,7 +172,7 @@ def own_seconds(events: Sequence[Event]) -> list[tuple[Event, float]]:
 
 
 def span_and_busy(events: Sequence[Event]) -> tuple[float, float]:
-    """Seconds from the first operation to the last, and those in which any ran."""
+    """Seconds from the first start to the last end, and seconds with any operation."""
     busy, until = 0.0, float("-inf")
     first = min((event.start for event in events), default=0.0)
     last = max((event.start + event.length for event in events), default=0.0)

@@ -1,11 +1,11 @@
-"""The penalty op alone: seconds and memory of each implementation.
+"""The penalty op alone: time and memory of each implementation.
 
     python -m benchmarks.op [--quick] [--shape 12m|1m|both] [--json OUT] [--png OUT]
 
-Times the mean form, value alone and value with gradients, of the posterior heads of two
-model sizes. Programs that are compared run in turn, and a speed-up is the quotient
-within each round. Temporaries are what XLA allots to the compiled program. On a GPU use
-`benchmarks.gpu`: here every call is timed from the host.
+Times the mean penalty, with and without gradients, for the posterior heads of two model
+sizes. The programs run in interleaved rounds; speed-ups are ratios within a round.
+Memory is the temporary memory reported by XLA. Each call is timed from the host; on a
+GPU use `benchmarks.gpu`.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def _parser() -> Parser:
         description="Time the Jacobian penalty op alone.",
     )
     parser.add_argument("--shape", choices=(*SHAPES, "both"), default="both")
-    parser.add_argument("--rounds", type=count, help="rounds that count (default 9)")
+    parser.add_argument("--rounds", type=count, help="timed rounds (default 9)")
     parser.add_outputs(quick="one head, one N")
     return parser
 

@@ -1,4 +1,4 @@
-"""The penalty op as programs to time: shapes, random inputs, and the least work.
+"""The penalty op as programs to time: shapes, random inputs, minimum FLOPs and bytes.
 
 Shared by `benchmarks.op` (CPU) and `benchmarks.gpu`.
 """
@@ -45,7 +45,7 @@ class Probes(NamedTuple):
 
 
 def probe_families(classes: int) -> tuple[Probes, ...]:
-    """The paper's probe, four of a basis (or all, if there are fewer), and exact."""
+    """The paper's one Rademacher probe, up to four Hadamard probes, and exact."""
     return (
         Probes("rademacher", 1),
         Probes("hadamard", min(4, classes - 1)),
@@ -63,7 +63,7 @@ class Case(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What tells the lines of one pass apart."""
+        """Label of this case within one pass (value, or value and gradients)."""
         reuse = ", a given" if self.reuse else ""
         return f"{self.implementation}{reuse}, {self.probes.label}"
 
@@ -71,7 +71,7 @@ class Case(NamedTuple):
 def random_inputs(
     key: PRNGKeyArray, shape: HeadShape, n: int, dtype: DTypeLike
 ) -> tuple[Float[Array, "n d"], Float[Array, "n h"], CategoricalHead]:
-    """Random states u, their pre-activations and a head with order-one logits."""
+    """Random states u, their pre-activations, and a head with logits of order 1."""
     keys = jax.random.split(key, 6)
     d, h, outputs = shape.d, shape.h, shape.k * shape.c
 
@@ -99,15 +99,15 @@ def penalty_program(
     reuse: bool,
     interpret: bool = False,
 ) -> Callable[..., tuple[Array, ...]]:
-    """The op's mean form as a function of ``(u, a, head, key)``, to be jitted.
+    """The mean penalty as a function of ``(u, a, head, key)``, not yet jitted.
 
     **Arguments:**
 
     - `gradient`: also return the gradients with respect to the input and the head.
-    - `reuse`: the input is the pre-activation `a`, which the caller already has, as in
-        training; otherwise it is the state `u`, and `a` is not used.
+    - `reuse`: the input is the pre-activation `a`, as in training, where it is already
+        computed; otherwise it is the state `u`, and `a` is unused.
 
-    **Returns:** of the function: ``(value,)`` or ``(value, input_bar, head_bar)``.
+    The function returns ``(value,)`` or ``(value, input_bar, head_bar)``.
     """
 
     def value(u: Array, a: Array, head: CategoricalHead, key: Array) -> Array:
@@ -136,12 +136,11 @@ def penalty_program(
 def op_flops(
     shape: HeadShape, n: int, probes: int, *, gradient: bool, reuse: bool
 ) -> int:
-    """Multiplications and additions of the Gram form's matrix products.
+    """Minimum FLOPs of the Gram form's matrix products (`docs/penalty.md`).
 
-    What `docs/penalty.md` cannot do without: logits, v, x = G y and G; with the
-    gradient Σ y yᵀ, W̄ and δ̄ for each probe, the softmax's two products, and
-    2 W_in Ḡ. Products that only save others, and all elementwise work, are left out,
-    and so is the half that the symmetry of G and Ḡ would spare.
+    Value: logits, v, x = G y and G. Gradient: Σ y yᵀ, W̄ and δ̄ for each probe, two
+    products of the softmax, and 2 W_in Ḡ. Excluded: elementwise work, and the half
+    that the symmetry of G and Ḡ could save.
     """
     d, h, k, c = shape
     row, square = 2 * h * k * c, 2 * k * h * h
@@ -158,11 +157,11 @@ def op_flops(
 def op_bytes(
     shape: HeadShape, n: int, *, width: int, gradient: bool, reuse: bool
 ) -> int:
-    """Bytes of every input read once and every result written once.
+    """Minimum bytes: every input read once and every result written once.
 
     **Arguments:**
 
-    - `width`: bytes of one entry of states, weights and their gradients.
+    - `width`: bytes per entry of states, weights and their gradients.
     """
     d, h, k, c = shape
     head = d * h + 2 * h + h * k * c + k * c
@@ -171,12 +170,12 @@ def op_bytes(
 
 
 def rows_flops(shape: HeadShape, n: int) -> int:
-    """Of the fused kernel for one probe: v and x of every row."""
+    """Minimum FLOPs of the fused kernel for one probe: v and x of every row."""
     return n * (2 * shape.h * shape.k * shape.c + 2 * shape.k * shape.h**2)
 
 
 def rows_bytes(shape: HeadShape, n: int) -> int:
-    """Least bytes of the fused kernel for one probe: bfloat16, but k, a, Σ x⊙v."""
+    """Minimum bytes of the fused kernel, one probe: bfloat16 except k, a, Σ x⊙v."""
     _, h, k, c = shape
     inputs = 2 * (k * n * c + k * c * h + n * h + h * h) + 4 * (k * n + n * h)
     return inputs + 2 * (2 * k * n * h) + 4 * n * h

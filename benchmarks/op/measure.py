@@ -1,4 +1,4 @@
-"""Which programs of the penalty op are compared, and their times."""
+"""Select the programs of the penalty op to compare, and time them."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,13 +23,13 @@ STATES = (128, 512, 1024)
 """N: 512 and 1024 are half and all of a batch of 16 sequences of 64 steps."""
 
 REFERENCE_BYTES = 700_000_000
-"""The reference is left out where the rows' gradients, [N, M, K, D], exceed this."""
+"""The reference is skipped if the rows' gradients, [N, M, K, D], exceed this."""
 
 
 def cases(
     shape: HeadShape, n: int, *, pallas: bool
 ) -> tuple[list[Case], dict[str, str]]:
-    """Programs to time in turn, and those that are left out with the reason."""
+    """The programs to time, and the skipped ones with the reason."""
     rows: list[Case] = []
     left_out = {}
     for gradient in (False, True):
@@ -58,7 +58,7 @@ def measure(
     rounds: int,
     say: Callable[[str], None],
 ) -> tuple[list[Row], list[float]]:
-    """Times one head at one N; also the seconds of the square product each round."""
+    """Time one head at one N; also returns the seconds of the matrix product."""
     shape = SHAPES[name]
     key = jax.random.key(0)
     inputs = (*random_inputs(key, shape, n, dtype), key)
@@ -106,7 +106,7 @@ def measure(
 
 
 def product_program(key: Array) -> Callable[[], object]:
-    """A square float32 product as a function that returns when it is done."""
+    """A square float32 product as a function that blocks until it is done."""
     x, y = jax.random.normal(key, (2, PRODUCT, PRODUCT))
     compiled = jax.jit(jnp.matmul).lower(x, y).compile()
     return lambda: jax.block_until_ready(compiled(x, y))

@@ -1,4 +1,4 @@
-"""What `benchmarks.op` found: as text, as a picture and as JSON."""
+"""Results of `benchmarks.op` as text, plot and JSON."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,20 +11,20 @@ from benchmarks.measure.timing import Spread, bars
 from benchmarks.op.cases import SHAPES, Case, op_flops
 
 PRODUCT = 2048
-"""Size of the square float32 product that tells how fast the machine is just now."""
+"""Size of the square float32 product that measures the machine's current speed."""
 
 
 class Row(NamedTuple):
-    """What was found for one program."""
+    """The result of one program."""
 
     shape: str
     n: int
     case: Case
     seconds: Spread
     speedup: Spread | None
-    """Over the reference with the same probes, where that was timed."""
+    """Against the reference with the same probes, if it was timed."""
     speedup_one_probe: Spread
-    """Over the reference with the paper's one Rademacher probe."""
+    """Against the reference with the paper's one Rademacher probe."""
     temporary_bytes: int | None
     compile_seconds: float
 
@@ -56,7 +56,7 @@ def table(rows: Sequence[Row], product: Spread) -> str:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Milliseconds against N: a panel for each head and pass, both axes logarithmic."""
+    """Milliseconds against N, log-log, one panel per head and pass."""
     shapes = list(dict.fromkeys(row.shape for row in rows))
     figure = Figure(figsize=(10, 3.8 * len(shapes)), dpi=150, layout="constrained")
     panels = figure.subplots(len(shapes), 2, squeeze=False)
@@ -91,7 +91,7 @@ def draw(rows: Sequence[Row]) -> Figure:
         panel.yaxis.set_minor_formatter(NullFormatter())
         panel.set_xticks(counts, [str(n) for n in counts])
         panel.set_xlabel("states N")
-        panel.set_ylabel("milliseconds a call")
+        panel.set_ylabel("milliseconds per call")
         panel.set_title(f"{name}: {'value and gradients' if gradient else 'value'}")
         panel.grid(alpha=0.3, which="both")
     for panel in panels[:, 1]:
@@ -102,7 +102,7 @@ def draw(rows: Sequence[Row]) -> Figure:
 def record(
     rows: Sequence[Row], product: Spread, left_out: dict[str, str], dtype: str
 ) -> dict[str, Any]:
-    """The result file's content, without what the caller knows better."""
+    """The rows and their settings for the result file."""
     entries = []
     for row in rows:
         shape, case = SHAPES[row.shape], row.case

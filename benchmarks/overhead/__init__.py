@@ -1,1 +1,1 @@
-"""The whole train step with the penalty and without it."""
+"""The whole train step with and without the penalty."""

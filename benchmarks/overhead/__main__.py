@@ -1,14 +1,13 @@
-"""What the penalty costs: the real train step with and without it.
+"""Overhead of the penalty: the train step with and without it.
 
     python -m benchmarks.overhead [--quick] [--size 12m] [--json OUT] [--png OUT]
-    python -m benchmarks.overhead --variance [--run DIR]    how noisy the probes are
-    python -m benchmarks.overhead --profile DIR   which part of the step it goes into
+    python -m benchmarks.overhead --variance [--run DIR]    variance of the probes
+    python -m benchmarks.overhead --profile DIR             time by part of the step
     python -m benchmarks.overhead --op                      the op alone
 
 The counterpart of GPLD's Table 4. Every row is the whole optimizer step of
-`train.program.update` on one batch, timed in turn with the step without penalty;
-the ratio is taken within each round. Compiling and memory are what XLA reports for the
-program.
+`train.program.update` on one batch, timed in rounds interleaved with the step without
+penalty; ratios are taken within a round. Memory is as reported by XLA.
 """
 
 import argparse
@@ -40,7 +39,7 @@ from train.run_dir.record import read_run
 
 
 class Outcome(NamedTuple):
-    """What was measured: for `--json`, for the terminal and for `--png`."""
+    """Results for `--json`, the terminal and `--png`."""
 
     result: dict[str, Any]
     text: str
@@ -63,7 +62,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def measure_steps(options: argparse.Namespace) -> Outcome:
-    """The table of step times: printed, and as JSON and picture."""
+    """Step times with and without the penalty."""
     if options.run is not None:
         raise UserError(f"--run {options.run}: only with --variance")
     config = _config(options)
@@ -77,7 +76,7 @@ def measure_steps(options: argparse.Namespace) -> Outcome:
 
 
 def measure_profile(options: argparse.Namespace) -> Outcome:
-    """Traces of some steps, in the folder that was asked for, summed up by scope."""
+    """Profiler traces of some steps, written to `--profile` and summarized by scope."""
     if options.variance or options.run is not None:
         raise UserError("--profile: not together with --variance and --run")
     config = _config(options)
@@ -98,7 +97,7 @@ def measure_profile(options: argparse.Namespace) -> Outcome:
 
 
 def measure_variance(options: argparse.Namespace) -> Outcome:
-    """The noise of the probes, at random weights and, given a run, at its weights."""
+    """Variance of the probes, at random weights and at those of `--run` if given."""
     if options.run is None:
         config = build(
             preset_values("smoke" if options.quick else "laptop", platform="cpu")
@@ -115,7 +114,7 @@ def measure_variance(options: argparse.Namespace) -> Outcome:
     if options.run is not None:
         step, trained = load_agents(options.run, read_run(options.run), env)
         agents["trained"] = trained[0]
-    # Two episodes of every environment are enough to draw the batches from.
+    # Two episodes per environment are enough for the batches.
     rows = 2 * env.spec.episode_decisions * config.num_envs
     config = dataclasses.replace(config, replay_size=rows)
     count = 3 if options.quick else options.batches
@@ -154,22 +153,22 @@ def _parser() -> Parser:
     )
     parser.add_argument("--size", choices=("1m", "12m", "25m"), default="12m")
     parser.add_argument(
-        "--variance", action="store_true", help="noise of the probes, not time"
+        "--variance", action="store_true", help="variance of the probes, not time"
     )
     parser.add_argument(
         "--run", type=Path, metavar="DIR", help="with --variance: a run's weights too"
     )
     parser.add_argument(
-        "--batches", type=count, default=16, help="with --variance (default 16)"
+        "--batches", type=count, default=16, help="for --variance (default 16)"
     )
     parser.add_argument(
         "--op", action="store_true", help="the op alone: python -m benchmarks.op"
     )
     parser.add_argument(
-        "--profile", type=Path, metavar="DIR", help="trace some steps, time none"
+        "--profile", type=Path, metavar="DIR", help="write traces instead of timing"
     )
     parser.add_argument("--all", action="store_true", help="the full cross product")
-    parser.add_argument("--rounds", type=count, help="rounds that count (default 7)")
+    parser.add_argument("--rounds", type=count, help="timed rounds (default 7)")
     parser.add_outputs(quick="small shapes, few rows")
     return parser
 

@@ -1,6 +1,6 @@
-"""Where the time of a train step goes with and without penalty, by a profiler's trace.
+"""Time of a train step by scope, with and without penalty, from profiler traces.
 
-What `python -m benchmarks.overhead --profile DIR` prints, draws and writes.
+The implementation of `python -m benchmarks.overhead --profile DIR`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +15,9 @@ from benchmarks.measure.tables import text_table
 from benchmarks.overhead.rows import Variant
 
 STEPS = 3
-"""Traced of each program."""
+"""Traced steps of each program."""
 _NONE = "no penalty"
-_SHOWN = 12  # longest operations of the penalty
+_SHOWN = 12  # number of penalty operations listed
 
 Profiles = dict[str, dict[str, Any]]
 """`benchmarks.measure.trace.summary` by program, the one without penalty first."""
@@ -40,9 +40,10 @@ def measure(
     """Trace some steps of each program.
 
     Args:
-        compiled: gives a program that begins a step, and its optimized text.
-        rows: which programs.
-        folder: the traces stay there, each in a folder of its own.
+        compiled: returns a function that starts a step, and its optimized HLO.
+        rows: the programs.
+        folder: receives the traces, one subfolder per program.
+        say: prints progress.
     """
     found: Profiles = {}
     for row in rows:
@@ -60,7 +61,7 @@ def measure(
 
 
 def scopes(found: Profiles) -> dict[str, list[float]]:
-    """Milliseconds of a step by scope, one for each program; the penalty comes last."""
+    """Milliseconds per step by scope, one per program; the penalty is last."""
     names = {name for profile in found.values() for name in profile["scopes"]}
     times = {
         name: [
@@ -80,23 +81,23 @@ def longest(found: Profiles) -> list[Mapping[str, Any]]:
 
 
 def table(found: Profiles) -> str:
-    """Time by scope and program, and what the last program's penalty consists of."""
+    """Time by scope and program, and the longest operations of the last penalty."""
     lines = [f"{chr(65 + place)}: {name}" for place, name in enumerate(found)]
     rows = [
         [f"    {name}", *(f"{ms:.1f}" for ms in times)]
         for name, times in scopes(found).items()
     ]
     spans = [1e3 * profile["span_seconds"] / STEPS for profile in found.values()]
-    rows.append(["time that passed", *(f"{ms:.1f}" for ms in spans)])
+    rows.append(["elapsed time", *(f"{ms:.1f}" for ms in spans)])
     letters = [chr(65 + place) for place in range(len(found))]
-    lines.append(text_table(["milliseconds of a step, over all cores", *letters], rows))
+    lines.append(text_table(["ms per step, summed over cores", *letters], rows))
     lines.append(f"the penalty of {letters[-1]}:")
     lines += trace.trace_lines(((kind["name"], kind) for kind in longest(found)), STEPS)
     return "\n".join(lines)
 
 
 def draw(found: Profiles) -> Figure:
-    """A bar for each program, by scope."""
+    """One stacked bar per program, by scope."""
     figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
     axes = figure.subplots()
     left = [0.0] * len(found)
@@ -104,13 +105,13 @@ def draw(found: Profiles) -> Figure:
         axes.barh(list(found), times, 0.6, left=left, color=f"C{number}", label=name)
         left = [start + ms for start, ms in zip(left, times, strict=True)]
     axes.invert_yaxis()
-    axes.set_xlabel("milliseconds of a step, over all cores")
+    axes.set_xlabel("ms per step, summed over cores")
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
 def record(found: Profiles) -> dict[str, Any]:
-    """The result file's content: of each program its scopes and longest operations."""
+    """The result file's content: time by scope, and the longest operations."""
     return {
         "steps": STEPS,
         "profiles": {

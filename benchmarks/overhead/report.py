@@ -1,4 +1,4 @@
-"""How the overhead is shown: the table, the picture, the result file."""
+"""Results of the overhead benchmark as table, plot and JSON."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from benchmarks.overhead.rows import PAPER, Measured, Variant
 from train.config import Config
 
 RELEASED_RATIOS = {"1m": {0.5: 1.13, 1.0: 1.40}, "12m": {0.5: 1.13, 1.0: 1.55}}
-"""The same of the authors' released GPLD code on two quiet CPU cores, by size and ρ
-(posterior; batch 16 × 64, imagination length 25; float32, JAX 0.4.33). It was run
-beside this project, not by this benchmark."""
+"""Ratios of the authors' released GPLD code on two idle CPU cores, by size and ρ
+(posterior; batch 16 × 64, imagination length 25; float32, JAX 0.4.33). Measured
+separately, not by this benchmark."""
 
 
 def table(baseline: Measured, found: dict[Variant, Measured]) -> str:
-    """The rows as text, with the paper's ratio where it has one."""
+    """The rows as text, with the paper's ratio if it has one."""
     rows = []
     for row, result in found.items():
         assert result.step_ratio is not None
@@ -38,7 +38,7 @@ def table(baseline: Measured, found: dict[Variant, Measured]) -> str:
 
 
 def draw(found: dict[Variant, Measured]) -> Figure:
-    """Ratio against ρ, one line for each kind of row, the paper's points beside."""
+    """Ratio against ρ, one line per kind of row, with the paper's points."""
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     axes = figure.subplots()
     lines: dict[str, list[tuple[float, Spread]]] = {}

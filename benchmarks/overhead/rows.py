@@ -1,11 +1,11 @@
-"""Which train steps the overhead benchmark compares, and what it finds of each."""
+"""The train steps that the overhead benchmark compares, and the result of each."""
 
 from typing import NamedTuple
 
 from benchmarks.measure.timing import Spread
 from core.penalty import PenaltyOptions
 
-# GPLD Table 4, lambda 0.5 on the posterior: mean ratio of whole runs on their GPU.
+# GPLD Table 4, λ = 0.5, posterior: mean time ratio of whole runs on the authors' GPU.
 PAPER = {0.25: 1.11, 0.5: 1.51, 0.75: 1.46, 1.0: 1.68}
 RHOS = (0.25, 0.5, 0.75, 1.0)
 
@@ -21,7 +21,7 @@ class Variant(NamedTuple):
 
     @property
     def name(self) -> str:
-        """A label that tells the rows apart."""
+        """A unique label of the row."""
         count = "" if self.probes is None else f"{self.probes} "
         return (
             f"{self.implementation} {self.target} rho {self.rho:g} "
@@ -30,7 +30,7 @@ class Variant(NamedTuple):
 
     @property
     def options(self) -> PenaltyOptions:
-        """The same as the train step takes it."""
+        """The row as options of the train step."""
         return PenaltyOptions(
             implementation=self.implementation,  # pyright: ignore[reportArgumentType]
             target=self.target,  # pyright: ignore[reportArgumentType]
@@ -41,7 +41,7 @@ class Variant(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What was found for one program; ratios are None for the baseline itself."""
+    """The result of one program; the ratio is None for the baseline."""
 
     step_seconds: Spread
     step_ratio: Spread | None

@@ -1,4 +1,4 @@
-"""The real train step, compiled with any penalty and timed beside the step without."""
+"""The train step, compiled with any penalty and timed against the step without."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from train.program.update import UpdateOptions, update
 
 
 class Program(NamedTuple):
-    """A compiled step: a function that begins it, and what XLA says of it."""
+    """A compiled step: a function that starts it, and what XLA reports."""
 
     call: Callable[[], object]
     seconds: float
@@ -52,9 +52,9 @@ class Bench:
         self.initial = self.learner.agent.model.rssm.initial(batch)
 
     def compile(self, penalty: PenaltyOptions | None) -> Program:
-        """The step with this penalty.
+        """The step with this penalty, None for none.
 
-        XLA counts the body of a loop once, so the FLOPs are a lower bound.
+        The FLOPs are a lower bound, because XLA counts the body of a loop once.
         """
 
         def step(learner, key):
@@ -89,7 +89,7 @@ def measure(
     rounds: int,
     say: Callable[[str], None] = print,
 ) -> tuple[Measured, dict[Variant, Measured]]:
-    """The step without penalty, and every row against it."""
+    """Time the step without penalty and every row against it."""
     start = time.perf_counter()
     programs = {}
     for number, row in enumerate([None, *rows]):

@@ -1,17 +1,17 @@
-"""How noisy each family of probes makes the penalty's gradient.
+"""Variance of the penalty's gradient by family of probes.
 
     python -m benchmarks.overhead --variance [--run DIR] [--json OUT] [--png OUT]
 
-The gradient of the penalty varies with the minibatch, with the states drawn from it and
-with the probes. Probes are worth their cost only as far as their noise counts beside
-that of the minibatch, which no probe removes. Here, for gradients with respect to
-encoder and RSSM,
+The gradient of the penalty varies with the minibatch, the states subsampled from it
+and the probes. More probes pay off only if their noise is not negligible against
+the minibatch noise, which they cannot reduce. For gradients with respect to encoder and
+RSSM,
 
     minibatch noise   tr Cov over batches of the exact penalty's gradient
     probe noise       mean over batches of E‖g(probes) − g(exact)‖²
 
-and the same with every coordinate divided by the second moment of the whole loss's
-gradient, which is what the optimizer does. Batches are the agent's own experience.
+and the same with every coordinate divided by the second moment of the total gradient,
+as the optimizer does. Batches are the agent's own experience.
 """
 
 from collections.abc import Callable
@@ -45,8 +45,8 @@ class Noise(NamedTuple):
 
     Attributes:
         over_minibatch: probe noise / minibatch noise of the penalty's gradient.
-        added: by how much it raises the variance of the whole gradient (loss plus
-            λ0 times the penalty), with coordinates weighted as the optimizer does.
+        added: relative increase of the variance of the total gradient (loss plus λ0
+            times the penalty), with coordinates weighted as in the optimizer.
     """
 
     over_minibatch: float
@@ -54,12 +54,12 @@ class Noise(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What was found for one agent.
+    """The results for one agent.
 
     Attributes:
-        noise: by family.
+        noise: by family of probes.
         signal: squared norm of the penalty's mean gradient / its minibatch noise.
-        entropy: mean entropy of a categorical of the posterior, as a share of log C.
+        entropy: mean entropy of the posterior's categoricals / log C.
     """
 
     noise: dict[PenaltyOptions, Noise]
@@ -68,7 +68,7 @@ class Findings(NamedTuple):
 
 
 def families(classes: int, *, quick: bool) -> list[PenaltyOptions]:
-    """Probe kinds and numbers that a model with `classes` classes allows."""
+    """The probe kinds and counts possible with `classes` classes."""
     if quick:
         return [PenaltyOptions(rho=rho, probes=1) for rho in (0.5, 1.0)]
     rows = []
@@ -91,7 +91,7 @@ def measure(
     quick: bool = False,
     say: Callable[[str], None],
 ) -> Findings:
-    """The noise of every family on `batches` batches with `draws` probe draws each."""
+    """The noise of every family over `batches` batches, `draws` probe draws each."""
     dtype = compute_dtype(config, jax.default_backend())
     env = envs.VectorEnv(make_env(config), 1)
     learner = jax.jit(lambda key: init_learner(config, env, key))(jax.random.key(0))
@@ -136,7 +136,7 @@ def measure(
     weight = 1.0 / (jnp.mean(jnp.square(total), axis=0) + 1e-20)
     minibatch, whole = spread(exact), spread(total, weight)
     mean = jnp.mean(exact, axis=0)
-    # ‖mean‖² of finitely many batches holds a share of their noise.
+    # Subtract the bias of ‖mean‖² from a finite number of batches.
     signal = float((jnp.sum(mean**2) - minibatch / batches) / minibatch)
 
     noise = {}
@@ -163,14 +163,14 @@ def measure(
 
 
 def dynamics_part(gradient: WorldModel) -> Float[Array, " n"]:
-    """Of a gradient, what the penalty acts on: encoder and RSSM, as one vector."""
+    """The gradient of encoder and RSSM, which the penalty acts on, as one vector."""
     return ravel_pytree((gradient.encoder, gradient.rssm))[0]
 
 
 def spread(
     gradients: Float[Array, "batches n"], weight: Float[Array, " n"] | None = None
 ) -> Float[Array, ""]:
-    """Trace of the covariance over batches, each coordinate weighted."""
+    """Trace of the covariance over batches, with weighted coordinates."""
     centred = gradients - jnp.mean(gradients, axis=0, keepdims=True)
     variance = jnp.sum(jnp.square(centred), axis=0) / (gradients.shape[0] - 1)
     return jnp.sum(variance if weight is None else variance * weight)
@@ -179,7 +179,7 @@ def spread(
 def experience(
     config: Config, agent: Agent, batches: int, dtype: jnp.dtype, key: PRNGKeyArray
 ) -> tuple[State, Transition]:
-    """`batches` batches of what the agent itself lives through."""
+    """`batches` batches of experience collected by the agent."""
     env = envs.VectorEnv(make_env(config), config.num_envs)
     run = init_run(config, env, key)
     run = run._replace(learner=run.learner._replace(agent=agent))
@@ -195,7 +195,7 @@ def experience(
 
 
 def table(found: dict[str, Findings]) -> str:
-    """The families as text, one block for each agent."""
+    """The families as text, one block per agent."""
     lines = []
     for weights, findings in found.items():
         lines += [
@@ -224,7 +224,7 @@ def label(family: PenaltyOptions) -> str:
 
 
 def draw(found: dict[str, Findings]) -> Figure:
-    """Probe noise against the number of probes, one panel for each agent."""
+    """Probe noise against the number of probes, one panel per agent."""
     figure = Figure(figsize=(5 * len(found), 4.2), dpi=150, layout="constrained")
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     colours = {"rademacher": "C0", "hadamard": "C1", "exact": "C2"}

@@ -3,11 +3,10 @@
     python -m benchmarks.readme            rewrite them, in README.md and docs/
     python -m benchmarks.readme --check    exit status 1 where they would change
 
-What stands between ``<!-- generated: NAME -->`` and ``<!-- end: NAME -->`` is replaced;
-`DOCUMENTS` says which names each file has. All numbers come from the JSON files under
-``benchmarks/results`` that their benchmark calls a measurement; where two files measure
-the same thing on the same machine, the later one counts. The rest of these documents is
-written by hand.
+The text between ``<!-- generated: NAME -->`` and ``<!-- end: NAME -->`` is replaced;
+`DOCUMENTS` lists the names in each file. The numbers come from the JSON files under
+``benchmarks/results`` that are marked as a measurement; of several files for the same
+benchmark and machine, the latest is used.
 """
 
 import argparse
@@ -34,7 +33,7 @@ DOCUMENTS = {
     "docs/benchmarks.md": ("overhead", "throughput", "gpu"),
     "docs/does-it-help.md": ("evidence", "ablations"),
 }
-"""The generated parts of each file, by its path below the root."""
+"""The generated parts of each file, by path relative to the root."""
 
 COMMANDS = {
     "headline": "python -m benchmarks.overhead --size 12m",
@@ -42,7 +41,7 @@ COMMANDS = {
     "throughput": "python -m benchmarks.throughput",
     "evidence": "python -m benchmarks.suite evidence --folder DIR",
 }
-"""What to run where there is no result."""
+"""The command to run if there is no result."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,10 +77,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def rewrite(text: str, content: dict[str, str], name: str) -> str:
-    """The text with what is between each pair of marks replaced.
+    """The text with the content between each pair of marks replaced.
 
     Raises:
-        UserError: a mark is missing, doubled or not known.
+        UserError: a mark is missing, duplicated or unknown.
     """
     marks = re.findall(r"<!-- generated: (\S+) -->", text)
     if sorted(marks) != sorted(content):
@@ -100,11 +99,11 @@ def rewrite(text: str, content: dict[str, str], name: str) -> str:
 
 
 def parts(results: Sequence[Path], base: Path, wanted: Sequence[str]) -> dict[str, str]:
-    """What belongs between the marks of one document.
+    """The content for the marks of one document.
 
     Args:
         results: files of measurements.
-        base: the document's folder, from which its links lead.
+        base: the document's folder, for relative links.
         wanted: the names of its parts.
     """
     found = [read(path, base) for path in results]
@@ -127,7 +126,7 @@ def parts(results: Sequence[Path], base: Path, wanted: Sequence[str]) -> dict[st
 
 
 def measurements(folder: Path) -> list[Path]:
-    """All results below a folder that their benchmark calls a measurement.
+    """All result files below a folder that are marked as a measurement.
 
     Raises:
         UserError: a file is not JSON.
@@ -144,7 +143,7 @@ def measurements(folder: Path) -> list[Path]:
 
 
 def read(path: Path, base: Path) -> Result:
-    """A result file, as a document in the folder `base` links to it."""
+    """Read a result file, with links relative to the folder `base`."""
     data = json.loads(path.read_text(encoding="utf-8"))
     link = Path(os.path.relpath(path.resolve(), base.resolve()))
     picture = path.with_suffix(".png").is_file()
@@ -153,7 +152,7 @@ def read(path: Path, base: Path) -> Result:
 
 
 def kind(data: Any) -> str | None:
-    """Which benchmark wrote a result, by what it holds; None for all others."""
+    """Which benchmark wrote a result, from its keys; None if unknown."""
     holds: Callable[..., bool] = lambda *keys: all(key in data for key in keys)
     if holds("stage", "parts"):
         return f"gpu {data['stage']}"
@@ -167,7 +166,7 @@ def kind(data: Any) -> str | None:
 
 
 def _latest(found: Sequence[Result], name: str) -> list[Result]:
-    """Of one kind, the last of each machine and size; small models first."""
+    """The latest result of one kind per machine and size; small models first."""
     latest: dict[tuple[str, int], Result] = {}
     for result in sorted(found, key=lambda each: each.data["provenance"]["date"]):
         if kind(result.data) == name:
@@ -185,10 +184,10 @@ def _parser() -> Parser:
         description="Write the documentation's tables from the committed results.",
     )
     parser.add_argument(
-        "--check", action="store_true", help="change nothing; exit 1 if it would"
+        "--check", action="store_true", help="write nothing; exit 1 on a difference"
     )
     parser.add_argument(
-        "--root", type=Path, default=ROOT, metavar="DIR", help="the checkout"
+        "--root", type=Path, default=ROOT, metavar="DIR", help="repository root"
     )
     return parser
 

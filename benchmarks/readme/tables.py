@@ -11,15 +11,12 @@ from benchmarks.throughput.report import PAPER_SHAPE, RELEASED
 
 DASH = "–"
 LONG = ("kernel", "env")
-"""Stages whose figures are too many for a page; their files have them."""
+"""Stages with too many numbers for the page; see their result files."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A result file: where it is, as a document links to it, and what it holds.
-
-    `picture` is the one beside it, if there is one.
-    """
+    """A result file: its relative link, its content, and its plot if there is one."""
 
     link: str
     data: Mapping[str, Any]
@@ -27,7 +24,7 @@ class Result:
 
     @property
     def source(self) -> str:
-        """Machine, date and commit, with the file to look them up in."""
+        """Machine, date and commit, with a link to the file."""
         origin = self.data["provenance"]
         machine, commit = origin["machine"], origin["commit"]
         devices = sorted(set(machine.get("devices", [])))
@@ -84,7 +81,7 @@ def _ratio(row: Mapping[str, Any]) -> str:
 
 
 def overhead(results: Sequence[Result], command: str) -> str:
-    """What the penalty costs: one table a file, the smallest model first."""
+    """Overhead of the penalty: one table per file, the smallest model first."""
     if not results:
         return not_measured(command)
     return "\n\n".join(_overhead(result) for result in results)
@@ -138,7 +135,7 @@ def _variant(row: Mapping[str, Any]) -> str:
 
 
 def throughput(results: Sequence[Result], command: str) -> str:
-    """An update by phase, several agents and the loop: three tables a file."""
+    """An update by phase, several agents and the loop: three tables per file."""
     if not results:
         return not_measured(command)
     return "\n\n".join(
@@ -200,7 +197,7 @@ def _updates(data: Mapping[str, Any]) -> str:
 
 
 def _scopes(traces: Mapping[str, Any]) -> str:
-    """What a profiler saw of an update with penalty, by the program's named parts."""
+    """Profiled time of an update with penalty, by named scope."""
     shares = {
         size: {
             name: part["seconds"] / sum(x["seconds"] for x in found["scopes"].values())
@@ -276,10 +273,10 @@ def _loop(loop: Mapping[str, Any]) -> str:
 
 
 def gpu(results: Mapping[str, Sequence[Result]]) -> str:
-    """Which stages of the GPU benchmark have been run, and what came out.
+    """The stages of the GPU benchmark that have been run, and their results.
 
     Args:
-        results: the result files of each stage, none where it was not run.
+        results: result files by stage, empty if it was not run.
     """
     rows, blocks = [], []
     for stage, found in results.items():
@@ -297,18 +294,18 @@ def gpu(results: Mapping[str, Sequence[Result]]) -> str:
 
 
 def not_measured(command: str) -> str:
-    """What stands where no result file is."""
+    """The text for a missing result file."""
     return f"**Not measured yet.** `{command}` measures it."
 
 
 def milliseconds(seconds: float) -> str:
-    """Three significant digits, at least; no more than the noise allows."""
+    """As ms with three significant digits."""
     value = 1e3 * seconds
     return f"{value:.0f} ms" if abs(value) >= 100 else f"{value:.3g} ms"
 
 
 def megabytes(count: int | None) -> str:
-    """Of bytes; a dash where the backend does not say."""
+    """Bytes as MB, or a dash if the backend does not report them."""
     return DASH if count is None else f"{count / 1e6:.0f} MB"
 
 

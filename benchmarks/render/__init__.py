@@ -1,1 +1,1 @@
-"""The ray caster beside MuJoCo's renderer."""
+"""The ray caster compared with MuJoCo's renderer."""

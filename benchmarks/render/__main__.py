@@ -1,12 +1,12 @@
-"""The ray caster beside MuJoCo's renderer: frames a second, outlines and colours.
+"""The ray caster compared with MuJoCo's renderer: speed, segmentation and colours.
 
     MUJOCO_GL=osmesa python -m benchmarks.render [--quick] [--json OUT] [--png OUT]
         [--sheet OUT]
 
-Both draw the same random poses at 64×64. MuJoCo draws one frame after another with its
-default settings (shadows, reflections, four samples a pixel); the time includes
-`update_scene`. Ours draws a batch at once. They are timed in turn, and the ratio is
-taken within each round.
+Both render the same random poses at 64×64. MuJoCo renders frame by frame with its
+default settings (shadows, reflections, four samples per pixel); the time includes
+`update_scene`. The ray caster renders a batch. Timed in interleaved rounds, with ratios
+within a round.
 """
 
 import argparse
@@ -39,9 +39,9 @@ from train.errors import UserError
 
 QUICK_DOMAINS = ("cartpole", "finger", "walker")
 FRAMES = 64
-"""At least as many are drawn of every batch in a round, so that it takes a while."""
+"""Minimum number of frames per round, so that a round is long enough to time."""
 
-# The perturbations of the Jacobian-regularization paper, Table 2, on Walker.
+# The perturbations of the Jacobian-regularization paper, Table 2 (Walker).
 CONDITIONS = (
     "none",
     "noise:0.5,0.35",
@@ -54,16 +54,16 @@ CONDITIONS = (
 
 
 class Speed(NamedTuple):
-    """Frames a second."""
+    """Frames per second."""
 
-    mujoco: Spread  # its default settings
-    plain: Spread  # without shadows and reflections
-    ours: dict[int, Spread]  # by batch
-    ratio: dict[int, Spread]  # to its default settings
+    mujoco: Spread  # default settings
+    plain: Spread  # MuJoCo without shadows and reflections
+    ours: dict[int, Spread]  # by batch size
+    ratio: dict[int, Spread]  # ours / mujoco, by batch size
 
 
 def time_domain(domain: str, batches: Sequence[int], rounds: int) -> Speed:
-    """Frames a second of both renderers on one domain."""
+    """Frames per second of both renderers on one domain."""
     model, camera = load(domain)
     renderer = Renderer(model, camera=camera)
     references = [
@@ -103,7 +103,7 @@ def time_domain(domain: str, batches: Sequence[int], rounds: int) -> Speed:
 
 
 def calls(batch: int) -> int:
-    """How often a program of this batch is called in a round."""
+    """Calls per round of a program with this batch size."""
     return -(-FRAMES // batch)
 
 
@@ -159,7 +159,7 @@ def record(found: dict[str, tuple[Comparison, Speed]], poses: int) -> dict[str, 
 
 
 def draw(found: dict[str, tuple[Comparison, Speed]], title: str) -> Figure:
-    """Frames a second of both, by domain: points with quartiles, logarithmic."""
+    """Frames per second of both, by domain: points with quartiles, logarithmic."""
     size = (9, 1.6 + 0.5 * len(found))
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     axes = figure.subplots()
@@ -191,7 +191,7 @@ def draw(found: dict[str, tuple[Comparison, Speed]], title: str) -> Figure:
     axes.set_xscale("log")
     axes.set_yticks(range(len(found)), list(found))
     axes.set_ylim(len(found) - 0.5, -0.5)
-    axes.set_xlabel("64×64 frames a second (median and quartiles)")
+    axes.set_xlabel("64×64 frames per second (median and quartiles)")
     axes.set_title(title)
     axes.grid(alpha=0.3, which="both", axis="x")
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small")
@@ -199,7 +199,7 @@ def draw(found: dict[str, tuple[Comparison, Speed]], title: str) -> Figure:
 
 
 def sheet(found: dict[str, tuple[Comparison, Speed]]) -> Figure:
-    """Poses of every domain by both renderers, and the perturbations of one picture."""
+    """Images of every domain by both renderers, and perturbations of one image."""
     pairs = 3
     rows = len(found)
     figure = Figure(figsize=(9.5, 1.56 * rows + 1.7), dpi=110, layout="constrained")
@@ -219,7 +219,7 @@ def sheet(found: dict[str, tuple[Comparison, Speed]]) -> Figure:
 
     picture = jnp.asarray(list(found.values())[-1][0].pictures[0][1])
     domain = list(found)[-1]
-    lower.suptitle(f"the first picture of {domain}, perturbed", fontsize=9)
+    lower.suptitle(f"the first image of {domain}, perturbed", fontsize=9)
     below = lower.subplots(1, len(CONDITIONS), squeeze=False)[0]
     for axes, text in zip(below, CONDITIONS, strict=True):
         changed = perturb.parse(text)(jax.random.key(0), picture)
@@ -235,10 +235,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Compare, time, write, print, draw.
+    """Compare and time both renderers, and publish the result.
 
     Raises:
-        UserError: MuJoCo has no OpenGL here, or a file cannot be written.
+        UserError: MuJoCo has no OpenGL, or a file cannot be written.
     """
     domains = QUICK_DOMAINS if options.quick else DOMAINS
     poses, rounds = (3, 3) if options.quick else (20, 15)
@@ -265,7 +265,9 @@ def _parser() -> Parser:
         description="Compare the ray caster with MuJoCo's renderer.",
     )
     parser.add_outputs(quick="three domains, few poses")
-    parser.add_argument("--sheet", type=Path, metavar="OUT", help="pictures")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="OUT", help="write example images to this file"
+    )
     return parser
 
 

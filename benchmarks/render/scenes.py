@@ -1,4 +1,4 @@
-"""Random poses of every domain, drawn by the ray caster and by MuJoCo's renderer."""
+"""Random poses of every domain, rendered by the ray caster and by MuJoCo."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ DOMAINS = tuple(registry.DOMAINS)
 
 
 def load(domain: str) -> tuple[MjModel, int]:
-    """The model of a domain's default task, and the number of its camera."""
+    """The model of a domain's default task, and the id of its camera."""
     module = registry.DOMAINS[domain]
     task = module.TASKS[module.DEFAULT]
     model = task.load()
@@ -27,11 +27,11 @@ def load(domain: str) -> tuple[MjModel, int]:
 
 
 def random_states(model: MjModel, count: int, *, seed: int = 0) -> list[Any]:
-    """States with random joints, as `mujoco.MjData`, kinematics up to date.
+    """Random states, as `mujoco.MjData` after `mj_forward`.
 
-    A hinge with limits turns between them, one without goes all around, unless its body
-    also slides: such a body is the trunk of a robot and stays roughly upright. Tendons
-    keep to their limits.
+    Limited hinges are uniform within their limits. Unlimited hinges are uniform over
+    the circle, except on a body that also has a slide joint: this is a robot's trunk,
+    which stays roughly upright. Tendon limits hold.
     """
     rng = np.random.default_rng(seed)
     states = []
@@ -67,7 +67,7 @@ class Reference:
     """MuJoCo's own renderer.
 
     Args:
-        plain: without shadows and reflections, which its default settings have.
+        plain: disable shadows and reflections, which are on by default.
 
     Raises:
         NoOpenGLError: there is no OpenGL.
@@ -88,32 +88,32 @@ class Reference:
         self._camera = camera
 
     def draw(self, data: Any) -> UInt8[np.ndarray, "size size 3"]:
-        """The picture of a state."""
+        """The image of a state."""
         self._color.update_scene(data, camera=self._camera)
         return self._color.render()
 
     def segment(self, data: Any) -> np.ndarray:
-        """Number and `mujoco.mjtObj` of the object at each pixel, -1 for the sky."""
+        """Object id and `mujoco.mjtObj` of each pixel, -1 for the sky."""
         self._segment.update_scene(data, camera=self._camera)
         return self._segment.render()
 
     def close(self) -> None:
-        """Give the OpenGL contexts back."""
+        """Free the OpenGL contexts."""
         self._color.close()
         self._segment.close()
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What two renderers make of the same poses.
+    """Differences between two renderers on the same poses.
 
     Attributes:
-        overlap: of each pose, the intersection over the union of the pixels that
-            either shows as something other than sky and planes.
-        labels: share of pixels for which both name the same geom, site or tendon.
-        difference: mean absolute difference of the pictures, of 255.
-        body_difference: the same over the pixels that the reference shows as bodies.
-        pictures: pairs of the reference's picture and ours.
+        overlap: per pose, intersection over union of the pixels that are neither sky
+            nor plane.
+        labels: share of pixels with the same geom, site or tendon in both.
+        difference: mean absolute difference of the images, out of 255.
+        body_difference: the same over the reference's pixels of bodies.
+        pictures: pairs (reference image, ray caster image).
     """
 
     overlap: Float[np.ndarray, " poses"]
@@ -130,7 +130,7 @@ def stack_poses(renderer: Renderer, states: Iterable[Any]) -> Pose:
 
 
 def compare(domain: str, count: int, *, size: int = 64) -> Comparison:
-    """Draw `count` random poses of a domain with both renderers.
+    """Render `count` random poses of a domain with both renderers.
 
     Raises:
         NoOpenGLError: there is no OpenGL.
@@ -165,7 +165,7 @@ def compare(domain: str, count: int, *, size: int = 64) -> Comparison:
 
 
 def _names(renderer: Renderer, numbers: np.ndarray) -> np.ndarray:
-    """Segmentation of ours in MuJoCo's terms."""
+    """The ray caster's segmentation as (object id, `mujoco.mjtObj`)."""
     kinds = {"geom": "mjOBJ_GEOM", "site": "mjOBJ_SITE", "tendon": "mjOBJ_TENDON"}
     rows = [
         (solid.index, int(mujoco.mjtObj.__members__[kinds[solid.source]]))

@@ -1,12 +1,12 @@
-"""How much posterior and prior change under small perturbations of their inputs.
+"""Sensitivity of posterior and prior to small perturbations of their inputs.
 
     python -m benchmarks.sensitivity RUN_DIR [RUN_DIR ...]
 
-GPLD's Appendix F and Figure 9: for each agent that a run saved (`train.main
---keep-every`), trajectories are generated and the KL divergence over the perturbation's
-norm is averaged over states and perturbations of .1 to 10 % of the mean input norm;
-posterior by e, prior by h. Beside it stand the exact Jacobian norms, which the paper's
-penalty estimates. Runs that differ only in their seed are one arm.
+GPLD, Appendix F and Figure 9. For each saved agent of a run (`train.main --keep-every`)
+this collects trajectories and averages KL divergence / perturbation norm over states
+and perturbations of .1 to 10 % of the mean input norm: of e for the posterior, of h for
+the prior. It also gives the exact Jacobian norms, which the paper's penalty estimates.
+Runs that differ only in their seed are one arm.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PARTS = ("posterior", "prior")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 2 for an error of the user's."""
+    """Run the command line; returns the exit code, 2 for a user error."""
     return guarded(lambda: _run(_parser().parse_args(argv)))
 
 
@@ -46,10 +46,13 @@ def _parser() -> Parser:
         "--copies", type=count, default=8, help="environments (default: 8)"
     )
     parser.add_argument(
-        "--decisions", type=count, default=500, help="of each (default: 500)"
+        "--decisions",
+        type=count,
+        default=500,
+        help="decisions per environment (default: 500)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the trajectories")
-    parser.add_outputs(quick="2 environments, 10 decisions, the newest agents only")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the trajectories")
+    parser.add_outputs(quick="2 environments, 10 decisions, the latest agents only")
     return parser
 
 
@@ -84,7 +87,7 @@ def _measure_run(
         measures[shape] = jax.jit(made)
     steps = saved_steps(run_dir)
     if not steps:
-        raise UserError(f"{run_dir}: holds no agent; allowed: a run that saved one")
+        raise UserError(f"{run_dir}: has no saved agent; allowed: a run with one")
     rows = []
     for step in steps[-1:] if options.quick else steps:
         _, agents = load_agents(run_dir, config, env, step)
@@ -105,7 +108,8 @@ def _measure_run(
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:
-    """For each arm and step the means over seeds; KL also over magnitudes."""
+    """Mean and standard deviation over seeds per arm and step; KL also averaged over
+    magnitudes."""
     keys = dict.fromkeys((row["arm"], row["step"]) for row in rows)
     lines = []
     for arm, step in keys:
@@ -122,7 +126,7 @@ def summary(rows: Sequence[Row]) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Each arm at its last step."""
+    """One row per arm, at its last step."""
     last: dict[str, Row] = {}
     for line in summary(rows):
         if line["step"] >= last.get(line["arm"], line)["step"]:
@@ -141,7 +145,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Figure 9, with the exact Jacobian norms below."""
+    """The paper's Figure 9, and below it the exact Jacobian norms."""
     figure = Figure(figsize=(9, 6.5), layout="constrained", dpi=150)
     panels = figure.subplots(2, 2, sharex=True)
     lines = summary(rows)

@@ -12,26 +12,26 @@ from core.smoothness import Inputs, jacobian_norms, kl_sensitivity
 from envs import Env, VectorEnv
 
 MAGNITUDES = (0.001, 0.003, 0.01, 0.03, 0.1)
-"""Lengths of the perturbations over the mean norm of the input: .1 % to 10 %."""
+"""Perturbation norm / mean input norm: .1 % to 10 %."""
 
 
 class Measured(NamedTuple):
     """Means over states, for `posterior` and `prior`."""
 
     kl: dict[str, Float[Array, " magnitudes"]]
-    """KL change over the perturbation's norm, in nats, at each of `MAGNITUDES`."""
+    """KL divergence / perturbation norm, in nats, at each of `MAGNITUDES`."""
     jacobian: dict[str, Float[Array, ""]]
-    """‖J‖_F² of a categorical, exact."""
+    """Exact ‖J‖_F² of one categorical."""
 
 
 def make_measure(
     env: Env, *, copies: int, decisions: int
 ) -> Callable[[Agent, PRNGKeyArray], Measured]:
-    """A function that lets an agent act and measures it at the states it visits.
+    """A function that measures an agent at the states it visits.
 
     Args:
-        copies: environments side by side.
-        decisions: of each; their number times `copies` is that of the states.
+        copies: number of environments in the batch.
+        decisions: per environment; there are `copies * decisions` states.
 
     Returns:
         `(agent, key) ↦ Measured`; actions are sampled from the policy.

@@ -2,8 +2,8 @@
 
     python -m benchmarks.theory STUDY [--quick] [--json OUT] [--png OUT]
 
-STUDY is one of the names below, or `all`. `all --quick` takes under ten minutes on two
-quiet cores.
+STUDY is a key of `STUDIES`, or `all`. `all --quick` takes less than ten minutes on two
+idle cores.
 """
 
 import argparse
@@ -19,28 +19,28 @@ from benchmarks.cli import Parser, command, publish
 from benchmarks.theory.study import Study
 
 STUDIES = {
-    "bound": "Lemma 1 and Proposition 1: how loose (Section 3.1)",
-    "scaling": "how fast dynamics and reward are learned (Section 4.1)",
-    "allocation": "the best split of a budget, equation 4 (Section 4.2)",
-    "noise": "learning from noisy and biased rewards (Section 5)",
+    "bound": "Lemma 1 and Proposition 1: tightness (Section 3.1)",
+    "scaling": "scaling laws of dynamics and reward errors (Section 4.1)",
+    "allocation": "the optimal split of a budget, equation 4 (Section 4.2)",
+    "noise": "REINFORCE with noisy and biased rewards (Section 5)",
     "sde": "the expansion, bounds and errors of the SDE paper",
-    "tabular": "finite-difference smoothing in tabular worlds (GPLD, section 3)",
+    "tabular": "finite-difference smoothing in tabular MDPs (GPLD, section 3)",
 }
-"""Modules of this package with a function `run`, in the order of `all`."""
+"""Subpackages with a function `run`, in the order of `all`."""
 
-_LEAST_SECONDS = 5.0  # between two lines of progress
+_LEAST_SECONDS = 5.0  # between two progress lines
 
 
 class Reporter:
-    """Prints the progress of one study: a line at most every few seconds."""
+    """Print the progress of one study, at most one line every few seconds."""
 
     def __init__(self, label: str, *, start: float):
-        """Args: what to call the study; `time.perf_counter()` at the very start."""
+        """`label` names the study; `start` is the program's first `perf_counter()`."""
         self._label, self._start = label, start
         self._begun = self._last = time.perf_counter()
 
     def __call__(self, done: float) -> None:
-        """Takes the fraction that is done."""
+        """Report the completed fraction."""
         now = time.perf_counter()
         if done <= 0 or (now - self._last < _LEAST_SECONDS and done < 1):
             return
@@ -49,7 +49,7 @@ class Reporter:
         self.say(f"{100 * done:3.0f} %, {left:.0f} s left")
 
     def say(self, text: str) -> None:
-        """Prints a line with the seconds since the program's start."""
+        """Print a line with the seconds since the program's start."""
         seconds = time.perf_counter() - self._start
         print(f"[{seconds:4.0f} s] {self._label}: {text}", flush=True)
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure, write, print, draw."""
+    """Run the studies and publish their results."""
     names = list(STUDIES) if options.study == "all" else [options.study]
     start = time.perf_counter()
     found: dict[str, Study] = {}
@@ -84,12 +84,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def load(name: str) -> Any:
-    """The module of a study; one asked for alone does not wait for the others."""
+    """Import the module of a study, without the other studies."""
     return importlib.import_module(f"benchmarks.theory.{name}.study")
 
 
 def draw(found: dict[str, Study]) -> Figure:
-    """One row of panels for each study."""
+    """One row of panels per study."""
     figure = Figure(figsize=(11, 4.2 * len(found)), dpi=120, layout="constrained")
     rows = figure.subfigures(len(found), 1, squeeze=False, hspace=0.04)
     for row, (name, study) in zip(rows[:, 0], found.items(), strict=True):

@@ -1,4 +1,4 @@
-"""What a study gives back: its tables, its numbers, its picture."""
+"""The result of a study: tables, numbers and a plot."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure, SubFigure
 
 Progress = Callable[[float], None]
-"""Called by a study with the fraction of its work that is done, from 0 to 1."""
+"""Called by a study with the completed fraction of its work, from 0 to 1."""
 
 
 class Study(NamedTuple):
-    """The findings of one study.
+    """The results of one study.
 
     Attributes:
-        tables: what to print in the terminal, the paper's figures beside ours.
-        entries: the same as JSON: finite numbers, strings, lists and dicts.
-        draw: draws the study into a figure (or a part of one).
+        tables: text for the terminal, with the paper's numbers for comparison.
+        entries: the results as JSON: finite numbers, strings, lists and dicts.
+        draw: plots the results into a figure or subfigure.
     """
 
     tables: str

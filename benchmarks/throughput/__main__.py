@@ -1,17 +1,16 @@
-"""How fast training is, and where its time goes.
+"""Speed of training, and its time by phase.
 
     python -m benchmarks.throughput [--size 1m,12m] [--seeds 1,4,8] [--quick]
         [--profile DIR] [--json OUT] [--png OUT]
     python -m benchmarks.throughput --devices 1,2,4,8 [--size 12m]   several devices
 
-Three questions. The update: seconds of one optimizer step at the shapes of the GPLD
-paper (16 sequences of 64 steps, imagination 25), by phase, as differences between
-programs that leave a phase out, and the share of this machine's own matrix rate that
-its matrix products reach. The seeds: several agents in one program against one. The
-loop: what the default preset here does from decision to log line.
+Three measurements. Update: seconds of one optimizer step at the GPLD paper's shapes (16
+sequences of 64 steps, imagination length 25), by phase (as differences between programs
+with and without it), and the FLOP/s of its matrix products relative to a large product
+on this machine. Seeds: several agents in one program against one. Loop: the whole
+training loop of the default preset, from environment step to logging.
 
-Programs that are compared run in turn, and every update is one of several in a program,
-as in training.
+Programs run in interleaved rounds, several updates per program, as in training.
 """
 
 import argparse
@@ -44,8 +43,8 @@ from train.config.presets import build, preset_values
 from train.processes import coordination
 
 TIMES = {"1m": 8, "12m": 4}
-"""Updates in a program, by size; 2 of others. A program's memory is new at every call,
-and the system clears it page by page: in training once for hundreds of updates."""
+"""Updates per program, by size; 2 for other sizes. At every call a program allocates
+memory, which the kernel zeroes: in training only once per hundreds of updates."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,16 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     if options.devices is not None:
         return scaling.run(options, options.size[-1], options.devices)
-    # As training does with several agents, before JAX starts.
+    # As in training with several agents; must precede JAX's initialization.
     devices = max(map(coordination.cpu_devices, options.seeds))
     coordination.offer_cpu_devices(devices)
-    # Without a cache, so that compilation is timed and not reading its results.
+    # No compilation cache, so that compile times are real.
     with cached_in(None):
         measure(options, options.size, options.seeds)
 
 
 def measure(options: argparse.Namespace, sizes: list[str], seeds: list[int]) -> None:
-    """Everything in turn: printed, and as JSON and picture where asked for."""
+    """Run all measurements and publish the result."""
     begun = time.perf_counter()
     given = options.times or (2 if options.quick else None)
     rounds = options.rounds or (2 if options.quick else 7)
@@ -120,7 +119,7 @@ def _paper(size: str, *, quick: bool) -> Config:
 
 
 def _loop_config(*, quick: bool) -> Config:
-    """What a newcomer runs here: the default preset, its replay already in use."""
+    """The default preset on this machine, with a filled replay buffer."""
     preset = "smoke" if quick else "auto"
     config = build(preset_values(preset, platform=jax.default_backend()))
     return dataclasses.replace(config, env="walker-walk", replay_size=50_000)
@@ -146,13 +145,15 @@ def _parser() -> Parser:
         "--devices",
         type=counts,
         metavar="A,B",
-        help="one update on each of these numbers of devices; nothing else",
+        help="only time one update, on each of these numbers of devices",
     )
     parser.add_argument(
-        "--times", type=count, help="updates in a program (default 8 at 1m, 4 at 12m)"
+        "--times", type=count, help="updates per program (default 8 at 1m, 4 at 12m)"
     )
-    parser.add_argument("--rounds", type=count, help="rounds that count (default 7)")
-    parser.add_argument("--profile", type=Path, metavar="DIR", help="write a trace too")
+    parser.add_argument("--rounds", type=count, help="timed rounds (default 7)")
+    parser.add_argument(
+        "--profile", type=Path, metavar="DIR", help="also write profiler traces here"
+    )
     parser.add_outputs(quick="small shapes, few rounds")
     return parser
 

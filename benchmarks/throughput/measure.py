@@ -1,7 +1,7 @@
 """The measurements of the throughput benchmark: an update, seeds, the loop.
 
-Programs that are compared run in turn, and with them a large matrix product, so that
-the machine's own rate is known for the same minutes.
+Programs run in interleaved rounds together with a large matrix product, which measures
+the machine's FLOP/s at the same time.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from train.loop import log_metrics
 from train.metrics.logger import Logger
 
 COMPILE_SECONDS = 15.0
-"""Of one program on two cores, roughly: only the time left is estimated from it."""
+"""Rough compile time of a program on two cores, used only to estimate time left."""
 
 _CACHE_OPTIONS = (
     "jax_compilation_cache_dir",
@@ -39,13 +39,13 @@ _CACHE_OPTIONS = (
 
 
 class Progress:
-    """Prints what was done, with the time since the start and an estimate of the rest.
+    """Print progress with the elapsed time and an estimate of the time left.
 
-    Work is counted in the seconds that it is expected to take; how long that lasts
-    here is learned from what is done.
+    Work is measured in expected seconds; the time left is scaled by the elapsed time
+    of the completed work.
 
     Args:
-        expected: of all the work, in those seconds.
+        expected: total work, in expected seconds.
     """
 
     def __init__(self, expected: float) -> None:
@@ -53,7 +53,7 @@ class Progress:
         self._expected, self._done = expected, 0.0
 
     def __call__(self, text: str, work: float) -> None:
-        """Say that this is done, and how much of the expected work it was."""
+        """Print that `text` is done, and add its `work` in expected seconds."""
         self._done += work
         spent = time.perf_counter() - self._begun
         left = max(self._expected - self._done, 0.0) * spent / max(self._done, 1e-9)
@@ -66,7 +66,7 @@ class Progress:
 
 
 def step_seconds(config: Config) -> float:
-    """An update on two cores, roughly: only the time left is estimated from it."""
+    """Rough seconds of an update on two cores, used only to estimate time left."""
     states = config.batch_size * config.batch_length * (config.imagination_length + 1)
     return 2.3 * (config.model.deter / 2048) ** 1.5 * states / (16 * 64 * 26)
 
@@ -77,7 +77,7 @@ def update_work(config: Config, *, times: int, rounds: int) -> float:
 
 
 def _update_round(config: Config, times: int) -> float:
-    return 3.7 * times * step_seconds(config)  # two updates and parts of them
+    return 3.7 * times * step_seconds(config)  # two updates plus their parts
 
 
 def seeds_work(
@@ -94,7 +94,7 @@ def _seeds_round(config: Config, counts: Sequence[int], times: int) -> float:
 
 def loop_work(config: Config, *, rounds: int) -> float:
     """Expected seconds of `measure_loop`."""
-    # Simulation compiles more slowly than the networks do.
+    # The simulation compiles more slowly than the networks.
     return 6 * COMPILE_SECONDS + (rounds + 1) * _loop_round(config)
 
 
@@ -103,9 +103,9 @@ def _loop_round(config: Config) -> float:
 
 
 def product() -> tuple[Callable[[], object], int]:
-    """A large matrix product that suits the device, and its operations a call.
+    """A large matrix product and its FLOPs per call.
 
-    In float32 on a CPU; in bfloat16, eight in a row, elsewhere.
+    One float32 product on a CPU; a chain of eight bfloat16 products elsewhere.
     """
     if jax.default_backend() == "cpu":
         return product_program(jax.random.key(0)), 2 * PRODUCT**3
@@ -116,7 +116,7 @@ def product() -> tuple[Callable[[], object], int]:
 def timed(
     programs: dict[str, Program], rounds: int, say: Callable[[int], None]
 ) -> tuple[dict[str, list[float]], float]:
-    """Seconds of one repeat of each program by round, and the product's FLOP/s."""
+    """Seconds per repeat of each program in each round, and the product's FLOP/s."""
     run: dict[str, Callable[[], object]] = {
         name: lambda program=program: jax.block_until_ready(program.call())
         for name, program in programs.items()
@@ -132,7 +132,7 @@ def timed(
 def measure_update(
     config: Config, *, times: int, rounds: int, progress: Progress
 ) -> UpdateTimes:
-    """One update and its phases."""
+    """Time one update and its phases."""
     parts = Update(config, times)
     programs = {}
     for name, make in {
@@ -190,7 +190,7 @@ def measure_seeds(
     rounds: int,
     progress: Progress,
 ) -> list[SeedTimes]:
-    """An update of several agents in one program, against the update of one run."""
+    """Time an update of several agents in one program, against that of one run."""
     parts = Update(config, times)
     programs = {"one run": parts.whole(parts.penalty)}
     for count in dict.fromkeys(counts):
@@ -213,7 +213,7 @@ def measure_seeds(
 
 
 def measure_loop(config: Config, *, rounds: int, progress: Progress) -> LoopTimes:
-    """A chunk of training, and what in it is not an update."""
+    """Time a chunk of training, and its parts other than updates."""
     loop = Loop(config)
     progress("loop: filled the replay", 2 * COMPILE_SECONDS)
     programs = {}
@@ -229,7 +229,7 @@ def measure_loop(config: Config, *, rounds: int, progress: Progress) -> LoopTime
     host = host_seconds(config, jax.block_until_ready(output))
 
     def share(name: str) -> Spread:
-        """Of the loop's time: the chunk, and what Python does after it."""
+        """The part's share of the loop's time: the chunk plus Python after it."""
         rows = zip(seconds[name], seconds["chunk"], strict=True)
         after = host / loop.updates
         return Spread.of([part / (whole + after) for part, whole in rows])
@@ -252,10 +252,12 @@ def measure_loop(config: Config, *, rounds: int, progress: Progress) -> LoopTime
 
 
 def host_seconds(config: Config, output: Any, repeats: int = 20) -> float:
-    """Seconds that Python takes between two chunks: fetching, logging, progress.
+    """Seconds of Python between two chunks: fetching, logging, progress.
 
     Args:
-        output: what a chunk brought back, ready.
+        config: the run's configuration.
+        output: a chunk's output, already computed.
+        repeats: number of repetitions to average over.
     """
     console = rich.console.Console(file=io.StringIO())
     with tempfile.TemporaryDirectory() as folder:
@@ -273,7 +275,7 @@ def host_seconds(config: Config, output: Any, repeats: int = 20) -> float:
 
 
 def warm_seconds(parts: Update) -> float:
-    """Seconds to compile the update again with a filled compilation cache."""
+    """Seconds to compile the update with a warm compilation cache."""
     with tempfile.TemporaryDirectory() as folder, cached_in(folder):
         parts.whole(parts.penalty)
         jax.clear_caches()
@@ -282,12 +284,12 @@ def warm_seconds(parts: Update) -> float:
 
 @contextlib.contextmanager
 def cached_in(folder: str | None) -> Iterator[None]:
-    """Keep compiled programs in this folder meanwhile, or, with None, nowhere."""
+    """Use this folder as compilation cache in the context; None disables the cache."""
     before = {name: getattr(jax.config, name) for name in _CACHE_OPTIONS}
     try:
         jax.config.update(_CACHE_OPTIONS[0], folder)
         jax.config.update(_CACHE_OPTIONS[1], 0.0)
-        compilation_cache.reset_cache()  # JAX asks for the folder only once
+        compilation_cache.reset_cache()  # JAX reads the setting only once
         yield
     finally:
         for name, value in before.items():
@@ -296,7 +298,7 @@ def cached_in(folder: str | None) -> Iterator[None]:
 
 
 def profile(config: Config, folder: Path) -> dict[str, Any]:
-    """Writes a trace of two updates that TensorBoard and Perfetto open; sums it up."""
+    """Write a trace of two updates for TensorBoard or Perfetto; return its summary."""
     parts = Update(config, 2)
     program = parts.whole(parts.penalty)
     return {"updates": 2, **trace.traced(program.call, program.text(), folder)}

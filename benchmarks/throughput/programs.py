@@ -1,4 +1,4 @@
-"""The programs that the throughput benchmark times: an update, and parts of it."""
+"""The programs of the throughput benchmark: an update, its parts, the loop."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -33,8 +33,8 @@ from train.program.update import (
 class Update:
     """One configuration's update and its parts, each as a program of `times` repeats.
 
-    Repeats run in one program, as in training: what a program sets up once does not
-    count for each. Every repeat has its own key, so that none is computed once for all.
+    Repeats run in one program, as in training, to amortize its setup. Each repeat has
+    its own key, so that XLA cannot hoist it out of the loop.
     """
 
     def __init__(self, config: Config, times: int) -> None:
@@ -49,12 +49,12 @@ class Update:
         *,
         heads_at_once: bool | None = None,
     ) -> Program:
-        """Loss, gradient and optimizer step; XLA's `flags` for this program alone."""
+        """Loss, gradient and optimizer step, compiled with XLA's `flags`."""
         step = self._update(penalty, heads_at_once)
         return repeat(step, self.bench.learner, self.times, flags)
 
     def seeds(self, count: int) -> Program:
-        """The same for `count` agents, placed and mapped as in training."""
+        """`whole` for `count` agents, placed and mapped as in training."""
         if count == 1:
             return self.whole(self.penalty)
         place = Placement.of(dataclasses.replace(self.config, seeds=count))
@@ -68,7 +68,7 @@ class Update:
             return build(all_agents, learners, keys, self.times)
 
     def gradient(self) -> Program:
-        """All losses without penalty and their gradient, without the optimizer."""
+        """Gradient of all losses without penalty; no optimizer step."""
         bench = self.bench
 
         def step(learner, key):
@@ -87,7 +87,7 @@ class Update:
         return self._part(step)
 
     def world_model(self) -> Program:
-        """The world model's losses and their gradient."""
+        """Gradient of the world model's losses."""
         bench = self.bench
 
         def step(learner, key):
@@ -101,7 +101,7 @@ class Update:
         return self._part(step)
 
     def imagination(self) -> Program:
-        """The rollouts with what all heads say of them, no gradient."""
+        """The imagined rollouts with all heads' predictions; no gradient."""
         total = self.config.batch_size * self.config.batch_length
 
         def step(learner, key):
@@ -120,9 +120,9 @@ class Update:
         return self._part(step)
 
     def _part(self, step: Callable[[Learner, Any], Any]) -> Program:
-        """Something of the learner that leaves it as it is.
+        """A function of the learner, repeated without changing the learner.
 
-        The learner is an argument, as in training: XLA would fold what it knew.
+        The learner is an argument, not a constant that XLA could fold.
         """
         learner = self.bench.learner
         shapes = jax.eval_shape(step, learner, jax.random.key(0))
@@ -152,7 +152,7 @@ class Update:
 
 
 class Loop:
-    """The whole loop of one configuration, and what in it is not an update."""
+    """The training loop of one configuration, and its parts other than updates."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -178,29 +178,29 @@ class Loop:
 
     @staticmethod
     def updates_of(config: Config) -> int:
-        """Updates in a chunk of this configuration."""
+        """Updates per chunk of this configuration."""
         schedule = Schedule.of(config)
         return schedule.cycles * schedule.updates
 
     @property
     def updates(self) -> int:
-        """Updates in a chunk."""
+        """Updates per chunk."""
         return self.updates_of(self.config)
 
     @property
     def decisions(self) -> int:
-        """Decisions in a chunk."""
+        """Decisions per chunk, summed over environments."""
         return self.schedule.cycles * self.schedule.rows * self.config.num_envs
 
     def chunk(self) -> Program:
-        """What training runs between two lines of its log."""
+        """One chunk: the program that training runs between two log records."""
         chunk = make_chunk(
             self.config, self.env, self.schedule, self.penalty, self.dtype
         )
         return donated(lambda run, _: chunk(run), self.run, times=self.updates)
 
     def collect(self) -> Program:
-        """The decisions of a chunk alone, in a scan of cycles as there."""
+        """Only the decisions of a chunk, in the same scan over cycles."""
         agent = self.run.learner.agent
 
         def cycle(carry, key):
@@ -216,7 +216,7 @@ class Loop:
         return donated(program, carry, times=self.updates)
 
     def sample(self) -> Program:
-        """Drawing the batches of a chunk and writing the latent states back."""
+        """Sampling the batches of a chunk, and writing latent states back."""
         rssm = self.run.learner.agent.model.rssm
 
         def one(buffer, key):
@@ -237,7 +237,7 @@ class Loop:
             keys = jax.random.split(key, self.updates)
             _, batch = jax.eval_shape(one, buffer, key)
             empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
-            # The batch is carried, so that none of it can be left out.
+            # The batch is carried, so that XLA cannot eliminate any of it.
             step = lambda carry, key: (one(carry[0], key), None)
             return jax.lax.scan(step, (buffer, empty), keys)[0]
 

@@ -1,4 +1,4 @@
-"""How the throughput is shown: the records, the table, the picture."""
+"""Results of the throughput benchmark as records, table and plot."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,19 +10,19 @@ from benchmarks.measure.timing import Spread, bars
 from benchmarks.measure.trace import trace_lines
 
 RELEASED = {"1m": 0.69, "12m": 4.17}
-"""Seconds an update of the authors' GPLD code without penalty (JAX 0.4.33, float32),
-at the same shapes on two quiet cores of the kind that this project's CPU results are
-from. It was run beside this project, not by this benchmark."""
+"""Seconds per update of the authors' GPLD code without penalty (JAX 0.4.33, float32) at
+`PAPER_SHAPE`, on two idle cores of the same kind as for this project's CPU results.
+Measured separately, not by this benchmark."""
 
 PAPER_SHAPE = (16, 64, 25)
-"""Sequences, their length, imagination length: what those seconds are for."""
+"""Batch size, batch length and imagination length of the paper."""
 
 
 class Record:
-    """A dataclass as JSON."""
+    """A dataclass that converts to JSON."""
 
     def record(self) -> dict[str, Any]:
-        """Spreads as dicts, the rest as it is."""
+        """The fields, with spreads as dicts."""
         return {
             field.name: _plain(getattr(self, field.name))
             for field in dataclasses.fields(self)  # pyright: ignore
@@ -39,7 +39,7 @@ def _plain(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class UpdateTimes(Record):
-    """One update. Phases are seconds; flops of its matrix products without penalty."""
+    """One update: seconds by phase; FLOPs of the matrix products without penalty."""
 
     size: str
     batch_size: int
@@ -57,20 +57,20 @@ class UpdateTimes(Record):
 
     @property
     def share(self) -> float:
-        """Of the rate of a large matrix product, what the update's products reach."""
+        """FLOP/s of the update's matrix products / FLOP/s of a large product."""
         return self.flops / self.seconds.median / self.product_flops
 
     @property
     def paper_shapes(self) -> bool:
-        """Whether the released code's seconds are for the same shapes."""
+        """Whether the shapes are those of `RELEASED`."""
         shape = (self.batch_size, self.batch_length, self.imagination_length)
         return shape == PAPER_SHAPE
 
 
 @dataclasses.dataclass(frozen=True)
 class SeedTimes(Record):
-    """An update of `count` agents; `ratio` is one agent's share to the update of
-    a run of its own, which is another program than that of one agent side by side."""
+    """An update of `count` agents in one program. `ratio` is time per agent over
+    that of an update of a single run (a program without the axis over agents)."""
 
     size: str
     count: int
@@ -80,7 +80,7 @@ class SeedTimes(Record):
 
 @dataclasses.dataclass(frozen=True)
 class LoopTimes(Record):
-    """The whole loop; shares are of its wall time."""
+    """The whole training loop; shares are of its wall-clock time."""
 
     preset: str
     size: str
@@ -97,14 +97,14 @@ class LoopTimes(Record):
 
     @property
     def outside_share(self) -> float:
-        """Of the loop's time, what is not an update: acting, replay, Python."""
+        """Share of the loop's time outside of updates: acting, replay, Python."""
         return self.collect_share.median + self.replay_share.median + self.host_share
 
 
 def table(
     updates: Sequence[UpdateTimes], seeds: Sequence[SeedTimes], loop: LoopTimes
 ) -> str:
-    """Everything in the terminal."""
+    """All results as text."""
     lines = []
     for found in updates:
         lines += [
@@ -146,26 +146,25 @@ def table(
 
 
 def trace_table(found: Mapping[str, Any]) -> str:
-    """A profiler's trace by scope and kind, from `benchmarks.measure.trace.summary`.
+    """A profiler trace by scope and kind, from `benchmarks.measure.trace.summary`.
 
-    Several threads may be at work at once, so the kinds can add up to more than the
-    time that passed.
+    With several threads the sum over kinds can exceed the elapsed time.
     """
     each = 1e3 / found["updates"]
     lines = [
-        f"trace of an update: {each * found['span_seconds']:.1f} ms, in "
-        f"{100 * found['busy_share']:.0f}% of which something ran"
+        f"trace of an update: {each * found['span_seconds']:.1f} ms, "
+        f"{100 * found['busy_share']:.0f}% busy"
     ]
     kinds = [(f"{kind['scope']} {kind['name']}", kind) for kind in found["kinds"]]
     lines += trace_lines(found["scopes"].items(), found["updates"])
-    lines.append("  its longest operations:")
+    lines.append("  longest operations:")
     return "\n".join(lines + trace_lines(kinds, found["updates"]))
 
 
 def draw(
     updates: Sequence[UpdateTimes], seeds: Sequence[SeedTimes], loop: LoopTimes
 ) -> Figure:
-    """Phases as bars, the seeds, and the loop's shares."""
+    """Plot an update by phase, the time per agent, and the loop's shares."""
     figure = Figure(figsize=(11, 4), dpi=150, layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.7, 1, 0.9))
     names = list(updates[0].phases)
@@ -185,7 +184,7 @@ def draw(
         [f"{found.size}\n{1e3 * found.seconds.median:.0f} ms" for found in updates],
     )
     left.set_ylim(len(updates) - 0.5, -0.5)
-    left.set_xlabel("share of an update without penalty (milliseconds inside)")
+    left.set_xlabel("share of an update without penalty (labels: milliseconds)")
     place = (0.5, -0.2)
     left.legend(fontsize="small", loc="upper center", ncols=3, bbox_to_anchor=place)
     left.set_title("one update by phase")
@@ -201,7 +200,7 @@ def draw(
     middle.set_xticks(counts)
     middle.set_ylim(0, None)
     middle.set_xlabel(f"agents in one program ({seeds[0].size})")
-    middle.set_title("an agent's time / alone")
+    middle.set_title("time per agent / single run")
     shares = {
         "updates": 1 - loop.outside_share,
         "acting": loop.collect_share.median,

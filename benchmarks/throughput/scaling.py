@@ -1,11 +1,11 @@
-"""One training step on several devices: time, and what the devices say to each other.
+"""One training step on several devices: time and cross-device communication.
 
     python -m benchmarks.throughput --devices 1,2,4,8 [--size 12m] [--quick]
         [--json OUT] [--png OUT]
 
-On a CPU its parts stand for devices: the times then check the machinery and say nothing
-of scaling; the collectives are those that any devices would run. From their number and
-bytes follows an estimate for 8 and 64 GPUs, whose assumptions are printed with it.
+On a CPU the devices are virtual, so the times say nothing about scaling, but the
+collectives are those of real devices. Their number and bytes give an estimate of the
+communication time on 8 and 64 GPUs, under the assumptions in `ASSUMED`.
 """
 
 import argparse
@@ -31,25 +31,25 @@ from train.program.penalty import choose_penalty
 from train.program.state import compute_dtype, init_run
 
 ASSUMED = {
-    # name: devices, seconds a collective takes at least, bytes a second of each device
+    # name: devices, latency of a collective in seconds, bytes/s per device
     "8 GPUs, one machine (NVLink)": (8, 20e-6, 3.5e11),
     "64 GPUs, 8 machines (400 Gbit/s each GPU)": (64, 60e-6, 4e10),
 }
-"""What the estimate takes the wires to be; none of it was measured here."""
+"""Interconnects assumed for the estimate; not measured."""
 
 
 def configured(size: str, *, quick: bool) -> Config:
-    """The paper's batch; in `quick` one that takes a second."""
+    """The paper's batch, or with `quick` a small one."""
     values = preset_values("gpld", platform="cpu") | {"--size": size}
     if quick:
         values |= {"--batch-length": 8, "--imagination-length": 4}
-    # The environment only gives the sizes of observation and action.
+    # The environment only determines the sizes of observation and action.
     values |= {"--replay-size": 20_000, "--steps": 100_000, "--precision": "float32"}
     return dataclasses.replace(build(values), env="toy-target")
 
 
 class Step:
-    """One update on so many devices, its batch drawn from their own replay."""
+    """One update on `devices` devices, with a batch from their replay shards."""
 
     def __init__(self, config: Config, devices: int) -> None:
         config = dataclasses.replace(config, scale=ScaleConfig(devices=devices))
@@ -62,7 +62,7 @@ class Step:
         shapes = jax.eval_shape(init, jax.random.key(0))
         where = place.shardings(shapes)
         run = place.compile(init, out=where)(place.put(jax.random.key(0)))
-        # As if the replay were full: its rows are zeros, which cost the same.
+        # Mark the replay as filled; its rows are zeros, which take the same time.
         full = run.replay._replace(filled=run.replay.filled + config.batch_length + 1)
         self.state = (run.learner, full)
         self.key = place.put(jax.random.key(1))
@@ -80,9 +80,9 @@ class Step:
 
 
 def estimate(count: int, size: int) -> list[dict[str, Any]]:
-    """Seconds that collectives add to an update: none of it is measured.
+    """Estimated seconds that `count` collectives of `size` bytes add to an update.
 
-    An all-reduce of b bytes over n devices moves 2·b·(n − 1)/n through each of them.
+    An all-reduce of b bytes over n devices transfers 2·b·(n − 1)/n bytes per device.
     """
     return [
         {
@@ -96,7 +96,7 @@ def estimate(count: int, size: int) -> list[dict[str, Any]]:
 
 
 def measure(size: str, devices: Sequence[int], *, quick: bool) -> dict[str, Any]:
-    """Time one update on each number of devices, in turn."""
+    """Time one update on each number of devices, in interleaved rounds."""
     config = configured(size, quick=quick)
     steps = {}
     for number in devices:
@@ -134,8 +134,8 @@ def measure(size: str, devices: Sequence[int], *, quick: bool) -> dict[str, Any]
 
 
 def table(result: dict[str, Any]) -> str:
-    """The rows in words, and the estimate below."""
-    head = ["devices", "ms an update", "collectives", "MB in them", "MB temporaries"]
+    """The rows and the estimate as text."""
+    head = ["devices", "ms/update", "collectives", "MB in them", "MB temporaries"]
     rows = [
         [
             str(row["devices"]),
@@ -149,25 +149,25 @@ def table(result: dict[str, Any]) -> str:
     lines = [text_table(head, rows, left=0)]
     if result["devices_are"] != "devices":
         lines.append("times are of parts of one CPU: a check of the machinery")
-    lines.append("estimated, not measured, for the last row's collectives:")
+    lines.append("estimated (not measured) for the collectives of the last row:")
     for each in result["estimates"]:
         lines.append(
             f"  {each['where']}: {1e3 * each['latency_seconds']:.2f} ms of latency + "
-            f"{1e3 * each['transfer_seconds']:.2f} ms of transfer an update"
+            f"{1e3 * each['transfer_seconds']:.2f} ms of transfer per update"
         )
     return "\n".join(lines)
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """Time an update, and bytes in collectives, against the number of devices."""
+    """Time per update and bytes in collectives, against the number of devices."""
     rows = result["rows"]
     figure = Figure(figsize=(8, 3.4), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2)
     labels = [str(row["devices"]) for row in rows]
     left.bar(labels, [1e3 * row["seconds"]["median"] for row in rows], color="C0")
-    left.set_ylabel("ms an update")
+    left.set_ylabel("ms per update")
     if result["devices_are"] != "devices":
-        left.set_title("parts of one CPU: machinery only", fontsize="small")
+        left.set_title("virtual devices on one CPU", fontsize="small")
     right.bar(labels, [row["collective_bytes"] / 1e6 for row in rows], color="C1")
     for place, row in enumerate(rows):
         right.annotate(
@@ -177,7 +177,7 @@ def draw(result: dict[str, Any]) -> Figure:
             va="bottom",
             fontsize="small",
         )
-    right.set_ylabel("MB in collectives an update")
+    right.set_ylabel("MB in collectives per update")
     right.set_title("number of collectives above each bar", fontsize="small")
     for axes in (left, right):
         axes.set_xlabel("devices")
@@ -185,10 +185,10 @@ def draw(result: dict[str, Any]) -> Figure:
 
 
 def run(options: argparse.Namespace, size: str, devices: Sequence[int]) -> None:
-    """Measure, print, write; `options` are those of `benchmarks.throughput`.
+    """Measure and publish; `options` are those of `benchmarks.throughput`.
 
     Raises:
-        UserError: there are not so many devices, or the batch does not divide.
+        UserError: too few devices, or the batch is not divisible among them.
     """
     coordination.offer_cpu_devices(max(devices))
     size = "1m" if options.quick else size

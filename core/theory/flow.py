@@ -2,8 +2,8 @@
 
 From *Towards Unraveling and Improving Generalization in World Models*. Φ propagates a
 small error through time: dΦ = ∂g_k Φ dB^k with Φ(0) = I, where k = 0 is time. For a
-deterministic step x → F(x), such as a world model's core, use the drift F(x) − x and
-dt = 1; then J_0 = J_F − I.
+deterministic step x → F(x), such as a world model's recurrent map, use the drift
+F(x) − x and dt = 1; then J_0 = J_F − I.
 """
 
 import math

@@ -73,7 +73,7 @@ def test_control_steps_are_those_of_all_environments():
 
 def test_table_and_picture():
     text = env_throughput.table(ROWS)
-    assert "walker-walk (10 physics steps a control step)" in text
+    assert "walker-walk (10 physics steps per control step)" in text
     assert "3,000" in text and "2,700-3,300" in text and "4.0" in text
     figure = env_throughput.draw(ROWS, "title")
     (axes,) = figure.axes

@@ -120,7 +120,7 @@ def test_the_share_of_the_machines_rate_and_the_released_code_stand_in_the_table
     traced = {"updates": 2, "span_seconds": 0.03, "busy_share": 0.5}
     traced |= {"kinds": [{"name": "dot", "scope": "imagine", **times}]}
     lines = trace_table(traced | {"scopes": {"imagine": times}}).splitlines()
-    assert lines[0].startswith("trace of an update: 15.0 ms, in 50% ")
+    assert lines[0].startswith("trace of an update: 15.0 ms, 50% busy")
     assert lines[1].split() == ["imagine", "4", "times", "10.0", "ms"]
     assert lines[3].split() == ["imagine", "dot", "4", "times", "10.0", "ms"]
     assert json.dumps([found.record(), seeds[0].record(), loop.record()])

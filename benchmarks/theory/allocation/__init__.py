@@ -1,1 +1,1 @@
-"""Samples between dynamics and reward."""
+"""Splitting a sample budget between dynamics and reward (Section 4.2)."""

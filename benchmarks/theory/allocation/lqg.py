@@ -1,13 +1,13 @@
-"""The linear-quadratic group of Section 4.2: real regressions, exact returns.
+"""The linear-quadratic group of Section 4.2: fitted models, exact returns.
 
-For each system (d = 3, m = 2, γ = 0.8, γc = 0.226, as far as the paper tells), models
-are fitted by least squares to n noisy samples from the box [-1, 1]^5. The *realized*
-best split minimises the sum of the two parts of the gap, each by its own power law in
-n, measured on one half of the models. The *prediction*, equation (4), takes the laws of
-the errors ε and the sensitivities from the other half, so that the two share no noise.
-There are two predictions: with measured sensitivities, and with Lemma 1's global
-constants on the smallest ball that holds the rollouts. The paper's domain is lost; the
-multiplier grows in proportion to its radius.
+For each system (d = 3, m = 2, γ = 0.8, γc = 0.226, as in the paper), models are fitted
+by least squares to n noisy samples from the box [-1, 1]^5. The *realized* optimal split
+minimizes the sum of the two parts of the gap, each a power law in n fitted on one half
+of the models. The *prediction*, equation (4), takes the power laws of the errors ε and
+the sensitivities from the other half, so that the two have independent noise. There are
+two predictions: with measured sensitivities, and with Lemma 1's global constants on the
+smallest ball that contains the rollouts. The paper does not specify its domain; the
+multiplier is proportional to its radius.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,9 +28,9 @@ CONTRACTION = 0.226 / DISCOUNT
 POLICY_NORM = 1.0
 DYNAMICS_NORM = CONTRACTION / (1 + POLICY_NORM)
 ANCHORS = (50, 100, 200, 400, 800, 1600, 3200, 6400)
-QUICK_ANCHORS = ANCHORS[::2]  # each is a program to compile
+QUICK_ANCHORS = ANCHORS[::2]  # each anchor compiles a program
 MODELS = 64
-"""Fitted models an anchor; half for the gap, half for errors and sensitivities."""
+"""Fitted models per anchor; half for the gap, half for errors and sensitivities."""
 
 NOISE = 0.1
 """Standard deviation of the noise on each observed next state and reward."""
@@ -38,7 +38,7 @@ NOISE = 0.1
 STEP = 0.01
 COSTS = Costs(dynamics=1.0, reward=10.0)
 BUDGET = 2e4
-_STEPS = 60  # where rollouts are cut: by then 0.2825^t is 1e-33
+_STEPS = 60  # truncation of rollouts: 0.2825^60 is 1e-33
 _STATE, _ACTION = 3, 2
 
 
@@ -52,28 +52,28 @@ class LQGResult(NamedTuple):
     reward_sensitivity: float
     global_multiplier: float
     multiplier_ratio: float
-    """K/K′: Lemma 1's coefficient over that with the sensitivity in place of L_f."""
+    """K/K′: Lemma 1's coefficient / the same with the sensitivity in place of L_f."""
     dynamics_fit: Fit
     reward_fit: Fit
     radius: float
 
 
 class Measured(NamedTuple):
-    """What models fitted to n samples do; one entry a model, as jax's or numpy's."""
+    """Errors, gaps and slopes of models fitted to n samples, one entry per model."""
 
     dynamics_error: Any
     reward_error: Any
     dynamics_gap: Any
     reward_gap: Any
     dynamics_slope: Any
-    """|J(f + h δ, r) - J(f, r)| / h, to be divided by the error."""
+    """|J(f + h δ, r) - J(f, r)| / h; divided by the error it is the sensitivity."""
     reward_slope: Any
 
 
 def lqg_results(
     *, seeds: int, anchors: Sequence[int] = ANCHORS, progress: Callable[[float], None]
 ) -> list[LQGResult]:
-    """Measures `seeds` systems, in float64, with models fitted to `anchors` samples."""
+    """Measure `seeds` systems, in float64, with models fitted to `anchors` samples."""
     keys = jax.random.split(jax.random.key(0), seeds)
     measured = []
     with jax.enable_x64(True):
@@ -155,7 +155,7 @@ def _system(key: Array) -> tuple[lqg.LQG, Array, Array]:
 
 
 def _facts(key: Array) -> tuple[Array, Array]:
-    """Lipschitz constant of the reward on the unit ball, and the rollout's radius."""
+    """Lipschitz constant of the reward on the unit ball, and the rollouts' radius."""
     system, gain, start = _system(key)
     states, _ = lqg.rollout(system, gain, start, steps=_STEPS)
     norm = lambda block: jnp.linalg.norm(block, ord=2)
@@ -167,7 +167,7 @@ def _facts(key: Array) -> tuple[Array, Array]:
 
 
 def _models(key: Array, n: int) -> Measured:
-    """Fits `MODELS` models of one system to n samples each."""
+    """Fit `MODELS` models of one system to n samples each, and measure them."""
     system, gain, start = _system(key)
     keys = jax.random.split(jax.random.fold_in(key, n), MODELS)
     value = lambda model: lqg.discounted_return(model, gain, start, discount=DISCOUNT)
@@ -178,12 +178,12 @@ def _models(key: Array, n: int) -> Measured:
         dynamics_key, reward_key = jax.random.split(key)
         model = _fit_reward(_fit_dynamics(system, dynamics_key, n), reward_key, n)
         wrong = jax.tree.map(lambda a, b: a - b, model, system)
-        # One part of the model at a time, and a small step towards it.
+        # The model's error in the dynamics alone and in the reward alone.
         in_f = wrong._replace(cost=jnp.zeros_like(wrong.cost), bonus=jnp.zeros(()))
         in_r = jax.tree.map(lambda a, b: a - b, wrong, in_f)
         moved = lambda by, h: jax.tree.map(lambda a, b: a + h * b, system, by)
         imagined = lqg.rollout(moved(in_f, 1.0), gain, start, steps=_STEPS)
-        # Errors of the differences are themselves linear maps and quadratic forms.
+        # The errors are themselves linear maps and quadratic forms.
         off = jnp.linalg.norm(lqg.dynamics(wrong, *imagined), axis=1)
         gap = lambda by, h: jnp.abs(value(moved(by, h)) - true)
         return Measured(

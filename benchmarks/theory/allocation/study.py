@@ -1,14 +1,13 @@
-"""Whether equation (4) predicts the best split of a budget (Section 4.2).
+"""Does equation (4) predict the optimal split of a budget? (Section 4.2)
 
-Two questions. With sensitivities measured at perturbed models, does the proportionality
-hold? And how far off is the multiplier built from global Lipschitz constants? Both are
-answered by ℓ = log(predicted n_d/n_r over realized n_d/n_r).
+Two questions: does the proportionality hold with measured sensitivities, and how
+accurate is the multiplier from global Lipschitz constants? Both are measured by
+ℓ = log(predicted n_d/n_r / realized n_d/n_r).
 
-Parametric groups: the value is J(θ_f, θ_r) = φ(θ_f) + θ_r and models are off by
-ε_f = σ n_d^-a and ε_r = n_r^-b, so the realized optimum is a search on a line. The
-linear group is a check of the arithmetic, the others are the test. The paper's grids
-are lost; ours are `THETAS` × `SIGMAS` × `REWARD_COSTS` × `EXPONENTS`. The
-linear-quadratic group is in `allocation_lqg`.
+Parametric groups: the value is J(θ_f, θ_r) = φ(θ_f) + θ_r and the model errors are
+ε_f = σ n_d^-a and ε_r = n_r^-b, so the realized optimum is found by a line search. The
+linear group is a sanity check. The paper does not specify its grids; ours are
+`THETAS` × `SIGMAS` × `REWARD_COSTS` × `EXPONENTS`. `lqg` is the linear-quadratic group.
 """
 
 import itertools
@@ -50,16 +49,16 @@ EXPONENTS = ((0.5, 0.5), (0.3, 0.6), (0.6, 0.3))
 BUDGET = 2e4
 
 LARGEST_ERROR = 0.3
-"""ε_f is kept below this, or the sine comes back to its first value and errs by 0."""
+"""Upper limit of ε_f: for larger ones the periodic sine can have a gap of 0."""
 
 DOMAIN = 1.5
-"""|θ| ≤ DOMAIN: where the control takes the largest slope of the quadratic value."""
+"""|θ| ≤ DOMAIN: the domain over which the control takes the largest slope."""
 
 STEP = 0.01
-"""Finite differences take this part of the error."""
+"""Step of finite differences, as a fraction of the error."""
 
 PAPER = 1968.0
-"""The factor by which global constants overshoot in the paper, at the median."""
+"""The paper's median factor by which global constants overshoot."""
 
 CONTROL = "quadratic, largest slope"
 """The control group: the largest slope on the domain instead of the local one."""
@@ -70,7 +69,7 @@ def run(*, quick: bool, progress: Progress) -> Study:
 
     Args:
         quick: 6 systems instead of 30, and every second anchor of their power laws.
-        progress: told the fraction that is done.
+        progress: called with the completed fraction.
     """
     grid = list(itertools.product(THETAS, SIGMAS, REWARD_COSTS, EXPONENTS))
     groups = {
@@ -109,8 +108,8 @@ def parametric(
 ) -> tuple[float, float]:
     """Predicted and realized n_d/n_r of one configuration.
 
-    The prediction takes its errors at the realized optimum, and there, unless `slope`
-    is given, the sensitivity S_f too, by a finite difference. S_r is 1.
+    The prediction uses the errors at the realized optimum. The sensitivity S_f is
+    `slope` or, by default, a finite difference there; S_r is 1.
     """
     a, b = exponents
     dynamics, reward = PowerLaw(sigma, a), PowerLaw(1.0, b)
@@ -195,7 +194,7 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _units() -> dict[str, Any]:
-    """What Theorem 1 says of the paper's own fits, in either unit, at equal costs."""
+    """Theorem 1 for the paper's own fits, in either unit, at equal costs."""
     laws = PowerLaw(0.34, 0.11), PowerLaw(90.4, 0.96)
     found = {
         unit: optimal_allocation(
@@ -264,7 +263,7 @@ def _draw(figure: Figure | SubFigure, entries: dict[str, Any]) -> None:
     left.set_yscale("log")
     left.set_xlabel("realized n_d / n_r")
     left.set_ylabel("predicted n_d / n_r")
-    left.set_title("equation (4), value known in form")
+    left.set_title("equation (4), parametric values")
     left.legend(fontsize="x-small")
     g = entries["lqg"]
     bins = np.linspace(-2, 8, 41).tolist()

@@ -1,1 +1,1 @@
-"""Return-error bounds beside the errors they bound."""
+"""Tightness of the return-error bounds (Section 3.1)."""

@@ -1,20 +1,20 @@
-"""The configurations of Section 3.1, in float64; the paper's are lost, these are ours.
+"""Configurations for Section 3.1, in float64 (the paper does not specify its own).
 
 Both groups take every discount of `DISCOUNTS` and every γc of `CONTRACTIONS` (the LQG
-group every c, so that its rollouts stay confined), with a random split of
-c = L_f (1 + L_π) into its factors.
+group every c, so that its rollouts stay bounded), with a random factorization of
+c = L_f (1 + L_π).
 
-Synthetic (150): three families of globally Lipschitz systems, twice each.
+Synthetic (150): three families of globally Lipschitz systems, two draws each.
 * aligned: f = L_f (s + a), π = L_π s, r = L_r (s + a), from s = 0, with constant
-  errors: the instance on which Lemma 1 is an equality. Every second draw takes the
-  reward's error with the other sign.
+  errors: the instance that attains Lemma 1. The reward error changes sign in every
+  second draw.
 * tanh: random one-layer networks for f, f̂ - f and π, a sine for r and r̂ - r.
-* distance: f turns and shrinks the state and adds the action; r is minus the distance
-  to a goal and to a wanted action; errors as in tanh.
+* distance: f rotates and contracts the state and adds the action; r is minus the
+  distance to a goal state and a goal action; errors as in tanh.
 
-LQG (375): `envs.synthetic.lqg`, fifteen systems each, whose reward is Lipschitz only
-on the ball that both rollouts stay in, which is the domain; errors are in the dynamics,
-in the reward or in both, by turns.
+LQG (375): `envs.synthetic.lqg`, fifteen systems each. The reward is Lipschitz only on a
+bounded domain: the smallest ball that contains both rollouts. Errors are, in turn, in
+the dynamics, in the reward and in both.
 """
 
 from collections.abc import Callable
@@ -30,17 +30,17 @@ from envs.synthetic import lqg
 
 DISCOUNTS = (0.5, 0.7, 0.8, 0.9, 0.95)
 CONTRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""γc, or c, in the paper's form of the constants."""
+"""γc (or c for LQG), with the paper's joint constants."""
 
 STEPS = 800
-"""Where rollouts are cut: 0.95^800 is 1e-18."""
+"""Truncation of rollouts: 0.95^800 is 1e-18."""
 
 FAMILIES = ("aligned", "tanh", "distance")
 _STATE, _ACTION = 4, 2
 
 
 class Configuration(NamedTuple):
-    """One pair of system and model, by what Lemma 1 asks of it."""
+    """One pair of system and model: the quantities in Lemma 1."""
 
     constants: LipschitzConstants
     discount: float
@@ -61,7 +61,7 @@ class Maps(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """The numbers that make a configuration, with a leading axis over all of them."""
+    """The parameters of configurations, with a leading axis over configurations."""
 
     key: Array
     dynamics_state: Any
@@ -84,7 +84,7 @@ def draw_constants(
         product = discount * product
     n = len(grid)
     policy = np.exp(rng.uniform(np.log(0.3), np.log(3.0), n))
-    # One of the two constants is the larger and sets the paper's; which one is random.
+    # The larger of the two constants is the paper's joint one; which one is random.
     dynamics = product / discount / (1 + policy)
     smaller = rng.uniform(0.3, 1.0, (2, n))
     first = rng.random((2, n)) < 0.5
@@ -112,7 +112,7 @@ def synthetic_configurations(*, draws: int = 2) -> list[Configuration]:
     makers = {"aligned": _aligned, "tanh": _tanh, "distance": _distance}
     for family in FAMILIES:
         draw = draw_constants(rng, draws=draws)
-        if family == "aligned":  # its state and action are one and the same direction
+        if family == "aligned":  # state and action have the same constants
             draw = draw._replace(
                 dynamics_state=np.maximum(draw.dynamics_state, draw.dynamics_action),
                 dynamics_action=np.maximum(draw.dynamics_state, draw.dynamics_action),
@@ -138,13 +138,12 @@ def synthetic_configurations(*, draws: int = 2) -> list[Configuration]:
 
 
 def _measure(maps: Maps, draw: Draw) -> tuple[Array, Array, Array]:
-    """The gap, and the largest errors on the imagined rollout."""
+    """The gap, and the largest errors along the imagined rollout."""
 
     def step(carry, _):
         s, s_hat = carry
         a, a_hat = maps.policy(s), maps.policy(s_hat)
-        # Not as the difference of f̂ and f, which cancels where c > 1 has made the
-        # states large.
+        # Not f̂ - f, which suffers from cancellation if c > 1 and the states are large.
         f_error, r_error = maps.f_error(s_hat, a_hat), maps.r_error(s_hat, a_hat)
         row = (
             maps.r(s, a) - maps.r(s_hat, a_hat) - r_error,
@@ -222,7 +221,7 @@ def _learned(
     f: Callable[[Array, Array], Array],
     r: Callable[[Array, Array], Array],
 ) -> Maps:
-    """Adds a policy, smooth random errors of `draw.size` and a start to a system."""
+    """Add a policy, smooth random errors of `draw.size` and a start to a system."""
     gain = _unit(keys[0], (_ACTION, _STATE))
     wrong = jax.random.normal(keys[1], (_STATE, _STATE + _ACTION))
     shift = jax.random.normal(keys[2], (_STATE,))

@@ -1,8 +1,7 @@
-"""How loose Lemma 1 is: the experiment of Section 3.1, and Proposition 1's two forms.
+"""Tightness of Lemma 1 (Section 3.1), and the two forms of Proposition 1.
 
-For each configuration R = |J - Ĵ| / bound, with the constants known and the errors ε
-taken as their maxima along the imagined rollout. The paper's own configurations are
-lost; `bound_configurations` says what ours are.
+R = |J - Ĵ| / bound for each configuration, with known constants and with ε the maxima
+of the errors along the imagined rollout. `configurations` describes them.
 """
 
 from typing import Any, Literal
@@ -27,15 +26,15 @@ PAPER = {"synthetic": (0.0035, 0.9995), "lqg": (0.034, 0.999)}
 FORMS: tuple[Literal["printed"], Literal["sharp"]] = ("printed", "sharp")
 
 SLOPES = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Lipschitz constants of the velocity map at which Proposition 1 is shown."""
+"""Lipschitz constants of the velocity map in the table of Proposition 1."""
 
 
 def run(*, quick: bool, progress: Progress) -> Study:
     """Section 3.1: 150 synthetic and 375 linear-quadratic configurations.
 
     Args:
-        quick: a fifth of them.
-        progress: told the fraction that is done.
+        quick: 75 of each group.
+        progress: called with the completed fraction.
     """
     draws = {"synthetic": 2, "lqg": 15}
     if quick:
@@ -75,7 +74,7 @@ def run(*, quick: bool, progress: Progress) -> Study:
 
 
 def tightness(row: Configuration, *, form: str) -> float:
-    """R of one configuration, with the paper's "joint" or the "split" constants."""
+    """R of one configuration, with the paper's "joint" or with "split" constants."""
     constants = row.constants if form == "split" else row.constants.joined()
     return row.gap / simulation_bound(
         constants,
@@ -136,7 +135,7 @@ def _draw(
     for form, style in zip(FORMS, (":", "-"), strict=True):
         right.plot(slope, curvature_bound(slope, form=form), style, label=form)
     right.axhline(2.0, color="0.4", linewidth=1)
-    right.text(0.02, 2.05, "what 1 - cos can be at most", fontsize="x-small")
+    right.text(0.02, 2.05, "maximum of 1 - cos", fontsize="x-small")
     right.set_ylim(0, 3)
     right.set_xlabel("Lipschitz constant of the velocity map")
     right.set_ylabel("bound on 1 - cos")

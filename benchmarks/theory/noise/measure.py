@@ -1,4 +1,4 @@
-"""The measurements of `benchmarks.theory.noise`, each exactly and by simulation."""
+"""The measurements of `benchmarks.theory.noise`, exact and by simulation."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -11,16 +11,15 @@ from core.theory import reward_noise as rn
 STATES, ACTIONS, HORIZON = 3, 2, 6
 SEED = 0
 NOISE = 1.0
-COSTS = (0.05, 1.0)  # costs of annotating one rollout
+COSTS = (0.05, 1.0)  # range of the annotation cost per rollout
 BUDGET = 200.0
 
 
 class Sizes(NamedTuple):
-    """How much is measured."""
+    """Sizes of the study."""
 
     discounts: tuple[float, ...]
-    # Rollouts of every simulation: one number, so that one program serves them all.
-    samples: int
+    samples: int  # rollouts per simulation; the same for all, to compile only once
 
 
 FULL = Sizes((0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99), 2**18)
@@ -38,12 +37,12 @@ _BIAS = 0.3
 
 
 def problem(discount: float) -> tuple[rf.TabularMDP, np.ndarray]:
-    """The one random MDP of this study and its policy's logits."""
+    """The random MDP of this study and the logits of its policy."""
     return rf.random_mdp(STATES, ACTIONS, discount=discount, horizon=HORIZON, seed=SEED)
 
 
 def measure_variance(discount: float, sizes: Sizes) -> list[dict[str, Any]]:
-    """Both estimators at one discount: extra variance and error of the mean."""
+    """Both estimators at one discount: added variance and error of the mean."""
     mdp, logits = problem(discount)
     truth = rf.policy_gradient(mdp, logits)
     scores = rf.score_moments(mdp, logits)
@@ -90,7 +89,7 @@ def measure_variance(discount: float, sizes: Sizes) -> list[dict[str, Any]]:
 
 
 def measure_fidelity(mdp: rf.TabularMDP, logits: np.ndarray) -> list[dict[str, Any]]:
-    """Corollary 2 as printed and with the estimator's own variance, for each model."""
+    """Corollary 2 as printed and for the total variance, for each noise model."""
     clean, gain = clean_and_gain(mdp, logits)
     rows = []
     objectives: tuple[Literal["noise_only", "total"], ...] = ("noise_only", "total")
@@ -99,7 +98,7 @@ def measure_fidelity(mdp: rf.TabularMDP, logits: np.ndarray) -> list[dict[str, A
         for objective in objectives:
             best = optimum(model, objective, clean, gain)
             row[objective] = {"kind": best.kind, "costs": list(best.costs)}
-            # What the choice costs in the end: the whole variance there.
+            # The total variance at this choice.
             row[objective]["total_variance"] = float(
                 total_variance(model, np.array(best.costs[-1:]), clean, gain)[0]
                 / BUDGET
@@ -111,7 +110,7 @@ def measure_fidelity(mdp: rf.TabularMDP, logits: np.ndarray) -> list[dict[str, A
 def measure_simulated_fidelity(
     mdp: rf.TabularMDP, logits: np.ndarray, sizes: Sizes
 ) -> list[dict[str, float]]:
-    """Spend the budget at several costs of the p = 2 power law, and see the spread."""
+    """Simulated and exact variance at several costs of the p = 2 power law."""
     clean, gain = clean_and_gain(mdp, logits)
     model, rows = MODELS["power law, p = 2"], []
     truth = rf.policy_gradient(mdp, logits)
@@ -135,7 +134,7 @@ def measure_simulated_fidelity(
 def measure_bias(
     mdp: rf.TabularMDP, logits: np.ndarray, sizes: Sizes
 ) -> list[dict[str, Any]]:
-    """Proposition 2: the error of K rollouts' estimator under a bias of the rewards."""
+    """Proposition 2: mean squared error of K rollouts with biased rewards."""
     truth, rows = rf.policy_gradient(mdp, logits), []
     tables = {
         "random": np.random.default_rng(1).normal(size=logits.shape),
@@ -191,7 +190,7 @@ def optimum(
     clean: float,
     gain: float,
 ) -> rn.Optimum:
-    """The best cost within `COSTS`."""
+    """The optimal cost within `COSTS`."""
     return rn.optimal_fidelity(
         model,
         lowest=COSTS[0],
@@ -205,7 +204,7 @@ def optimum(
 def total_variance(
     model: rn.NoiseModel, cost: np.ndarray, clean: float, gain: float
 ) -> np.ndarray:
-    """Variance times budget at each cost."""
+    """Total variance times budget at each cost."""
     return rn.fidelity_objective(
         model, cost, objective="total", clean_variance=clean, gain=gain
     )

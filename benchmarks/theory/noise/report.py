@@ -1,4 +1,4 @@
-"""What `benchmarks.theory.noise` found: as text and as a picture."""
+"""Results of `benchmarks.theory.noise` as text and plot."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -33,8 +33,8 @@ def tables(
     bias: Sequence[dict[str, Any]],
     quick: bool,
 ) -> str:
-    """Everything that was measured, as text."""
-    lines = ["REINFORCE from noisy rewards (section 5)"]
+    """All results as text."""
+    lines = ["REINFORCE with noisy rewards (section 5)"]
     if quick:
         lines.append("quick: a check of the machinery, not a result")
     lines += [
@@ -43,7 +43,7 @@ def tables(
         "Theorem 2: variance added by the noise, one rollout",
         text_table(
             ["γ", "γ^t", "enumerated", "formula", "sampled", "paper bound"]
-            + ["loose by", "error of mean"],
+            + ["bound/formula", "error of mean"],
             [
                 [
                     f"{row['discount']:g}",
@@ -63,7 +63,7 @@ def tables(
     lines += [
         "(error of mean: ‖E ĝ − ∇J_H‖ / ‖∇J_H‖)",
         "",
-        f"Corollary 2: cost of a rollout's annotations, from {COSTS[0]:g} to "
+        f"Corollary 2: annotation cost per rollout, from {COSTS[0]:g} to "
         f"{COSTS[1]:g}, γ = 0.9",
         text_table(
             ["noise", "printed: c σ²(c)", "total: c(V₀+Mσ²(c))"]
@@ -75,9 +75,9 @@ def tables(
         abs(row["sampled"] - row["exact"]) / row["sampled_error"] for row in simulated
     )
     lines += [
-        "(where the printed objective is flat, the last column takes the highest cost)",
-        f"budget spent at {len(simulated)} costs of p = 2 and simulated: largest "
-        f"deviation from the formula {worst:.1f} standard errors",
+        "(if the printed objective is flat, the last column uses the highest cost)",
+        f"simulation at {len(simulated)} costs of p = 2: largest deviation from the "
+        f"formula {worst:.1f} standard errors",
         "",
         "Proposition 2: mean squared error of K rollouts, γ = 0.9",
         text_table(
@@ -112,7 +112,7 @@ def draw(
     simulated: Sequence[dict[str, float]],
     bias: Sequence[dict[str, Any]],
 ) -> None:
-    """Theorem 2 and Proposition 2 above, Corollary 2 (the paper's Figure 5) below."""
+    """Theorem 2 and Proposition 2 on top, Corollary 2 (the paper's Figure 5) below."""
     panels = figure.subplots(2, 3)
     _draw_variance(panels[0, 0], panels[0, 1], variance)
     _draw_bias(panels[0, 2], bias)
@@ -153,7 +153,7 @@ def _draw_variance(first: Any, second: Any, variance: Sequence[dict[str, Any]]) 
     first.plot(discounts, bounds, "k--", label="paper's bound")
     first.set_yscale("log")
     first.set_title("Theorem 2: variance added by noise", fontsize="medium")
-    second.set_title("error of the mean as ∇J, relative", fontsize="medium")
+    second.set_title("relative error of the mean to ∇J", fontsize="medium")
     for panel in (first, second):
         panel.set_xlabel("γ")
         panel.legend(fontsize="x-small")
@@ -182,7 +182,7 @@ def _draw_bias(panel: Any, bias: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw_fidelity(panel: Any, kind: str, clean: float, gain: float) -> None:
-    """Figure 5 of the paper (dashed) beside the whole variance (solid)."""
+    """Figure 5 of the paper (dashed) and the total variance (solid)."""
     cost = np.linspace(*COSTS, 400)
     names = [name for name in MODELS if name.startswith(kind)]
     for index, name in enumerate(names):
@@ -199,7 +199,7 @@ def _draw_fidelity(panel: Any, kind: str, clean: float, gain: float) -> None:
                 heights = [factor * best.value] * len(best.costs)
                 panel.plot(best.costs, heights, marker, color=color, markersize=9)
     panel.set_title(f"Corollary 2, {_TITLES[kind]}: variance × B", fontsize="medium")
-    panel.set_xlabel("cost c (dashed: noise alone; ▼ ★ best)", fontsize="small")
+    panel.set_xlabel("cost c (dashed: noise alone; ▼ ★ optimum)", fontsize="small")
     panel.set_ylim(bottom=0.0)
     panel.legend(fontsize="x-small")
     panel.grid(alpha=0.3)

@@ -1,9 +1,9 @@
-"""Learning from noisy and biased rewards (*On Training in Imagination*, section 5).
+"""REINFORCE with noisy and biased rewards (*On Training in Imagination*, section 5).
 
-The paper proves; it measures nothing here, and its one picture is Figure 5 (the three
-fidelity-cost regimes). This study adds what can be known exactly: the variance that
-noise really adds, what the estimator without γ^t estimates, the best fidelity once the
-estimator's own variance counts, and where the bias of the rewards takes over.
+The paper has no experiment here, only Figure 5 (three fidelity-cost regimes). This
+study computes exactly: the variance added by reward noise, the mean of the estimator
+without γ^t, the optimal fidelity for the total variance, and the number of rollouts
+from which the reward bias dominates.
 """
 
 from benchmarks.theory.noise import measure, report

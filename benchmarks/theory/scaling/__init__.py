@@ -1,1 +1,1 @@
-"""Error of a learned model against its number of samples."""
+"""Scaling laws: error of a learned model against training-set size (Section 4.1)."""

@@ -1,8 +1,8 @@
 """The students of Section 4.1: networks trained on n transitions of the teacher.
 
-Both heads are networks of one hidden layer of 64 rectified units, trained for 200
-epochs by Adam at 1e-3 on batches of 256, without schedule or early stopping
-(Appendix C.2). All seeds of one n are one program.
+Students have one hidden layer of 64 ReLU units and are trained for 200 epochs by Adam
+with learning rate 1e-3 and batch size 256, without schedule or early stopping
+(Appendix C.2). All seeds of one n are trained in one program.
 """
 
 import functools
@@ -21,21 +21,21 @@ BATCH = 256
 LEARNING_RATE = 1e-3
 
 Init = Literal["torch", "lecun"]
-"""How a layer starts: PyTorch's default, uniform within 1/√fan-in for weights and
-biases, which is the paper's; or normal with variance 1/fan-in and zero biases."""
+"""Initialization: "torch" is PyTorch's default, as in the paper (weights and biases
+uniform in ±1/√fan-in); "lecun" is normal with variance 1/fan-in and zero biases."""
 
 Sampling = Literal["policy", "uniform"]
-"""Where transitions come from: drawn from episodes of the teacher's reference policy,
-as in the paper, or states and actions uniform in [-1, 1]."""
+"""Source of transitions: "policy" subsamples episodes of the reference policy, as in
+the paper; "uniform" draws states and actions uniformly from [-1, 1]."""
 
 SUBSAMPLING = 5
-"""Transitions played by the reference policy for each one that is kept."""
+"""Transitions of the reference policy per transition used."""
 
 Parameters = tuple[Array, Array, Array, Array]
 
 
 class Data(NamedTuple):
-    """Inputs [s; a] and the targets of both heads."""
+    """Inputs [s; a] and the targets: next states and rewards."""
 
     inputs: Float[Array, "*seeds n state+action"]
     next_states: Float[Array, "*seeds n state"]
@@ -45,7 +45,7 @@ class Data(NamedTuple):
 def draw_data(
     made: teacher.Teacher, key: Key[Array, ""], n: int, *, sampling: Sampling
 ) -> Data:
-    """Draws n transitions.
+    """Draw n transitions.
 
     Raises:
         ValueError: `sampling` is unknown.
@@ -71,7 +71,7 @@ def draw_data(
 def initial_parameters(
     key: Key[Array, ""], sizes: Sequence[int], *, init: Init
 ) -> Parameters:
-    """The two layers of a student of (inputs, hidden, outputs) units.
+    """The two layers of a student with `sizes` = (inputs, hidden, outputs).
 
     Raises:
         ValueError: `init` is unknown.
@@ -94,11 +94,11 @@ def initial_parameters(
 def outputs(
     parameters: Parameters, inputs: Float[Array, "n inputs"], squash: Float[Array, ""]
 ) -> Float[Array, "n outputs"]:
-    """The student's prediction; `squash` of 1 puts a tanh at its end, 0 none."""
+    """The student's prediction, through a tanh if `squash` is positive."""
     w_in, b_in, w_out, b_out = parameters
     hidden = jax.nn.relu(inputs @ w_in + b_in[None])
     linear = hidden @ w_out + b_out[None]
-    # One program for both heads. They are compared, so they start and shuffle alike.
+    # One program for both heads, with the same initialization and data order.
     return jnp.where(squash > 0, jnp.tanh(linear), linear)
 
 
@@ -114,16 +114,16 @@ def train(
     hidden: int = teacher.HIDDEN,
     epochs: int = EPOCHS,
 ) -> Float[Array, "heads seeds"]:
-    """Trains a student for each head and seed.
+    """Train a student for each head and seed.
 
     Args:
-        keys: one for each seed; it draws the student and the order of its data.
-        inputs: each seed's own training set.
+        keys: one per seed, for initialization and data order.
+        inputs: one training set per seed.
         targets: likewise.
-        held_out: inputs and targets that all students are measured on.
-        squash: a head for each entry, see `outputs`.
+        held_out: inputs and targets for evaluation, shared by all students.
+        squash: one entry per head, see `outputs`.
         init: see `Init`.
-        hidden: hidden units.
+        hidden: number of hidden units.
         epochs: passes over the training set.
 
     Returns:
@@ -132,7 +132,7 @@ def train(
     n, batch = inputs.shape[1], min(BATCH, inputs.shape[1])
     steps = -(-n // batch)
     sizes = (inputs.shape[-1], hidden, targets.shape[-1])
-    # The last batch of an epoch may be a partial one: its missing rows weigh nothing.
+    # The last batch of an epoch may be partial: its padding has weight 0.
     weights = (jnp.arange(steps * batch) < n).astype(inputs.dtype)
     weights = weights.reshape(steps, batch)
     optimizer = optax.adam(LEARNING_RATE)

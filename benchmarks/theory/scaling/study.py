@@ -1,9 +1,9 @@
-"""How fast dynamics and reward are learned: the experiment of Section 4.1.
+"""Scaling laws of dynamics and reward errors: the experiment of Section 4.1.
 
 The paper fits ε_f = 0.34 n^-0.11 and ε_r = 90.4 n^-0.96 and explains the small exponent
-by the dimension of the target. Most of it is the student's: the teacher ends in a tanh
-that is nearly always saturated, the student in nothing, so that the error approaches a
-floor. A student with a tanh at its end shows how much, and so do the local slopes.
+by the dimension of the target. Most of it is due to the student: the teacher has a tanh
+output that is nearly always saturated, the student a linear one, so its error has a
+floor. A student with a tanh output and the local slopes show the effect.
 """
 
 from collections.abc import Mapping
@@ -25,19 +25,19 @@ ANCHORS = (2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
 QUICK_ANCHORS = (200, 500, 1_000, 2_000, 5_000)
 HELD_OUT = 5_000
 SEEDS, QUICK_SEEDS = 3, 2
-"""The paper has 100 seeds an anchor, which are hours on two cores."""
+"""The paper has 100 seeds per anchor, which would take hours on two cores."""
 
 HEADS = {
-    "dynamics, linear head": "the paper's student",
-    "dynamics, tanh head": "the teacher's own form",
-    "reward": "a linear head, as the teacher's",
+    "dynamics, linear head": "as in the paper",
+    "dynamics, tanh head": "as in the teacher",
+    "reward": "linear, as in the teacher",
 }
 PAPER = {
     "dynamics, linear head": {"scale": 0.34, "exponent": 0.11, "r_squared": 0.954},
     "reward": {"scale": 90.4, "exponent": 0.96, "r_squared": 0.997},
 }
 
-# Branches of the study's key, told apart by number.
+# Indices that split the study's key.
 _TEST, _TRAIN, _REWARDS, _STUDENTS, _BOOTSTRAP = range(5)
 
 
@@ -54,10 +54,10 @@ def run(
 
     Args:
         quick: smaller anchors and two seeds.
-        progress: told the fraction that is done.
-        init: how students start; the paper's is "torch".
-        sampling: where transitions come from; the paper's is "policy".
-        seeds: seeds an anchor, 3 (quick 2) by default.
+        progress: called with the completed fraction.
+        init: initialization of students; the paper's is "torch".
+        sampling: source of transitions; the paper's is "policy".
+        seeds: seeds per anchor, by default 3 (quick 2).
         anchors: training-set sizes.
     """
     anchors = anchors or (QUICK_ANCHORS if quick else ANCHORS)
@@ -72,7 +72,7 @@ def run(
         for branch in (_TRAIN, _REWARDS, _STUDENTS):
             start = jax.random.fold_in(jax.random.fold_in(root, branch), n)
             keys[branch] = jax.random.split(start, seeds)
-        # Dynamics and reward samples are drawn apart, as Theorem 1 wants them.
+        # Dynamics and reward samples are drawn independently, as in Theorem 1.
         for branch in (_TRAIN, _REWARDS):
             draw = jax.vmap(lambda k, n=n: draw_data(made, k, n, sampling=sampling))
             sets[branch] = draw(keys[branch])
@@ -122,12 +122,12 @@ def run(
 
 
 def _work(n: int) -> float:
-    """Time of an anchor, up to a factor: its batches, and a program to compile."""
+    """Relative time of an anchor: its batches plus compilation."""
     return -(-n // 256) + 5.0
 
 
 def _summary(anchors: np.ndarray, errors: np.ndarray, key: jax.Array) -> dict[str, Any]:
-    """The fits of one head, to mean squared errors and to their roots."""
+    """Power-law fits of one head, to mean squared errors and to their roots."""
     found: dict[str, Any] = {"mse": errors.tolist()}
     for unit, values in (("mse", errors), ("rmse", np.sqrt(errors))):
         law, r_squared = fit(anchors, values)

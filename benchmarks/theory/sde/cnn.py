@@ -1,15 +1,15 @@
 """Theorem A.6 by example: convolutional encoders and decoders of a curved 2-manifold.
 
-The theorem says that maps made of convolutions, ReLUs and down-sampling come
-arbitrarily close to an oracle encoder g and decoder ḡ, with an error that falls as a
-power of the network's size, one set by the manifold's dimension and not by the data's.
-Here ḡ is known: it turns a point z of the unit disc into a signal of 32 numbers, a bump
-whose place and width are z's coordinates. Networks of growing width learn g and ḡ by
-gradient descent. The mean distances are upper bounds of the theorem's W1, as in its
-proof; the round trip decoder(encoder(x)) − x is what a world model sees.
+The theorem: CNNs with ReLUs and down-sampling approximate an oracle encoder g and
+decoder ḡ, with an error that is a power of the network size whose exponent depends on
+the manifold's dimension, not on the data's. Here ḡ is known: it maps a point z of the
+unit disc to a signal of length 32, a bump whose position and width are the coordinates
+of z. Networks of increasing width are trained to approximate g and ḡ. The mean
+distances are upper bounds of the theorem's W1, as in its proof; the round-trip error is
+decoder(encoder(x)) − x.
 
-The theorem is about the best network of a size, so the best of several seeds is
-shown; training adds its own error, above all to the smallest (dead ReLUs).
+The theorem is about the best network of a given size, so the best of several seeds is
+reported; optimization adds an error, mostly in the smallest networks (dead ReLUs).
 """
 
 from collections.abc import Callable
@@ -29,13 +29,13 @@ Params = dict[str, Array]
 
 
 class Sizes(NamedTuple):
-    """One width: its parameters and errors, seed by seed.
+    """One width: number of parameters, and errors by seed.
 
     Attributes:
-        parameters: of the encoder and the decoder together.
-        encoder: mean distance ‖g(x) − z‖ on held-out points, the disc's radius being 1.
-        decoder, round_trip: mean over held-out signals of the root mean square error,
-            the bump's height being 1.
+        parameters: of encoder plus decoder.
+        encoder: mean distance ‖g(x) − z‖ on held-out points of the unit disc.
+        decoder, round_trip: mean over held-out signals of the RMS error, for bumps of
+            height 1.
     """
 
     width: int
@@ -53,7 +53,7 @@ def oracle(z: Array) -> Array:
 
 
 def disc(key: Array, count: int) -> Array:
-    """Points spread evenly over the unit disc."""
+    """Points uniform in the unit disc, (count, 2)."""
     radius, angle = jax.random.split(key)
     r = jnp.sqrt(jax.random.uniform(radius, (count,)))
     turn = 2 * jnp.pi * jax.random.uniform(angle, (count,))
@@ -61,7 +61,7 @@ def disc(key: Array, count: int) -> Array:
 
 
 def _convolve(x: Array, weight: Array, bias: Array) -> Array:
-    """(batch, length, in) by (kernel·in, out), as one product."""
+    """Convolve x (batch, length, in) with a weight (kernel·in, out), as one product."""
     half = KERNEL // 2
     padded = jnp.pad(x, ((0, 0), (half, half), (0, 0)))
     windows = [padded[:, i : i + x.shape[1]] for i in range(KERNEL)]
@@ -100,7 +100,7 @@ def _initial(key: Array, width: int) -> Params:
 
 
 def _train(key: Array, width: int, steps: int) -> tuple[Array, Array, Array]:
-    """Train one encoder and one decoder; their three errors on held-out points."""
+    """Train an encoder and a decoder; returns the three errors on held-out points."""
     start, data, held_out = jax.random.split(key, 3)
     params = _initial(start, width)
     optimizer = optax.adam(optax.cosine_decay_schedule(5e-3, steps))
@@ -130,7 +130,7 @@ def _train(key: Array, width: int, steps: int) -> tuple[Array, Array, Array]:
 
 
 def study(*, quick: bool, progress: Callable[[float], None]) -> list[Sizes]:
-    """Train every width; quick trains fewer, smaller and shorter."""
+    """Train every width; `quick` has fewer widths, seeds and steps."""
     widths, seeds, steps = ((2, 4, 8), 3, 600) if quick else ((2, 4, 8, 16), 5, 2500)
     keys = jax.random.split(jax.random.key(0), seeds)
     found = []
@@ -145,6 +145,6 @@ def study(*, quick: bool, progress: Callable[[float], None]) -> list[Sizes]:
 
 
 def slope(sizes: list[Sizes], what: str) -> float:
-    """The fitted power: error ∝ parameters^slope, of the best seed of every size."""
+    """The exponent in error ∝ parameters^slope, fitted to the best seed per size."""
     errors = [np.log(min(getattr(size, what))) for size in sizes]
     return float(np.polyfit(np.log([s.parameters for s in sizes]), errors, 1)[0])

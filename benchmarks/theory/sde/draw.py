@@ -1,4 +1,4 @@
-"""The picture of the SDE study."""
+"""The plot of the SDE study."""
 
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from core.theory.flow import FlowBound
 
 
 class Results(NamedTuple):
-    """All that the study found."""
+    """All results of the study."""
 
     outcomes: dict[str, Outcome]
     found: list[Finding]
@@ -45,7 +45,7 @@ def draw(figure: Figure | SubFigure, results: Results) -> None:
 def _remainders(axes: Axes, outcomes: dict[str, Outcome]) -> None:
     """Remainders in units of the ε² term, so that all systems fit in one panel."""
     for marker, one in zip(_MARKERS, outcomes.values(), strict=True):
-        # The true ε² term for all three forms, or they would differ in their units.
+        # All three forms are divided by the correct ε² term.
         unit = np.abs(one.checks["corrected"].second_order)
         for kind, check in one.checks.items():
             clear = check.resolved
@@ -92,7 +92,7 @@ def _distances(axes: Axes, found: dict[str, Any]) -> None:
         label=f"length 1, rare: slope {found['slope_rare']:.2f}",
     )
     axes.loglog(
-        delta, found["bound"], "C0--", linewidth=1, label="our bound of the first"
+        delta, found["bound"], "C0--", linewidth=1, label="our bound on the first"
     )
     axes.set_xlabel("δ = E‖ε‖")
     axes.set_title("Theorem 4.1: E sup‖x^ε − x⁰‖²")
@@ -107,8 +107,8 @@ def _flows(axes: Axes, flows: list[FlowBound]) -> None:
     for constant, line in ((1.0, ":"), (2.0, "-."), (4.0, "--")):
         values = [f.printed(constant) for f in flows]
         axes.semilogy(RARE, values, f"C3{line}", label=f"printed, C = {constant:g}")
-    axes.set_xlabel("slope s of the drift, on 1 path in s²")
-    axes.set_title("(18): E‖Φ‖² where E‖∂g‖² = 1")
+    axes.set_xlabel("slope s of the drift on a fraction 1/s² of paths")
+    axes.set_title("(18): E‖Φ‖² for E‖∂g‖² = 1")
     axes.legend(fontsize="xx-small", loc="upper left")
 
 

@@ -1,4 +1,4 @@
-"""What the SDE paper's expansion gets wrong: Theorem 3.3, Corollary 3.4."""
+"""Errors in the SDE paper's expansion: Theorem 3.3, Corollary 3.4."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,11 +23,11 @@ class Finding(NamedTuple):
     """One error of the paper on one system.
 
     Attributes:
-        number: of the error, as in docs/theory-sde.md; letters tell cases apart.
-        quantity: what is compared, on what system.
-        printed: by the paper's formula.
-        true: by the library, or by simulation.
-        exact: by a closed form, where there is one.
+        number: of the error, as in docs/theory-sde.md, with a letter for its cases.
+        quantity: the compared quantity and the system.
+        printed: from the paper's formula.
+        true: from the library, or by simulation.
+        exact: from a closed form, or None.
     """
 
     number: str
@@ -72,7 +72,7 @@ def _ou(rate: float, drift_error: float, diffusion_error: float) -> EulerMaruyam
 
 
 def half_missing() -> list[Finding]:
-    """(1) The slope of the remainder, with all terms exact but for the missing ½."""
+    """(1) The slope of the remainder with exact terms except for the missing ½."""
     system = EulerMaruyama(
         lambda x: jnp.sin(x), _column(lambda x: jnp.cos(x)), DT, None, _column(jnp.sin)
     )
@@ -83,7 +83,7 @@ def half_missing() -> list[Finding]:
 
 
 def ito_missing() -> list[Finding]:
-    """(2) P of geometric Brownian motion; (6) it is not 0; (3) nor is Q."""
+    """(2) P of geometric Brownian motion; (6) P ≠ 0; (3) Q ≠ 0."""
     tree, start = rademacher_tree(STEPS, 1, DT), jnp.ones(1)
     scale = 0.44
     system, n = _gbm(scale), STEPS
@@ -102,8 +102,8 @@ def ito_missing() -> list[Finding]:
             q = 2 * n * (n - 1) * (scale * DT) ** 2 * growth ** (n - 2)
             terms = (paper.terms()["q"].mean, truth.terms()["q"].mean)
             found.append(Finding("3", "Q, GBM, L = x²", *terms, q))
-            # The paper's reading: a convex loss can only rise, by ε² S/2. Here −ε is
-            # an error as free of drift as ε, and the loss falls.
+            # The paper's claim: a convex loss can only increase, by ε² S/2. But −ε is
+            # also a zero-drift error, and here the loss decreases.
             eps = -0.1
             fall = (1 + (scale + eps) ** 2 * DT) ** n - growth**n
             terms = (0.5 * eps**2 * truth.terms()["s"].mean, truth.change(eps).mean)
@@ -116,13 +116,13 @@ def ito_missing() -> list[Finding]:
     p = apart.expand(_square, start, wide).terms()["p"].mean
     p_printed = printed_terms(apart, _square, start, wide).terms()["p"].mean
     found.append(
-        Finding("6b", "P, GBM, error on a noise of its own", p_printed, p, 0.0)
+        Finding("6b", "P, GBM, error on an independent noise", p_printed, p, 0.0)
     )
     return found
 
 
 def drift_left_out() -> list[Finding]:
-    """(4) S where Φ lacks the drift; (5) S̃ without y_dᵀ L″ y_d."""
+    """(4) S with Φ without the drift; (5) S̃ without y_dᵀ L″ y_d."""
     tree, start, rate = rademacher_tree(STEPS, 1, DT), jnp.ones(1), 1.0
     decay = (1 - rate * DT) ** np.arange(STEPS)
     noisy, drifting = _ou(rate, 0.0, 1.0), _ou(rate, 0.7, 0.0)
@@ -131,7 +131,7 @@ def drift_left_out() -> list[Finding]:
         ("4", "s", noisy, 2 * DT * np.sum(decay**2)),
         ("5", "s_tilde", drifting, 2 * (0.7 * DT * np.sum(decay)) ** 2),
     ):
-        # (5) is shown with Φ repaired, for nothing else to differ.
+        # (5) uses the corrected Φ, so that nothing else differs.
         corrections = (
             PRINTED if number == "4" else CORRECTED._replace(drift_square=False)
         )
@@ -171,7 +171,7 @@ def uncarried() -> list[Finding]:
     for _ in range(STEPS):
         exact = factor * exact + bend * variance * DT
         variance = factor**2 * variance + DT
-    # Without `carried` alone; Φ is sampled an Itô step earlier than in the exact sum.
+    # All corrections but `carried`; Φ is one Itô step earlier than in the exact sum.
     alone = q(CORRECTED._replace(carried=False))
     label = "E ∂²x, curved drift, error σ̄ = 1"
     return [

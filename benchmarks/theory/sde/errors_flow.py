@@ -1,4 +1,4 @@
-"""What the SDE paper gets wrong about the flow and the divergence: (18), Section 4."""
+"""Errors in the SDE paper about the flow and the divergence: (18), Section 4."""
 
 import math
 
@@ -21,10 +21,10 @@ from core.theory.sde import EulerMaruyama, rademacher_tree
 
 
 def ito_square() -> list[Finding]:
-    """(7) E‖Φ_T‖_F² of a rotating noise: J² = −I, J Jᵀ = I."""
+    """(7) E‖Φ_T‖_F² for a rotating noise: J² = −I, J Jᵀ = I."""
     spin = jnp.array([[0.0, -1.0], [1.0, 0.0]])
     duration = STEPS * DT
-    # Φ is a rotation by B_T times a number: any B_T gives the norm.
+    # Φ is a scalar times a rotation by B_T, so its norm does not depend on B_T.
     printed, true = (
         constant_flow(
             jnp.zeros((2, 2)), spin[None], jnp.array([0.3]), duration, printed=wrong
@@ -37,11 +37,11 @@ def ito_square() -> list[Finding]:
 
 
 RARE = (1, 2, 4, 8)
-"""How steep the drift is on one path in the square of it: E‖∂g‖² is 1 for all."""
+"""Slopes s of the drift on a fraction 1/s² of paths, so that E‖∂g‖² = 1."""
 
 
 def rare_steepness(steepness: int) -> FlowBound:
-    """(18) for dv = k v dt where k is `steepness` on one path in steepness², else 0."""
+    """(18) for dv = k v dt, with k = s (`steepness`) on 1/s² of paths, else 0."""
     system = EulerMaruyama(
         lambda x: jnp.stack([x[1] * x[0], 0.0 * x[1]]),
         lambda x: jnp.zeros((2, 1), x.dtype),
@@ -54,7 +54,7 @@ def rare_steepness(steepness: int) -> FlowBound:
 
 
 def mean_in_exponent() -> list[Finding]:
-    """(8) E‖Φ_T‖² of a drift that is rarely steep, against (18) with C = 2."""
+    """(8) E‖Φ_T‖² for a drift that is rarely steep, against (18) with C = 2."""
     top = max(RARE)
     found = rare_steepness(top)
     exact = 1 + ((top**2 - 1) + (1 + top * DT) ** (2 * STEPS)) / top**2
@@ -63,7 +63,7 @@ def mean_in_exponent() -> list[Finding]:
 
 
 def second_variation_start() -> list[Finding]:
-    """(9) ∂²x_T/∂x_0² of a linear SDE, which has none, and of a nonlinear one."""
+    """(9) ∂²x_T/∂x_0² of a linear SDE, where it is 0, and of a nonlinear one."""
     linear = EulerMaruyama(lambda x: -x, lambda x: 0.5 * x[:, None], DT)
     bent = EulerMaruyama(jnp.sin, lambda x: jnp.cos(x)[:, None], DT)
     row = rademacher_tree(STEPS, 1, DT)[37]
@@ -82,7 +82,7 @@ def second_variation_start() -> list[Finding]:
 
 
 def example_rollout() -> LatentRollout:
-    """A small sequence model with a policy that moves with the state."""
+    """A small sequence model with a state-dependent policy."""
     rng = np.random.default_rng(0)
 
     def weight(*shape: int) -> Array:
@@ -101,7 +101,7 @@ def example_rollout() -> LatentRollout:
 
 
 def squared_distance() -> list[Finding]:
-    """(10) The order of E sup‖x^ε − x⁰‖² in δ; (14) its dependence on the law of ε."""
+    """(10) The order of E sup‖x^ε − x⁰‖² in δ; (14) it depends on more than δ."""
     system = example_rollout().system()
     tree = rademacher_tree(STEPS, 1, DT)[:, :, [0, 0]]
     start = jnp.array([0.3, -0.2, 0.5, 0.1, 0.4])
@@ -111,7 +111,7 @@ def squared_distance() -> list[Finding]:
     )
     slope = math.log2(large / small)
     found = [Finding("10", "order of d in δ, small rollout", 1.0, slope, 2.0)]
-    # dh = 0, dz = p̄ dB: the error stays what it is, so that d is E‖ε‖² exactly.
+    # dh = 0, dz = p̄ dB: the error is constant in time, so that d = E‖ε‖² exactly.
     still = LatentRollout(
         sequence=lambda h, z, u: 0 * h,
         predictor=lambda h: jnp.zeros(1, h.dtype),
@@ -132,7 +132,7 @@ def squared_distance() -> list[Finding]:
 
 
 def policy_curvature() -> list[Finding]:
-    """(13) F_hh of f = a²/2 + h a with the policy a = h: f(h, ρ(h)) = (3/2) h²."""
+    """(13) F_hh for f = a²/2 + h a and the policy a = h: f(h, ρ(h)) = (3/2) h²."""
     rollout = LatentRollout(
         sequence=lambda h, z, u: 0.5 * u**2 + h * u,
         predictor=lambda h: jnp.zeros(1, h.dtype),

@@ -1,10 +1,10 @@
 """The SDE paper: its expansion, its errors, its bounds, Theorem A.6.
 
-Four questions of *Towards Unraveling and Improving Generalization in World Models*:
-does the expansion of the expected loss hold (its remainder then falls with the third
-power of ε); what does each error of the paper change; how far do two rollouts part
-(Theorem 4.1) and how fast does the flow grow (inequality 18); do small convolutional
-networks represent a low-dimensional manifold (Theorem A.6).
+Four questions about *Towards Unraveling and Improving Generalization in World Models*:
+is the expansion of the expected loss correct (is its remainder O(ε³)); what is the
+effect of each error in the paper; how fast do two rollouts diverge (Theorem 4.1) and
+does the flow grow (inequality 18); do small CNNs represent a low-dimensional manifold
+(Theorem A.6).
 """
 
 from typing import Any
@@ -26,9 +26,9 @@ from core.theory.sde import brownian
 
 
 def run(*, quick: bool, progress: Progress) -> Study:
-    """All of it, in float64 but for the networks of Theorem A.6.
+    """The whole study, in float64 except for the networks of Theorem A.6.
 
-    Quick takes fewer paths, steps and networks; the list of errors is the same.
+    `quick` has fewer paths, steps and networks; the list of errors is the same.
     """
     paths, steps = (2_000, 20) if quick else (20_000, 50)
     parts = len(SYSTEMS) + len(CASES) + 6
@@ -69,21 +69,21 @@ def run(*, quick: bool, progress: Progress) -> Study:
 
 
 def _distances(paths: int) -> dict[str, Any]:
-    """Theorem 4.1's left side against δ = E‖ε‖, for two laws of the error."""
+    """Theorem 4.1's left side against δ = E‖ε‖, for two distributions of the error."""
     rollout = example_rollout()
     system = rollout.system()
     key, other = jax.random.split(jax.random.key(1))
     count = min(paths, 4_000)
     noise = brownian(key, paths=count, steps=8, size=2, dt=rollout.dt)
     start = jnp.array([0.3, -0.2, 0.5, 0.1, 0.4])
-    # An error of z alone, of Gaussian law; E‖ε‖² = 1 before it is scaled.
+    # A Gaussian error of z alone; E‖ε‖² = 1 before scaling.
     unit = jax.random.normal(other, (count, 2)) / jnp.sqrt(2.0)
     unit = jnp.concatenate([jnp.zeros((count, 3)), unit], axis=1)
     deltas = np.geomspace(1e-3, 1e-1, 5)
     mean = float(jnp.mean(jnp.linalg.norm(unit, axis=1)))
     square = float(jnp.mean(jnp.sum(unit**2, axis=1)))
     gaussian = [divergence(system, start, d / mean * unit, noise) for d in deltas]
-    # The same δ by an error of fixed length 1 on a part of the paths.
+    # The same δ from an error of length 1 on a fraction δ of the paths.
     hit = jnp.arange(count) / count
     rare = []
     for delta in deltas:
@@ -106,14 +106,14 @@ def _distances(paths: int) -> dict[str, Any]:
 
 
 def _slope(one: Outcome, name: str) -> float:
-    """The slope at the smallest resolved ε; the others come closer to higher orders."""
+    """The slope at the smallest resolved ε, where higher orders matter least."""
     slopes = one.checks[name].slopes
     return float(slopes[0]) if len(slopes) else float("nan")
 
 
 def _tables(results: Results) -> str:
     lines = [
-        "Remainder of the expansion: log-log slope at small ε (3 if right to order 2)",
+        "Remainder of the expansion: log-log slope at small ε (3 if correct to O(ε²))",
         text_table(
             ["", "corrected", "½ missing", "printed", "ε² term", "ε valid"],
             [_expansion_row(name, one) for name, one in results.outcomes.items()],
@@ -122,7 +122,7 @@ def _tables(results: Results) -> str:
     lines += [
         "",
         "The paper's errors",
-        # By hand: the statements span all columns.
+        # Not a text_table, because the statements span all columns.
         f"{'':62}{'printed':>10}{'true':>10}{'exact':>10}",
     ]
     last = 0
@@ -143,7 +143,7 @@ def _tables(results: Results) -> str:
         f"{d['slope_rare']:.2f}",
         f"      realized / our bound {d['gaussian'][0] / d['bound'][0]:.3f}",
         "",
-        "Inequality (18): E‖Φ_T‖_F², drifts of slope s on 1 path in s² (E‖∂g‖² = 1)",
+        "Inequality (18): E‖Φ_T‖_F², drift slope s on 1/s² of the paths (E‖∂g‖² = 1)",
         text_table(
             ["s", "realized", "ours", "printed, C=1", "C=2", "C=4"],
             [
@@ -181,7 +181,7 @@ def _tables(results: Results) -> str:
         for what in ("encoder", "decoder", "round_trip")
     ]
     lines.append(
-        f"      fitted powers of the number of parameters: {', '.join(powers)}"
+        f"      fitted exponents in the number of parameters: {', '.join(powers)}"
     )
     return "\n".join(lines)
 
@@ -195,7 +195,7 @@ def _expansion_row(name: str, one: Outcome) -> list[str]:
 
 
 def _finite(values: Any) -> list[float | None]:
-    """Numbers for JSON, None where there is none."""
+    """Numbers for JSON, with None for NaN and infinity."""
     return [float(v) if np.isfinite(v) else None for v in np.ravel(values)]
 
 

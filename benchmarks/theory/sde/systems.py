@@ -1,4 +1,4 @@
-"""Systems on which the SDE paper's expansion is tried, and what came of it."""
+"""Test systems for the SDE paper's expansion."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,7 +16,7 @@ DURATION = 1.0
 
 
 class System(NamedTuple):
-    """An SDE with its errors, a loss of its last state and where it begins."""
+    """An SDE with its errors, a loss of the final state, and the initial state."""
 
     build: Callable[[float], EulerMaruyama]
     loss: Callable[[Array], Array]
@@ -26,12 +26,12 @@ class System(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """One system: its terms and how three predictions do.
+    """The terms of one system, and the remainders of three predictions.
 
     Attributes:
         terms: P, P̃, Q, S, Q̃, S̃ as (mean, standard error).
-        checks: the remainder of the corrected expansion, of the same without the first
-            error's ½, and of the paper's own formulas.
+        checks: of the corrected expansion, of the same with the ½ missing (error 1),
+            and of the paper's own formulas.
     """
 
     terms: dict[str, Estimate]
@@ -69,7 +69,7 @@ def _planar(dt: float) -> EulerMaruyama:
 
 
 def _network(gain: float) -> Callable[[float], EulerMaruyama]:
-    """ẋ = tanh(gain·W x) − x with state-dependent noise, like a recurrent map."""
+    """ẋ = 4 (tanh(gain·W x + b) − x), state-dependent noise: like a recurrent map."""
     rng = np.random.default_rng(1)
     inner = jnp.asarray(rng.normal(size=(4, 4)) / 2)
     noise = jnp.asarray(rng.normal(size=(4, 2)) / 2)
@@ -110,11 +110,10 @@ SYSTEMS: dict[str, System] = {
         _network(3.0), _readout, (0.3, -0.2, 0.5, 0.1), 2, "L = ‖tanh(2x − ½)‖²"
     ),
 }
-"""By name."""
 
 
 def outcome(system: System, key: Array, *, paths: int, steps: int) -> Outcome:
-    """Expand `system` and run it perturbed, both on the same paths."""
+    """Expand `system` and simulate it perturbed, on the same paths."""
     dt = DURATION / steps
     sde = system.build(dt)
     noise = brownian(key, paths=paths, steps=steps, size=system.noises, dt=dt)

@@ -1,1 +1,1 @@
-"""Finite-difference smoothing in tabular worlds."""
+"""Finite-difference smoothing in tabular MDPs."""

@@ -1,9 +1,8 @@
-"""Finite-difference smoothing in two tabular worlds (GPLD, section 3).
+"""Finite-difference smoothing in two tabular MDPs (GPLD, section 3).
 
-Two questions the paper leaves open. Does the prior help when transition laws are smooth
-in the embedding, and hurt when they are not (the control: the same MDP, its states at
-each other's points)? And does it help what the model is for, values and policies, as
-much as the transition laws?
+Two questions that the paper leaves open: does the smoothness prior help if transition
+probabilities are smooth in the embedding, and hurt if not (the control permutes the
+embedding)? Do values and policies improve as much as transition probabilities?
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ _SIDE = 8
 _DISCOUNT = 0.95
 _STRENGTH = 0.1
 _WORLDS = {"push": tb.push_world, "swirl": tb.swirl_world}
-_HELD_OUT = 5  # one transition in five chooses λ
+_HELD_OUT = 5  # one transition in five is held out to choose λ
 _UNIMIX = {"validation": 0.01, "validation, hardly mixed": 1e-6}
 _METRICS = {"tv": "total variation", "value": "value error", "regret": "regret"}
 
@@ -55,7 +54,7 @@ Scores = dict[str, list[dict[str, float]]]
 
 
 def run(*, quick: bool, progress: Progress) -> Study:
-    """Both worlds at every number of transitions, then the limit of section 3.2."""
+    """Both MDPs at every number of transitions, then the limit of section 3.2."""
     sizes = _QUICK if quick else _FULL
     steps = len(_WORLDS) * len(sizes.numbers) * sizes.seeds
     done, found = 0, {}
@@ -132,7 +131,7 @@ def _one(
 def _score(
     world: tb.EmbeddedMDP, policy: np.ndarray, model: np.ndarray
 ) -> dict[str, float]:
-    """Total variation; RMS error of the optimal policy's value; loss of planning."""
+    """Total variation, RMS error of the optimal policy's value, and regret."""
     value_in = lambda laws, policy: tb.policy_value(
         laws, world.reward, policy, discount=_DISCOUNT
     )
@@ -147,7 +146,7 @@ def _score(
 
 
 def _continuum(lattices: Sequence[int]) -> dict[str, Any]:
-    """Section 3.2 in float64: a small network, then one kernel on finer lattices."""
+    """Section 3.2 in float64: a small network, and one kernel on finer lattices."""
     steps = np.geomspace(0.1, 0.003, 6)
     with jax.enable_x64(True):
         one, two, three = jax.random.split(jax.random.key(0), 3)
@@ -189,7 +188,7 @@ def _tables(
     if quick:
         lines.append("quick: a check of the machinery, not a result")
     lines.append(
-        "means ± standard errors over seeds, median λ; 'best' has the least mean.\n"
+        "means ± standard errors over seeds, median λ; 'best' has the lowest mean.\n"
         "Validation: P mixed with 1 % uniform, or with 1e-6 (less mixed).\n"
     )
     for (world, number), scores in found.items():
@@ -206,8 +205,8 @@ def _tables(
         f"slope of the error in the step: {slope['one']:.2f} from one side (as "
         f"printed), {slope['both']:.2f} from both (a lattice)",
         f"d·E‖Ju‖²/‖J‖² over 100,000 directions: {continuum['sphere_ratio']:.4f}",
-        f"per state over cell volume, finest lattice: "
-        f"{lattice['per_state_density'] / lattice['continuum']:.4f} of the continuum",
+        f"(energy per state / cell volume) / continuum, finest lattice: "
+        f"{lattice['per_state_density'] / lattice['continuum']:.4f}",
     ]
     return "\n".join(lines)
 
@@ -257,7 +256,7 @@ def _draw(
         panels[0, 3].loglog(
             steps, continuum["relative_error"][sides], "o-", color=color, label=label
         )
-    panels[0, 3].set_title("eq. 3: error of the limit", fontsize="medium")
+    panels[0, 3].set_title("eq. 3: relative error", fontsize="medium")
     panels[0, 3].set_xlabel("step h")
     panels[0, 3].legend(title="sides", fontsize="x-small", title_fontsize=7)
     panels[0, 3].grid(alpha=0.3)
@@ -270,7 +269,7 @@ def _draw(
         panels[1, 3].loglog(continuum["lattices"], ratios, "s-", label=label)
     panels[1, 3].axhline(1.0, color="k", linewidth=0.8, linestyle=":")
     panels[1, 3].set_title("penalty of a state / continuum", fontsize="medium")
-    panels[1, 3].set_xlabel("lattice points a side")
+    panels[1, 3].set_xlabel("lattice points per side")
     panels[1, 3].xaxis.set_minor_formatter(NullFormatter())
     sides = [str(side) for side in continuum["lattices"]]
     panels[1, 3].set_xticks(continuum["lattices"], sides)
@@ -281,7 +280,7 @@ def _draw(
 def _curve(
     panel: Any, scores: Scores, metric: str, sizes: _Sizes, number: int, color: str
 ) -> None:
-    """Smoothed against λ; dashed without; a cross for the shuffled control."""
+    """Smoothed, against λ; maximum likelihood (dashed); shuffled control (cross)."""
 
     def mean(name: str) -> float:
         return float(np.mean([score[metric] for score in scores[name]]))
