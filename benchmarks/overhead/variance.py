@@ -218,7 +218,7 @@ def table(found: dict[str, Findings]) -> str:
 
 
 def label(family: PenaltyOptions) -> str:
-    """A family in words."""
+    """A family as text."""
     count = "" if family.probes is None else f"{family.probes} "
     return f"rho {family.rho:g}, {count}{family.probe_kind}"
 

@@ -1,4 +1,4 @@
-"""What suites of training runs show, in Markdown: docs/does-it-help.md."""
+"""Results of suites of training runs as Markdown, for docs/does-it-help.md."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from benchmarks.suite.report import (
 
 
 def suite(results: Sequence[Result], command: str) -> str:
-    """One suite: how many of its runs are finished, what they say, tables, pictures.
+    """One suite: number of finished runs, comparison of the arms, tables, plots.
 
     Args:
-        results: of the suite; the last one counts.
-        command: makes the runs, for where there is no result.
+        results: results of the suite; the latest is used.
+        command: the command to show if there is no result.
     """
     nothing = f"{NO_RUNS} `{command}` makes them."
     if not results:
@@ -44,7 +44,7 @@ def suite(results: Sequence[Result], command: str) -> str:
 
 
 def suites(results: Sequence[Result], names: Sequence[str]) -> str:
-    """Several suites, one after another; those without a result in one line."""
+    """Several suites in sequence; those without a result are listed in one line."""
     found = {result.data["suite"]: result for result in results}
     found = {name: x for name, x in found.items() if x.data["runs"]}
     blocks = [suite([found[name]], "") for name in names if name in found]
@@ -55,7 +55,7 @@ def suites(results: Sequence[Result], names: Sequence[str]) -> str:
 
 
 def finished(data: Mapping[str, Any]) -> str:
-    """How many runs are done, of how many."""
+    """The number of finished runs out of all runs of the suite, as text."""
     wanted = len(data["tasks"]) * len(data["arms"]) * len(data["seeds"])
     missing = wanted - len(data["runs"])
     told = f"{len(data['runs'])} of {wanted} runs finished"
@@ -67,7 +67,7 @@ def finished(data: Mapping[str, Any]) -> str:
 
 
 def verdicts(data: Mapping[str, Any]) -> list[str]:
-    """For each arm whether its intervals tell it from the baseline, in words."""
+    """For each arm, whether its interval excludes equality with the baseline."""
     found, baseline = data["aggregates"], data["baseline"]
     if not found.get("improvement"):
         return [
