@@ -15,8 +15,18 @@ and device, and measures the rest.
 A kernel that was never run may hang or leave the device unusable. So every part runs in
 a process of its own with a time limit, and writes down each result as it comes: the
 other parts go on, and the file holds whatever was found.
+
+    python -m benchmarks.gpu --stage all [--minutes 9] [--quick]
+
+has the parts of all stages that matter most, for a machine that is lent for one call.
+
+    python -m benchmarks.gpu --stage compile [--only NAME ...] [--json PATH]
+
+compiles the programs for a GPU that need not be there, and counts what they would
+launch (see `benchmarks.gpu.compile`).
 """
 
+import argparse
 import importlib
 import json
 import os
@@ -32,7 +42,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.cli import Parser
+from benchmarks.cli import Parser, amount
 from benchmarks.gpu.parts import KERNEL_OFF, STAGES, Part
 from benchmarks.gpu.resume import WHAT, all_passed, all_well, whole_parts
 from benchmarks.gpu.summary import summary
@@ -40,7 +50,7 @@ from benchmarks.measure.device_time import PEAKS, peak_of
 from train.errors import UserError, one_line_errors
 from train.provenance import write_result
 
-SHARED_CACHE = ("throughput", "overhead")
+SHARED_CACHE = ("throughput", "overhead", "all")
 """Stages whose parts share compiled programs, in a new folder at each call."""
 
 PATIENCE = 4
@@ -59,13 +69,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The parts' processes share the device with this one, which computes nothing.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     with one_line_errors():
+        if options.stage == "compile":
+            return compile_command(options)
         device = any_device() if options.quick else require_gpu()
-        parts = chosen_parts(options.stage, quick=options.quick)
+        parts = chosen_parts(
+            options.stage, quick=options.quick, minutes=options.minutes
+        )
         if options.part is None:
             done = {}
             if options.resume is not None:
                 done = whole_parts(options.resume, options.stage, quick=options.quick)
-            return run_stage(options.stage, options.out, device, options.quick, done)
+            return run_stage(
+                options.stage,
+                options.out,
+                device,
+                options.quick,
+                done,
+                minutes=options.minutes,
+            )
         if options.part not in parts:
             raise UserError(
                 f"--part {options.part}: stage {options.stage} has {', '.join(parts)}"
@@ -75,19 +96,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def compile_command(options: argparse.Namespace) -> int:
+    """The stage that needs no GPU, but XLA's compiler for one."""
+    from benchmarks.gpu.compile import command
+
+    return command.run(options)
+
+
 def parts_of(stage: str) -> dict[str, Part]:
     """All parts of a stage."""
     return importlib.import_module(f"benchmarks.gpu.{stage}").PARTS
 
 
-def chosen_parts(stage: str, *, quick: bool) -> dict[str, Part]:
+def chosen_parts(
+    stage: str, *, quick: bool, minutes: float | None = None
+) -> dict[str, Part]:
     """The parts of a stage, with `quick` those that can be rehearsed.
+
+    Args:
+        minutes: what all parts together may take; None for what they say.
 
     Raises:
         UserError: `quick`, and there is none.
     """
     if not quick:
-        return parts_of(stage)
+        parts = parts_of(stage)
+        whole = sum(part.seconds for part in parts.values())
+        share = 60 * minutes / whole if minutes else 1.0
+        return {
+            name: part._replace(seconds=int(part.seconds * share))
+            for name, part in parts.items()
+        }
     parts = {
         name: part._replace(run=part.rehearse, seconds=PATIENCE * part.seconds)
         for name, part in parts_of(stage).items()
@@ -124,11 +163,14 @@ def run_stage(
     device: str,
     quick: bool = False,
     done: Mapping[str, Any] | None = None,
+    *,
+    minutes: float | None = None,
 ) -> int:
     """Runs all parts, each in its own process, and gathers what they wrote.
 
     Args:
         done: parts that were measured before, as the result had them.
+        minutes: see `chosen_parts`.
     """
     path = out / f"gpu_{stage}.json"
     peak = peak_of(device)
@@ -138,7 +180,8 @@ def run_stage(
     with tempfile.TemporaryDirectory() as cache:
         if stage in SHARED_CACHE:
             environment["JAX_COMPILATION_CACHE_DIR"] = cache
-        for name, part in chosen_parts(stage, quick=quick).items():
+        chosen = chosen_parts(stage, quick=quick, minutes=minutes)
+        for name, part in chosen.items():
             if done and name in done:
                 parts[name] = done[name]
                 print(f"{name}: taken from the earlier result", flush=True)
@@ -150,6 +193,7 @@ def run_stage(
             entries.unlink(missing_ok=True)
             command = [sys.executable, "-m", "benchmarks.gpu", "--stage", stage]
             command += ["--quick"] if quick else []
+            command += ["--minutes", str(minutes)] if minutes else []
             command += ["--part", name, "--out", str(out)]
             log = entries.with_suffix(".log")
             ended = own_process(command, part.seconds, log, environment)
@@ -175,7 +219,7 @@ def run_stage(
     if quick:
         print("--quick: tiny sizes, a check of the machinery, no measurement")
     print(f"wrote {path}")
-    if "checks" in parts:
+    if "checks" in parts and stage != "all":
         return 0 if all_passed(parts["checks"]) else 1
     return 0 if all(all_well(*each) for each in parts.items()) else 1
 
@@ -262,7 +306,7 @@ def _parser() -> Parser:
         "gpu",
         description="Check and time this project on an NVIDIA GPU.",
     )
-    parser.add_argument("--stage", choices=tuple(STAGES), required=True)
+    parser.add_argument("--stage", choices=(*STAGES, "all", "compile"), required=True)
     parser.add_argument(
         "--out",
         type=Path,
@@ -276,7 +320,24 @@ def _parser() -> Parser:
     parser.add_argument(
         "--resume", type=Path, metavar="FILE", help="an earlier result: keep its parts"
     )
+    parser.add_argument(
+        "--minutes", type=amount, help="what all parts may take (default: as they say)"
+    )
     parser.add_argument("--part", help="only this part, in this process")
+    compiling = parser.add_argument_group("stage compile")
+    compiling.add_argument(
+        "--only", metavar="NAME", nargs="+", default=[], help="only these programs"
+    )
+    compiling.add_argument(
+        "--device",
+        nargs="+",
+        choices=("h100", "h200"),
+        default=["h200"],
+        help="what is compiled for (default: h200)",
+    )
+    compiling.add_argument(
+        "--json", type=Path, metavar="PATH", help="write the counts here"
+    )
     return parser
 
 

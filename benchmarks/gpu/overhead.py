@@ -40,9 +40,9 @@ PALLAS_ROWS = (
 )
 
 
-def settings() -> Config:
-    """The paper's configuration, at 12M in bfloat16."""
-    values = preset_values("gpld", platform="gpu") | {"--size": "12m"}
+def settings(size: str = "12m") -> Config:
+    """The paper's configuration in bfloat16."""
+    values = preset_values("gpld", platform="gpu") | {"--size": size}
     return dataclasses.replace(build(values), env="walker-walk")
 
 

@@ -47,9 +47,7 @@ COMMAND_BUFFERS: dict[str, dict[str, Any]] = {
         "xla_gpu_enable_command_buffer": f"{_ALL},WHILE,CONDITIONAL",
         "xla_gpu_command_buffer_unroll_loops": True,
     },
-    "loops in command buffers": {
-        "xla_gpu_enable_command_buffer": f"{_ALL},WHILE,CONDITIONAL"
-    },
+    "loops outside of command buffers": {"xla_gpu_enable_command_buffer": _ALL},
     "no command buffers": {"xla_gpu_enable_command_buffer": ""},
 }
 SCHEDULING: dict[str, dict[str, Any]] = {

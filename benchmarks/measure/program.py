@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.measure.flops import count_flops
+from train.program.compiler import compiler_options
 
 
 class Program(NamedTuple):
@@ -83,7 +84,9 @@ def build(
     flags: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Program:
-    """`jax.jit(program, **options)` for these arguments, compiled with XLA's `flags`.
+    """`jax.jit(program, **options)` for these arguments, compiled as in training.
+
+    XLA's `flags` are added to those of `train.program.compiler`.
 
     Args:
         caller: maps the compiled program and the key to `Program.call`; by default
@@ -91,7 +94,8 @@ def build(
     """
     start = time.perf_counter()
     traced = jax.jit(program, **options).trace(carry, key)
-    executable = traced.lower().compile(compiler_options=dict(flags or {}))
+    usual = dict(compiler_options(jax.default_backend()))
+    executable = traced.lower().compile(compiler_options=usual | dict(flags or {}))
     seconds = time.perf_counter() - start
     memory = executable.memory_analysis()
     return Program(

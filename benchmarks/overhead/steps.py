@@ -13,6 +13,7 @@ from benchmarks.overhead.rows import Measured, Variant
 from core.penalty import PenaltyOptions
 from core.transition import Transition
 from train.config import Config
+from train.program.compiler import compiler_options
 from train.program.state import compute_dtype, init_learner
 from train.program.update import UpdateOptions, update
 
@@ -69,7 +70,9 @@ class Bench:
 
         key = jax.random.key(2)
         start = time.perf_counter()
-        compiled = jax.jit(step).lower(self.learner, key).compile()
+        options = dict(compiler_options(jax.default_backend()))
+        lowered = jax.jit(step).lower(self.learner, key)
+        compiled = lowered.compile(compiler_options=options)
         seconds = time.perf_counter() - start
         memory = compiled.memory_analysis()
         costs = compiled.cost_analysis()

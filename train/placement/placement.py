@@ -21,6 +21,7 @@ from train.config import Config
 from train.errors import UserError, counted
 from train.placement.agents import one_by_one, side_by_side
 from train.processes import coordination
+from train.program.compiler import compiler_options
 from train.program.state import RunState
 
 Device = Any  # pyright cannot read `jax.Device`
@@ -119,10 +120,13 @@ class Placement:
         """
         given = (0,) if donate else ()
         function = self.mapped(function, in_place=donate)
-        if self.mesh is None:
-            return Program(jax.jit(function, donate_argnums=given), self)
-        jitted = jax.jit(function, donate_argnums=given, out_shardings=out)
-        return Program(jitted, self)
+        options: dict[str, Any] = {
+            "donate_argnums": given,
+            "compiler_options": dict(compiler_options(self.devices[0].platform)),
+        }
+        if self.mesh is not None:
+            options["out_shardings"] = out
+        return Program(jax.jit(function, **options), self)
 
     def mapped(
         self, function: Callable[..., Any], *, in_place: bool = False

@@ -1,0 +1,176 @@
+"""The programs that are compiled: what a training run on a GPU would execute."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+import envs
+from benchmarks.gpu.kernel import tilings
+from benchmarks.gpu.kernel_checks import rows_inputs
+from benchmarks.gpu.overhead import settings
+from benchmarks.measure.rollouts import make
+from benchmarks.op.cases import (
+    SHAPES,
+    HeadShape,
+    penalty_program,
+    probe_families,
+    random_inputs,
+)
+from core.penalty import PenaltyOptions
+from core.world_model import Sequence
+from kernels import Implementation
+from kernels.pallas import kernel, tiling
+from train.config import Config
+from train.program.chunk import Schedule, make_chunk
+from train.program.penalty import choose_penalty
+from train.program.state import compute_dtype, init_learner, init_run
+from train.program.update import UpdateOptions, update
+from train.rollout.player import make_evaluate
+
+PenaltyName = Literal["none", "xla", "pallas"]
+
+
+class Built(NamedTuple):
+    """A function to compile.
+
+    Attributes:
+        args: shapes and types of its arguments.
+        donate: which of them it may overwrite.
+    """
+
+    label: str
+    fn: Callable[..., Any]
+    args: tuple[PyTree, ...]
+    donate: tuple[int, ...] = ()
+
+
+STATES = 512
+"""Half of a batch's states: what the penalty is computed at by default."""
+
+WIDTHS = (64, 128, 192, 256, 320)
+TASKS = {
+    "walker": "walker-walk",
+    "cheetah": "cheetah-run",
+    "quadruped": "quadruped-walk",
+}
+
+
+def kernels() -> Iterator[Built]:
+    """The fused kernel for every hidden width and type that it has, and the op."""
+    key = jax.random.key(0)
+    for dtype in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)):
+        for h in WIDTHS:
+            shape = SHAPES["12m"]._replace(h=h)
+            if tiling.shared_bytes(h, shape.c, dtype) > tiling.SHARED_BYTES:
+                continue
+            args = jax.eval_shape(
+                lambda key, s=shape, d=dtype: rows_inputs(key, s, STATES, d), key
+            )
+            widest = {
+                cut.columns: cut for cut in reversed(tilings(shape, STATES, dtype))
+            }
+            for cut in widest.values():
+                label = f"kernel H={h} {dtype.name} {cut.columns}x{cut.rows}"
+                run = partial(kernel.row_arrays, dtype=dtype, tiling=cut)
+                yield Built(label, run, tuple(args))
+    names: tuple[Implementation, ...] = ("pallas", "xla", "reference")
+    for name in names:
+        yield _op(name, SHAPES["12m"], key)
+
+
+def _op(name: Implementation, shape: HeadShape, key: jax.Array) -> Built:
+    inputs = partial(random_inputs, shape=shape, n=STATES, dtype=jnp.bfloat16)
+    args = (*jax.eval_shape(inputs, key), key)
+    probes = probe_families(shape.c)[0]
+    fn = penalty_program(name, probes, classes=shape.c, gradient=True, reuse=True)
+    return Built(f"penalty op {name}", fn, args)
+
+
+def updates(penalty: PenaltyName, size: str) -> Iterator[Built]:
+    """One update of the paper's configuration."""
+    config = settings(size)
+    env = envs.VectorEnv(envs.make(config.env), config.num_envs)
+    learner = jax.eval_shape(partial(init_learner, config, env), jax.random.key(0))
+    dtype = compute_dtype(config, "gpu")
+    options = UpdateOptions(_penalty(config, penalty), dtype)
+
+    def step(learner, initial, batch, key):
+        return update(config, learner, initial, batch, key=key, options=options)
+
+    initial = jax.eval_shape(
+        lambda: learner.agent.model.rssm.initial(config.batch_size)
+    )
+    args = (learner, initial, _batch(config, env), jax.random.key(0))
+    yield Built(f"update-{penalty}-{size}", step, args, (0,))
+
+
+def _penalty(config: Config, name: PenaltyName) -> PenaltyOptions | None:
+    if name == "none":
+        return None
+    options = choose_penalty(config, "gpu").options
+    assert options is not None
+    return dataclasses.replace(options, implementation=name)
+
+
+def _batch(config: Config, env: envs.VectorEnv) -> Sequence:
+    rows = config.batch_length, config.batch_size
+
+    def zeros() -> Sequence:
+        flags = jnp.zeros(rows, bool)
+        return Sequence(
+            jnp.zeros((*rows, *env.spec.obs_shape)),
+            jnp.zeros((*rows, env.spec.action_dim)),
+            jnp.zeros(rows),
+            flags,
+            flags,
+            flags,
+        )
+
+    return jax.eval_shape(zeros)
+
+
+def chunk() -> Iterator[Built]:
+    """Acting, replay and updates: one cycle of `train.main`'s program."""
+    config = settings()
+    env = envs.VectorEnv(make(config.env), config.num_envs)
+    schedule = Schedule.of(config)._replace(cycles=1)
+    dtype = compute_dtype(config, "gpu")
+    fn = make_chunk(config, env, schedule, _penalty(config, "xla"), dtype)
+    run = jax.eval_shape(partial(init_run, config, env), jax.random.key(0))
+    yield Built("chunk", fn, (run,), (0,))
+
+
+def evaluation() -> Iterator[Built]:
+    """The episodes of one evaluation."""
+    config = settings()
+    vector = envs.VectorEnv(make(config.env), config.eval_episodes)
+    learner = jax.eval_shape(partial(init_learner, config, vector), jax.random.key(0))
+    yield Built("evaluation", make_evaluate(vector), (learner.agent, jax.random.key(0)))
+
+
+def simulation(task: str, batch: int) -> Iterator[Built]:
+    """One decision of a batch of environments."""
+    env = make(TASKS[task])
+    vector = envs.VectorEnv(env, batch)
+    state = jax.eval_shape(lambda key: vector.reset(key)[0], jax.random.key(0))
+    action = jax.ShapeDtypeStruct((batch, env.spec.action_dim), jnp.float32)
+    yield Built(f"mjx-{task}-{batch}", vector.step, (state, action), (0,))
+
+
+PROGRAMS: dict[str, Callable[[], Iterator[Built]]] = {
+    "kernel": kernels,
+    **{
+        f"update-{penalty}-{size}": partial(updates, penalty, size)
+        for size in ("1m", "12m")
+        for penalty in get_args(PenaltyName)
+    },
+    **{f"mjx-{task}-16": partial(simulation, task, 16) for task in TASKS},
+    "chunk": chunk,
+    "evaluation": evaluation,
+}
+"""By the name that `--only` takes."""
