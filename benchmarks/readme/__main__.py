@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cli import Parser, command
+from benchmarks.gpu.compile.command import WHAT as COUNTED
 from benchmarks.gpu.parts import STAGES
 from benchmarks.readme import experiments, tables
 from benchmarks.readme.tables import Result
@@ -32,14 +33,19 @@ DOCUMENTS = {
     "README.md": ("headline",),
     "docs/benchmarks.md": ("overhead", "throughput", "gpu"),
     "docs/does-it-help.md": ("evidence", "ablations"),
+    "docs/gpu.md": ("compiled",),
 }
 """The generated parts of each file, by path relative to the root."""
+
+WHAT = ("a measurement", COUNTED)
+"""What a result says of itself that is no rehearsal."""
 
 COMMANDS = {
     "headline": "python -m benchmarks.overhead --size 12m",
     "overhead": "python -m benchmarks.overhead --size 12m",
     "throughput": "python -m benchmarks.throughput",
     "evidence": "python -m benchmarks.suite evidence --folder DIR",
+    "compiled": "python -m benchmarks.gpu --stage compile",
 }
 """The command to run if there is no result."""
 
@@ -119,6 +125,9 @@ def parts(results: Sequence[Path], base: Path, wanted: Sequence[str]) -> dict[st
             names = sorted(path.stem for path in FILES.glob("ablations-*.toml"))
             each = [x for which in names for x in _latest(found, f"suite {which}")]
             content[name] = experiments.suites(each, names)
+        elif name == "compiled":  # before a change and after it, so not only the last
+            every = [each for each in found if kind(each.data) == name]
+            content[name] = tables.compiled(every, COMMANDS[name])
         else:
             of = "overhead" if name == "headline" else name
             content[name] = getattr(tables, name)(_latest(found, of), COMMANDS[name])
@@ -126,7 +135,7 @@ def parts(results: Sequence[Path], base: Path, wanted: Sequence[str]) -> dict[st
 
 
 def measurements(folder: Path) -> list[Path]:
-    """All result files below a folder that are marked as a measurement.
+    """All result files below a folder that are marked as a measurement or a count.
 
     Raises:
         UserError: a file is not JSON.
@@ -137,7 +146,7 @@ def measurements(folder: Path) -> list[Path]:
             data = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path}: not JSON ({error})") from None
-        if isinstance(data, dict) and data.get("what") == "a measurement":
+        if isinstance(data, dict) and data.get("what") in WHAT:
             found.append(path)
     return found
 
@@ -156,6 +165,8 @@ def kind(data: Any) -> str | None:
     holds: Callable[..., bool] = lambda *keys: all(key in data for key in keys)
     if holds("stage", "parts"):
         return f"gpu {data['stage']}"
+    if holds("model", "rows"):
+        return "compiled"
     if holds("shape", "baseline_seconds", "rows"):
         return "overhead"
     if holds("updates", "seeds", "loop"):

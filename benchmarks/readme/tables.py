@@ -293,6 +293,34 @@ def gpu(results: Mapping[str, Sequence[Result]]) -> str:
     return "\n\n".join([table, *blocks])
 
 
+def compiled(results: Sequence[Result], command: str) -> str:
+    """Launches of each program, in the order in which they were counted."""
+    if not results:
+        return not_measured(command)
+    ordered = sorted(results, key=lambda result: result.data["provenance"]["date"])
+    header = ["program", "launches", "host launches", "temporaries", "model"]
+    # Before and after, where a program was counted twice.
+    cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for result in ordered:
+        for row in result.data["rows"]:
+            if "error" not in row:
+                cells.setdefault((row["program"], row["device"]), []).append(row)
+    words = {
+        "launches": lambda row: f"{row['launches']:,}",
+        "host launches": lambda row: f"{row['from_host']:,}",
+        "temporaries": lambda row: megabytes(row["temp_bytes"]),
+        "model": lambda row: f"{row['model_ms']:.3g} ms",
+    }
+    rows = []
+    for (program, device), found in cells.items():
+        several = lambda name, found=found: " → ".join(
+            dict.fromkeys(words[name](row) for row in found)
+        )
+        rows.append([f"{program}, {device.upper()}", *map(several, header[1:])])
+    sources = "\n".join(f"{result.source}  " for result in ordered)
+    return "\n".join([*_table(header, rows), "", sources.rstrip()])
+
+
 def not_measured(command: str) -> str:
     """The text for a missing result file."""
     return f"**Not measured yet.** `{command}` measures it."
