@@ -104,7 +104,7 @@ def _observe(
     weights, from_action = recurrent_weights(rssm)
     keep = ~is_first
     actions = jnp.where(keep[..., None], actions, 0.0).astype(state.deter.dtype)
-    action_terms = _action_term(rssm, from_action, actions)
+    action_terms = action_term_of(rssm, from_action, actions)
     first = rssm.posterior_in.linear
     embed_terms = add_bias(embeds @ first.weight[rssm.deter :], first.bias)
     uniforms = jax.random.uniform(key, (*is_first.shape, rssm.categoricals))
@@ -167,7 +167,7 @@ def imagine[Inputs, Seen](
         inputs, uniform = each
         action, seen = act(carry.state, inputs)
         action = action.astype(carry.state.deter.dtype)
-        term = _action_term(rssm, from_action, action)
+        term = action_term_of(rssm, from_action, action)
         h, h_blocks = _recurrent(rssm, plain(weights), carry, term)
         state = State(h, rssm.sample(rssm.prior_logits(h), uniform))
         return Carry(state, h_blocks), seen
@@ -185,7 +185,7 @@ def recurrent(
 ) -> Float[Array, "*batch deter"]:
     """The same as `RSSM.recurrent`."""
     weights, from_action = recurrent_weights(rssm)
-    term = _action_term(rssm, from_action, action)
+    term = action_term_of(rssm, from_action, action)
     carry = Carry.of(rssm, state)
     kept_blocks = None if kept is None else _to_blocks(rssm, kept)
     return _recurrent(rssm, plain(weights), carry, term, kept_blocks)[0]
@@ -237,7 +237,12 @@ def recurrent_weights(rssm: RSSM) -> tuple[Weights, Float[Array, "hidden deter"]
     return weights, dense[split:]
 
 
-def _action_term(rssm: RSSM, from_action: Array, action: Array) -> Array:
+def action_term_of(
+    rssm: RSSM,
+    from_action: Float[Array, "hidden deter"],
+    action: Float[Array, "*batch action"],
+) -> Float[Array, "*batch deter"]:
+    """The action's share of the mixing layer's output, with its bias."""
     embedding = rssm.action_in(clip_action(action))
     return add_bias(embedding @ from_action, rssm.mix.bias)
 

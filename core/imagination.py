@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from core import block_gru
+from core import block_gru, wide_gru
+from core.form import STEP_BY_STEP, Form
 from core.networks.dists import BoundedNormal, TwoHot
 from core.networks.heads import PolicyHead, TwoHotHead
 from core.rssm import State
@@ -59,7 +60,7 @@ def imagine(
     length: int,
     *,
     key: PRNGKeyArray,
-    heads_at_once: bool = False,
+    form: Form = STEP_BY_STEP,
 ) -> Imagined:
     """Roll the policy out in the model for `length` steps from every start state.
 
@@ -68,9 +69,9 @@ def imagine(
     inside the rollout, in the step that computes the state, while the state is still in
     a CPU's cache.
 
-    With `heads_at_once` the states are stored, and each head is evaluated on all of
-    them after the rollout (the policy a second time): a few large operations instead of
-    many small ones, which suits a GPU. In bfloat16 the gradient of a head is then
+    With `form.heads_at_once` the states are stored, and each head is evaluated on all
+    of them after the rollout (the policy a second time): a few large operations instead
+    of many small ones, which suits a GPU. In bfloat16 the gradient of a head is then
     rounded once, not at every step.
 
     Each of several devices rolls out its own start states; the gradients of the heads
@@ -87,7 +88,7 @@ def imagine(
         (*batch, model.rssm.categoricals),
         dtype,
     )
-    roll_out = partial(_roll_out, heads_at_once=heads_at_once)
+    roll_out = partial(_roll_out, form=form)
     rollouts = divided(roll_out, (None, None, 0, 1, 1), 1)
     return rollouts(model, heads, starts, noise, uniforms)
 
@@ -118,7 +119,7 @@ def _roll_out(
     noise: Float[Array, "time batch action"],
     uniforms: Float[Array, "time batch K"],
     *,
-    heads_at_once: bool,
+    form: Form,
 ) -> Imagined:
     policy, value, slow_value = heads
 
@@ -149,10 +150,9 @@ def _roll_out(
         return action, (state.features, action)
 
     join = lambda xs, x: jnp.concatenate([xs, x[None]])
-    roll_out = partial(
-        block_gru.imagine, model.rssm, starts, inputs=noise, uniforms=uniforms
-    )
-    if heads_at_once:
+    imagine = wide_gru.imagine if form.few_kernels else block_gru.imagine
+    roll_out = partial(imagine, model.rssm, starts, inputs=noise, uniforms=uniforms)
+    if form.heads_at_once:
         last, (features, action) = roll_out(act=keep_states)
         with jax.named_scope("heads"):
             dist = policy(features)

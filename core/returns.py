@@ -13,7 +13,7 @@ def lambda_return(
     mix: Float[Array, "time *batch"],
     value: Float[Array, "time *batch"],
 ) -> Float[Array, "time-1 *batch"]:
-    """λ-returns of all steps except the last, by backward recursion.
+    """λ-returns of all steps except the last, by backward recursion:
 
         R_{T−1} = v_{T−1}
         R_t = r_{t+1} + γ_{t+1}·[(1 − λ_{t+1})·v_{t+1} + λ_{t+1}·R_{t+1}]
@@ -26,14 +26,16 @@ def lambda_return(
         value: v_t, the estimates to bootstrap from.
     """
 
-    def step(later: Array, inputs: tuple[Array, Array, Array, Array]):
-        reward, discount, mix, value = inputs
-        now = reward + discount * ((1.0 - mix) * value + mix * later)
-        return now, now
+    # R_t = own_t + share_t·R_{t+1}. Two such steps are one of the same form, so that
+    # log T operations do for T steps.
+    own = reward[1:] + discount[1:] * (1.0 - mix[1:]) * value[1:]
+    share = discount[1:] * mix[1:]
+    own = own.at[-1].add(share[-1] * value[-1])
 
-    rows = (reward[1:], discount[1:], mix[1:], value[1:])
-    _, returns = jax.lax.scan(step, value[-1], rows, reverse=True)
-    return returns
+    def join(later: tuple[Array, Array], now: tuple[Array, Array]):
+        return now[0] + now[1] * later[0], now[1] * later[1]
+
+    return jax.lax.associative_scan(join, (own, share), reverse=True)[0]
 
 
 class ReturnScale(NamedTuple):

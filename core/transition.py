@@ -13,10 +13,12 @@ class Transition(NamedTuple):
     the action a_{t−1} taken *before* it, and the reward received with it (the sum over
     the repeated control steps).
 
-    The last three fields are the replay buffer's own, and None in a batch:
-    `is_corrupt`: the simulation diverged (NaN or Inf). `deter`, `stoch`: the latent
-    state after o_t as last computed, h in bfloat16 and the class index of each
-    categorical of z.
+    Three fields are the replay buffer's own, and None in a batch: `is_corrupt`: the
+    simulation diverged (NaN or Inf). `deter`, `stoch`: the latent state after o_t as
+    last computed, h in bfloat16 and the class index of each categorical of z.
+
+    Only a batch has `seen`: observations for the encoder instead of `obs`, such as
+    augmented ones; `obs` remains the decoder's target.
     """
 
     obs: Num[Array, "..."]
@@ -28,3 +30,4 @@ class Transition(NamedTuple):
     is_corrupt: Bool[Array, "*steps"] | None = None
     deter: Float[Array, "*steps deter"] | None = None
     stoch: UInt8[Array, "*steps K"] | None = None
+    seen: Num[Array, "..."] | None = None

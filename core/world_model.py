@@ -5,9 +5,9 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from core import block_gru
+from core import block_gru, wide_gru
 from core.constants import DREAMERV3, LossConstants
 from core.networks.decoder import ImageDecoder, VectorDecoder
 from core.networks.encoder import ImageEncoder, VectorEncoder
@@ -94,7 +94,7 @@ def world_model_loss(
     *,
     key: PRNGKeyArray,
     constants: LossConstants = DREAMERV3,
-    seen: Num[Array, "time ..."] | None = None,
+    few_kernels: bool = False,
 ) -> WorldModelOutput:
     """DreamerV3's prediction, dynamics and representation losses.
 
@@ -106,14 +106,14 @@ def world_model_loss(
 
     Args:
         initial: latent state before the first step.
-        seen: observations for the encoder instead of `batch.obs`, such as augmented
-            ones; `batch.obs` remains the decoder's target.
+        few_kernels: see `core.form.Form`.
     """
     rssm = model.rssm
     with jax.named_scope("encoder"):
-        embeds = model.encoder(batch.obs if seen is None else seen)
+        embeds = model.encoder(batch.obs if batch.seen is None else batch.seen)
     with jax.named_scope("observe"):
-        _, observed = block_gru.observe_deferred(
+        observe = wide_gru.observe if few_kernels else block_gru.observe_deferred
+        _, observed = observe(
             rssm, initial, embeds, batch.action, batch.is_first, key=key
         )
     features = observed.states.features

@@ -26,7 +26,6 @@ from train.program.update import (
     UpdateOptions,
     total_loss,
     update,
-    wants_heads_at_once,
 )
 
 
@@ -93,7 +92,14 @@ class Update:
         def step(learner, key):
             def loss(model):
                 model, initial = cast((model, bench.initial), bench.dtype)
-                found = world_model_loss(model, initial, bench.batch, key=key)
+                form = UpdateOptions(None, bench.dtype).form
+                found = world_model_loss(
+                    model,
+                    initial,
+                    bench.batch,
+                    key=key,
+                    few_kernels=form.few_kernels,
+                )
                 return sum(jnp.mean(x) for x in found.losses.values())
 
             return jax.grad(loss)(learner.agent.model)
@@ -113,7 +119,7 @@ class Update:
                 starts,
                 self.config.imagination_length,
                 key=key,
-                heads_at_once=wants_heads_at_once(self.bench.dtype),
+                form=UpdateOptions(None, self.bench.dtype).form,
             )
             return found.reward, found.cont, found.estimate, found.slow
 

@@ -7,6 +7,7 @@ import pytest
 
 from core.actor_critic import imagined_loss
 from core.agent import Agent
+from core.form import Form
 from core.imagination import ActorCritic, imagine
 from core.returns import ReturnScale
 from core.rssm import State
@@ -39,7 +40,8 @@ def test_imagined_actions_are_drawn_from_the_policy(dtype, getkey):
     assert abs((noise**3).mean()) < 4 * 15**0.5 * error
 
 
-def test_heads_may_see_all_states_at_once(getkey):
+@pytest.mark.parametrize("few_kernels", [False, True])
+def test_heads_may_see_all_states_at_once(few_kernels, getkey):
     """The same numbers and the same gradients of the losses."""
     agent = Agent(5, 3, key=getkey(), size=LARGER)
     # Away from where reward and value are 0 everywhere.
@@ -48,7 +50,7 @@ def test_heads_may_see_all_states_at_once(getkey):
     starts = State(jax.random.normal(getkey(), zeros.deter.shape), zeros.stoch)
     key = getkey()
 
-    def total(heads, heads_at_once):
+    def total(heads, form):
         policy, value = heads
         found = imagine(
             agent.model,
@@ -56,14 +58,15 @@ def test_heads_may_see_all_states_at_once(getkey):
             starts,
             4,
             key=key,
-            heads_at_once=heads_at_once,
+            form=form,
         )
         losses = imagined_loss(ReturnScale.initial(), found).losses
         return losses["policy"] + losses["value"], found
 
     run = jax.jit(jax.grad(total, has_aux=True), static_argnums=1)
     heads = agent.policy, agent.value
-    one, other = run(heads, False), run(heads, True)
+    one = run(heads, Form())
+    other = run(heads, Form(heads_at_once=True, few_kernels=few_kernels))
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert a.shape == b.shape and float(jnp.max(jnp.abs(a))) > 0

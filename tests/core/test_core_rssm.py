@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from reference import dense, filled, linear, rssm_core, softmax, wide
 
-from core import block_gru
+from core import block_gru, wide_gru
 from core.rssm import RSSM, State
 
 DETER, HIDDEN, K, CLASSES, BLOCKS = 12, 5, 3, 4, 3
@@ -66,8 +66,12 @@ def make_sequence(getkey):
 
 # The definition, and the layout that training uses.
 RECURRENT = pytest.mark.parametrize("map_", [RSSM.recurrent, block_gru.recurrent])
-OBSERVE = pytest.mark.parametrize("observe", [RSSM.observe, block_gru.observe])
-IMAGINE = pytest.mark.parametrize("imagine", [RSSM.imagine, block_gru.imagine])
+OBSERVE = pytest.mark.parametrize(
+    "observe", [RSSM.observe, block_gru.observe, wide_gru.observe]
+)
+IMAGINE = pytest.mark.parametrize(
+    "imagine", [RSSM.imagine, block_gru.imagine, wide_gru.imagine]
+)
 
 # The reference
 

@@ -59,13 +59,13 @@ def draw(rssm, logits, uniform):
 
 
 def world_model_loss(
-    model, initial, batch, *, key, constants=DREAMERV3, seen=None
+    model, initial, batch, *, key, constants=DREAMERV3, **form
 ) -> WorldModelOutput:
     """The same as `core.world_model.world_model_loss`, step by step."""
     rssm = model.rssm
     time, size = batch.reward.shape
     uniforms = jax.random.uniform(key, (time, size, rssm.categoricals))
-    embeds = model.encoder(batch.obs if seen is None else seen)
+    embeds = model.encoder(batch.obs if batch.seen is None else batch.seen)
     state, rows = initial, []
     for t in range(time):
         keep = 1.0 - batch.is_first[t].astype(jnp.float32)[:, None]

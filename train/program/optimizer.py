@@ -1,49 +1,89 @@
 """DreamerV3's optimizer: clip by parameter norm → scale by RMS → momentum → step."""
 
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from core.networks.layers import Linear
 from train.config import OptimizerConfig
 
+Norms = Callable[[Sequence[Array]], Sequence[Array]]
+"""The Euclidean norm of each of some arrays."""
 
-def adaptive_clip(ratio: float, floor: float = 1e-3) -> optax.GradientTransformation:
+
+def one_by_one(arrays: Sequence[Array]) -> Sequence[Array]:
+    """Norms, each by an operation of its own: what a CPU does without copying."""
+    return [jnp.linalg.norm(x.ravel()) for x in arrays]
+
+
+def all_at_once(arrays: Sequence[Array]) -> Sequence[Array]:
+    """Norms in a few large operations, for a GPU."""
+    width = 1024
+    rows = [-(-x.size // width) for x in arrays]
+    flat = jnp.concatenate(
+        [
+            jnp.pad(x.ravel(), (0, count * width - x.size))
+            for x, count in zip(arrays, rows, strict=True)
+        ]
+    )
+    squares = jnp.sum(jnp.square(flat.reshape(-1, width)), axis=-1)
+    ends = jnp.asarray(list(accumulate(rows)))[None]
+    row = jnp.arange(squares.size)[:, None]
+    mine = (row < ends) & (row >= ends - jnp.asarray(rows)[None])
+    return list(jnp.sqrt(jnp.sum(jnp.where(mine, squares[:, None], 0.0), axis=0)))
+
+
+def adaptive_clip(
+    ratio: float, floor: float = 1e-3, norms: Norms = one_by_one
+) -> optax.GradientTransformation:
     """Scale each gradient so that its norm is at most ratio·max(floor, ‖parameter‖).
 
     Norms are of whole arrays, or of the `parts` of a `Linear` that has some; optax's
     `adaptive_grad_clip` takes them unit by unit.
     """
 
-    def clip(gradient, parameter):
-        bound = ratio * jnp.maximum(floor, jnp.linalg.norm(parameter.ravel()))
-        return gradient / jnp.maximum(1.0, jnp.linalg.norm(gradient.ravel()) / bound)
-
-    def clip_parts(gradient, parameter, parts):
-        split = lambda x: jnp.split(x, list(accumulate(parts))[:-1], axis=-1)
-        return jnp.concatenate(
-            [
-                clip(*pair)
-                for pair in zip(split(gradient), split(parameter), strict=True)
-            ],
-            axis=-1,
-        )
-
-    def clip_node(gradient, parameter):
-        if not in_parts(gradient):
-            return clip(gradient, parameter)
-        return jax.tree.map(
-            lambda g, p: clip_parts(g, p, gradient.parts), gradient, parameter
-        )
+    def clip(gradient: Array, norm: Array, parameter_norm: Array) -> Array:
+        bound = ratio * jnp.maximum(floor, parameter_norm)
+        return gradient / jnp.maximum(1.0, norm / bound)
 
     def update(updates, state, params=None):
         assert params is not None, "adaptive_clip needs the parameters"
-        return jax.tree.map(clip_node, updates, params, is_leaf=in_parts), state
+        gradients, structure = jax.tree.flatten(_split(updates))
+        parameters = jax.tree.leaves(_split(params))
+        found = zip(gradients, norms(gradients), norms(parameters), strict=True)
+        return _join(structure.unflatten([clip(*each) for each in found])), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def _split(tree: Any) -> Any:
+    """The tree with a tuple in place of each array of a layer that has parts."""
+
+    def split(node: Any) -> Any:
+        if not in_parts(node):
+            return node
+        cuts = list(accumulate(node.parts))[:-1]
+        return jax.tree.map(lambda x: tuple(jnp.split(x, cuts, axis=-1)), node)
+
+    return jax.tree.map(split, tree, is_leaf=in_parts)
+
+
+def _join(tree: Any) -> Any:
+    """The inverse of `_split`."""
+    whole = lambda x: jnp.concatenate(x, axis=-1)
+    is_tuple = lambda x: isinstance(x, tuple)
+    return jax.tree.map(
+        lambda node: (
+            jax.tree.map(whole, node, is_leaf=is_tuple) if in_parts(node) else node
+        ),
+        tree,
+        is_leaf=in_parts,
+    )
 
 
 def in_parts(node: Any) -> bool:
@@ -51,12 +91,16 @@ def in_parts(node: Any) -> bool:
     return isinstance(node, Linear) and bool(node.parts)
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, norms: Norms = one_by_one
+) -> optax.GradientTransformation:
     """LaProp: momentum is taken of the gradients after RMS scaling."""
     warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
     rate = warmup if config.warmup else config.learning_rate
     return optax.chain(
-        adaptive_clip(config.agc, config.agc_floor) if config.agc else optax.identity(),
+        adaptive_clip(config.agc, config.agc_floor, norms)
+        if config.agc
+        else optax.identity(),
         optax.scale_by_rms(
             config.beta2, config.eps, eps_in_sqrt=False, bias_correction=True
         ),

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
 from core.actor_critic import imagined_loss, replayed_value_loss
 from core.agent import Agent
+from core.form import Form
 from core.imagination import ActorCritic, imagine
 from core.networks.layers import cast
 from core.networks.transforms import merge, unmerge
@@ -29,7 +30,7 @@ from core.transition import Transition
 from core.world_model import world_model_loss
 from envs import perturb
 from train.config import Config
-from train.program.optimizer import make_optimizer
+from train.program.optimizer import all_at_once, make_optimizer, one_by_one
 from train.program.state import Learner
 
 Metrics = dict[str, Float[Array, ""]]
@@ -41,12 +42,24 @@ class UpdateOptions(NamedTuple):
     Attributes:
         penalty: choices of the Jacobian penalty; None leaves it out.
         dtype: compute type of the networks.
-        heads_at_once: see `core.imagination.imagine`; None for what suits the device.
+        heads_at_once, few_kernels: see `core.form.Form`; None for what suits the
+            device.
     """
 
     penalty: PenaltyOptions | None
     dtype: jnp.dtype
     heads_at_once: bool | None = None
+    few_kernels: bool | None = None
+
+    @property
+    def form(self) -> Form:
+        """The form that was asked for, or that suits the device and the type."""
+        gpu = jax.default_backend() != "cpu"
+        at_once, few = self.heads_at_once, self.few_kernels
+        return Form(
+            gpu or self.dtype != jnp.float32 if at_once is None else at_once,
+            gpu if few is None else few,
+        )
 
 
 def update(
@@ -74,10 +87,18 @@ def update(
         return total_loss(config, current, initial, batch, key=key, options=options)
 
     gradient, (scale, states, metrics) = jax.grad(loss, has_aux=True)(learner.agent)
-    norm = optax.tree.norm(gradient)
+    norms = all_at_once if options.form.few_kernels else one_by_one
+    norm = jnp.linalg.norm(jnp.stack(norms(jax.tree.leaves(gradient))))
     finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss/total"])
     return (
-        _descend(config, learner, gradient, scale, finite),
+        _descend(
+            learner,
+            gradient,
+            scale,
+            finite,
+            make_optimizer(config.optimizer, norms),
+            config.loss.slow_rate,
+        ),
         states,
         metrics | {"gradient_norm": norm},
     )
@@ -85,23 +106,22 @@ def update(
 
 @jax.named_scope("optimizer")
 def _descend(
-    config: Config,
     learner: Learner,
     gradient: Agent,
     scale: ReturnScale,
     finite: Bool[Array, ""],
+    descent: optax.GradientTransformation,
+    slow_rate: float,
 ) -> Learner:
     """The learner after one optimizer step, or with one more skip counted."""
     # optax's annotations know no Equinox modules: to it these are plain pytrees.
     gradients, params, slow = cast_type(
         Any, (gradient, learner.agent, learner.slow_value)
     )
-    updates, optimizer = make_optimizer(config.optimizer).update(
-        gradients, learner.optimizer, params
-    )
+    updates, optimizer = descent.update(gradients, learner.optimizer, params)
     agent: Agent = eqx.apply_updates(learner.agent, updates)
     slow_value: Any = optax.incremental_update(
-        cast_type(Any, agent).value, slow, config.loss.slow_rate
+        cast_type(Any, agent).value, slow, slow_rate
     )
     following = Learner(
         agent,
@@ -128,14 +148,12 @@ def total_loss(
     options: UpdateOptions,
 ) -> tuple[Float[Array, ""], tuple[ReturnScale, State, Metrics]]:
     """The weighted sum of all losses; train by its gradient in `learner.agent`."""
-    penalty, dtype, heads_at_once = options
-    if heads_at_once is None:
-        heads_at_once = wants_heads_at_once(dtype)
+    penalty, form = options.penalty, options.form
     weights, constants = config.loss, config.loss_constants
     observe_key, penalty_key, imagine_key, augment_key = jax.random.split(key, 4)
-    seen = augmented(config, batch.obs, augment_key)
+    batch = batch._replace(seen=augmented(config, batch.obs, augment_key))
     agent, slow_value, initial = cast(
-        (learner.agent, learner.slow_value, initial), dtype
+        (learner.agent, learner.slow_value, initial), options.dtype
     )
     model = agent.model
 
@@ -146,7 +164,7 @@ def total_loss(
         batch,
         key=observe_key,
         constants=constants,
-        seen=seen,
+        few_kernels=form.few_kernels,
     )
     states = world.observed.states
 
@@ -158,7 +176,7 @@ def total_loss(
         starts,
         config.imagination_length,
         key=imagine_key,
-        heads_at_once=heads_at_once,
+        form=form,
     )
     actor_critic = imagined_loss(learner.return_scale, imagined, constants)
     replay_value = replayed_value_loss(
@@ -206,11 +224,6 @@ def total_loss(
             metrics |= {f"penalty/{target}": value, f"lambda/{target}": coefficient}
     metrics["loss/total"] = total
     return total, (actor_critic.return_scale, states, metrics)
-
-
-def wants_heads_at_once(dtype: jnp.dtype) -> bool:
-    """Which way of `core.imagination.imagine` suits the device and the type."""
-    return jax.default_backend() != "cpu" or dtype != jnp.float32
 
 
 def augmented(

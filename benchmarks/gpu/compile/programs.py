@@ -22,7 +22,7 @@ from benchmarks.op.cases import (
     random_inputs,
 )
 from core.penalty import PenaltyOptions
-from core.world_model import Sequence
+from core.transition import Transition
 from kernels import Implementation
 from kernels.pallas import kernel, tiling
 from train.config import Config
@@ -117,12 +117,12 @@ def _penalty(config: Config, name: PenaltyName) -> PenaltyOptions | None:
     return dataclasses.replace(options, implementation=name)
 
 
-def _batch(config: Config, env: envs.VectorEnv) -> Sequence:
+def _batch(config: Config, env: envs.VectorEnv) -> Transition:
     rows = config.batch_length, config.batch_size
 
-    def zeros() -> Sequence:
+    def zeros() -> Transition:
         flags = jnp.zeros(rows, bool)
-        return Sequence(
+        return Transition(
             jnp.zeros((*rows, *env.spec.obs_shape)),
             jnp.zeros((*rows, env.spec.action_dim)),
             jnp.zeros(rows),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core import block_gru
+from core import block_gru, wide_gru
 from core.networks.deferred import deferred_scan, scan
 from core.rssm import RSSM
 
@@ -29,6 +29,7 @@ OBSERVE = {
     "definition": RSSM.observe,
     "block_gru": block_gru.observe,
     "deferred": block_gru.observe_deferred,
+    "wide": wide_gru.observe,
 }
 
 

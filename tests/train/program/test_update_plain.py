@@ -9,6 +9,7 @@ import plain
 import pytest
 
 from core.agent import Agent
+from core.form import Form
 from core.penalty import PenaltyOptions
 from core.returns import ReturnScale
 from core.sizes import ModelSize
@@ -41,7 +42,9 @@ def batch(key) -> Transition:
     )
 
 
-def twenty_updates(*, heads_at_once: bool | None = None) -> dict[str, np.ndarray]:
+def twenty_updates(
+    heads_at_once: bool | None = None, few: bool | None = None
+) -> dict[str, np.ndarray]:
     agent = Agent(OBS, ACTION, key=jax.random.key(0), size=SIZE)
     zero = jnp.zeros((), jnp.int32)
     optimizer = make_optimizer(CONFIG.optimizer).init(agent)  # pyright: ignore
@@ -58,7 +61,7 @@ def twenty_updates(*, heads_at_once: bool | None = None) -> dict[str, np.ndarray
             batch(key),
             key=key,
             options=UpdateOptions(
-                PenaltyOptions(rho=1.0), jnp.dtype("float32"), heads_at_once
+                PenaltyOptions(rho=1.0), jnp.dtype("float32"), heads_at_once, few
             ),
         )
         return learner, metrics | {"h": jnp.sum(states.deter)}
@@ -80,9 +83,13 @@ def plainly(monkeypatch):
     monkeypatch.setattr(update_module, "imagined_loss", plain.imagined_loss)
 
 
-@pytest.mark.parametrize("heads_at_once", [False, True])
-def test_twenty_updates_are_those_of_the_plain_code(request, heads_at_once):
-    fast = twenty_updates(heads_at_once=heads_at_once)
+@pytest.mark.parametrize(
+    ("heads_at_once", "few_kernels"), [(False, False), (True, False), (True, True)]
+)
+def test_twenty_updates_are_those_of_the_plain_code(
+    request, heads_at_once, few_kernels
+):
+    fast = twenty_updates(heads_at_once, few_kernels)
     request.getfixturevalue("plainly")
     slow = twenty_updates()
     assert fast.keys() == slow.keys()
@@ -105,15 +112,19 @@ def test_the_plain_code_is_taken(plainly, monkeypatch):
 
 @pytest.mark.parametrize(
     ("platform", "dtype", "wanted"),
-    [("cpu", "float32", False), ("cpu", "bfloat16", True), ("gpu", "float32", True)],
+    [
+        ("cpu", "float32", Form(False, False)),
+        ("cpu", "bfloat16", Form(True, False)),
+        ("gpu", "float32", Form(True, True)),
+    ],
 )
-def test_where_the_heads_see_all_states_at_once(monkeypatch, platform, dtype, wanted):
+def test_the_form_that_suits_the_device(monkeypatch, platform, dtype, wanted):
     seen = []
     original = update_module.imagine
 
-    def imagine(*args, heads_at_once, **options):
-        seen.append(heads_at_once)
-        return original(*args, heads_at_once=heads_at_once, **options)
+    def imagine(*args, form, **options):
+        seen.append(form)
+        return original(*args, form=form, **options)
 
     monkeypatch.setattr(update_module, "imagine", imagine)
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
