@@ -114,6 +114,28 @@ def test_no_sum_of_weights_is_carried_through_the_backward_scan(rssm, getkey):
     assert not weights & summed_in_the_scan("deferred")
 
 
+def test_the_wide_form_stores_one_array_a_step(rssm, getkey):
+    """Forward the states, backward their cotangents: each is a kernel on a GPU."""
+    inputs = example(rssm, getkey)
+
+    def stored(form):
+        gradient = jax.grad(lambda rssm: loss_of(rssm, inputs, form=form))
+        found = scans(jax.make_jaxpr(gradient)(rssm).jaxpr)
+        # A step's own results have one axis less than what is stored of them.
+        return [
+            sum(
+                out.aval.ndim != inner.ndim
+                for out, inner in zip(
+                    x.outvars, x.params["jaxpr"].out_avals, strict=True
+                )
+            )
+            for x in found
+        ]
+
+    assert stored("wide") == [1, 1]
+    assert max(stored("deferred")) > 20
+
+
 def scans(jaxpr):
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":

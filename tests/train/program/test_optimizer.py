@@ -17,7 +17,12 @@ from core.returns import ReturnScale
 from core.sizes import ModelSize
 from core.transition import Transition
 from train.config import Config, OptimizerConfig, PenaltyConfig
-from train.program.optimizer import adaptive_clip, make_optimizer
+from train.program.optimizer import (
+    adaptive_clip,
+    all_at_once,
+    make_optimizer,
+    one_by_one,
+)
 from train.program.state import Learner
 from train.program.update import UpdateOptions, penalty_coefficient, update
 
@@ -47,6 +52,15 @@ def test_adaptive_clip_by_hand(parameter, gradient, wanted):
     params, gradients = jnp.array(parameter), jnp.array(gradient)
     clipped, _ = transform(clip, gradients, clip.init(params), params)
     np.testing.assert_allclose(clipped, wanted, rtol=1e-6)
+
+
+def test_norms_all_at_once_are_those_one_by_one(getkey):
+    shapes = [(), (3,), (1024,), (1025,), (40, 60), (2, 3, 5)]
+    arrays = [(i + 1) * jax.random.normal(getkey(), s) for i, s in enumerate(shapes)]
+    arrays.append(jnp.zeros(7))
+    wanted = one_by_one(arrays)
+    np.testing.assert_allclose(all_at_once(arrays), wanted, rtol=1e-6)
+    assert wanted[-1] == 0.0
 
 
 def test_adaptive_clip_takes_every_array_whole_and_by_itself():
