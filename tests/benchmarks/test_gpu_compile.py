@@ -10,6 +10,7 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu.compile import command, count, estimate, target
 from benchmarks.gpu.compile.hlo import Cost, Hlo
 from benchmarks.gpu.compile.thunks import Loop, Step, read_steps
+from kernels.pallas.kernel import KERNEL_NAME
 from train.errors import UserError
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "gpu-compile"
@@ -118,10 +119,14 @@ def test_a_program_that_is_not_known_is_refused(monkeypatch):
 
 
 def committed(program):
-    """The committed counts of a program, after the launches were cut."""
-    rows = command.read_rows(RESULTS / "after.json")
-    (row,) = (row for row in rows if row["program"] == program)
-    return row
+    """The committed counts of a program, the later ones where there are two."""
+    rows = [
+        row
+        for name in ("after", "before")
+        for row in command.read_rows(RESULTS / f"{name}.json")
+        if row["program"] == program
+    ]
+    return rows[0]
 
 
 @pytest.mark.slow
@@ -133,11 +138,17 @@ def committed(program):
 )
 @pytest.mark.parametrize("name", ["kernel", "update-xla-12m"])
 def test_what_is_compiled_for_a_gpu_stays_as_it_was(name, tmp_path):
-    """No more launches or temporaries than were committed, and 3 %; no real spill."""
+    """No more launches or temporaries than were committed, and 3 %.
+
+    The fused kernel spills 8 bytes at most, XLA's own no more than was committed.
+    """
     path = tmp_path / "found.json"
     assert gpu.main(["--stage", "compile", "--only", name, "--json", str(path)]) == 0
     for row in command.read_rows(path):
         before = committed(row["program"])
-        assert row["spill_bytes"] is not None and row["spill_bytes"] <= 8
+        assert row["kernels_compiled"] > 0
+        fused = [x for name, x in row["spilling"].items() if KERNEL_NAME in name]
+        assert all(spilled <= 8 for spilled in fused)
+        assert row["spill_bytes"] <= max(8, before["spill_bytes"])
         assert row["launches"] <= 1.03 * before["launches"]
         assert row["temp_bytes"] <= 1.03 * before["temp_bytes"]
