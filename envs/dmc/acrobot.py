@@ -21,7 +21,7 @@ class Acrobot(Task):
     ones, velocities of shoulder and elbow.
 
     Attributes:
-        sparse: reward only a tip inside the target.
+        sparse: reward 1 while the tip is inside the target, else 0.
     """
 
     sparse: bool

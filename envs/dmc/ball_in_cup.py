@@ -12,7 +12,7 @@ from envs.mjx._mjx import MjModel, mjx
 from envs.mjx.simulator import Simulator
 from envs.mjx.task import Task
 
-# Metres, of the ball's two joints (x, z), which are 0 where the file has the ball.
+# Ranges of the ball's joints (x, z), metres from its position in the model file.
 START_LOW = (-0.2, 0.2)
 START_HIGH = (0.2, 0.5)
 
@@ -21,8 +21,8 @@ START_HIGH = (0.2, 0.5)
 class BallInCup(Task):
     """Reward 1 while the whole ball is inside the cup.
 
-    Observation (8): positions (x, z) of cup and ball relative to where the file has
-    them, then their velocities.
+    Observation (8): positions (x, z) of cup and ball relative to those in the model
+    file, then their velocities.
     """
 
     xml = "ball_in_cup.xml"

@@ -22,7 +22,7 @@ class Cartpole(Task):
 
     Attributes:
         swing_up: start with the pole hanging down instead of nearly upright.
-        sparse: reward only a nearly upright pole near the middle.
+        sparse: reward 1 while the pole is nearly upright near the middle, else 0.
     """
 
     swing_up: bool

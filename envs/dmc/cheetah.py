@@ -12,7 +12,7 @@ from envs.mjx.assets import load_spec
 from envs.mjx.simulator import Simulator
 from envs.mjx.task import Task
 
-RUN_SPEED = 10.0  # m/s, from which on the reward is 1
+RUN_SPEED = 10.0  # m/s, at which the reward reaches 1
 SETTLING_STEPS = 200  # physics steps, 2 s
 
 
@@ -28,8 +28,8 @@ class Cheetah(Task):
     obs_entries = (("position", 8), ("velocity", 9))
 
     def load(self) -> MjModel:
-        # The file asks its compiler for a total mass, which is deprecated: MuJoCo warns
-        # about it on the terminal and in a log file. This sets the same mass after.
+        # The file sets the compiler's settotalmass, which is deprecated: MuJoCo warns
+        # on the terminal and in a log file. Set the same mass after compiling instead.
         spec = load_spec(self.xml)
         total_mass, spec.compiler.settotalmass = spec.compiler.settotalmass, -1
         model = spec.compile()
@@ -44,7 +44,7 @@ class Cheetah(Task):
         limited = model.jnt_limited.astype(bool)
         drawn = random_joints(model, key)
         start = jnp.where(limited, drawn, jnp.asarray(model.qpos0, drawn.dtype))
-        # The joints are drawn in the air; the episode starts when it has landed.
+        # The drawn pose is in the air: let the cheetah land before the episode starts.
         settled = simulator.step(simulator.physics(start), steps=SETTLING_STEPS)
         return settled.qpos, settled.qvel
 

@@ -19,11 +19,11 @@ SPIN_DAMPING = 0.03  # N m s, of the spinner's hinge in the spin task
 
 @dataclasses.dataclass(frozen=True)
 class Finger(Task):
-    """What the finger's tasks have in common.
+    """The common part of the finger tasks.
 
-    Observation: angles of the two finger joints, place (x, z) of the spinner's tip
-    relative to its hinge, velocities of the three joints, log(1 + force in N) of the
-    two touch sensors.
+    Observation: angles of the two finger joints, position (x, z) of the spinner's
+    tip relative to its hinge, velocities of the three joints, log(1 + force in N) of
+    the two touch sensors.
     """
 
     xml = "finger.xml"
@@ -34,8 +34,9 @@ class Finger(Task):
     def load(self) -> MjModel:
         model = super().load()
         # The finger reaches 0.371 m from its base, which is 0.4 m from the ground and
-        # from the spinner's hinge. So only the fingertip can touch anything, and only
-        # the two capsules of the spinner. MJX would spend most of its time on the rest.
+        # from the spinner's hinge. So the only possible contacts are between the
+        # fingertip and the spinner's two capsules. MJX would spend most of its time on
+        # the other pairs.
         for geom in ("ground", "proximal", "proximal_decoration", "spinner_decoration"):
             model.geom(geom).contype = model.geom(geom).conaffinity = 0
         return model
@@ -75,7 +76,7 @@ class Spin(Finger):
     def load(self) -> MjModel:
         model = super().load()
         model.dof_damping[model.joint("hinge").dofadr] = SPIN_DAMPING
-        # Marks of the other task: invisible here.
+        # Markers of the turn tasks, hidden here.
         for site in ("target", "tip"):
             model.site(site).rgba[3] = 0.0
         return model
@@ -89,12 +90,12 @@ class Spin(Finger):
 class Turn(Finger):
     """Reward 1 while the spinner's tip is inside the target.
 
-    Observation (12): see `Finger`; then the target's place (x, z) relative to the
+    Observation (12): see `Finger`; then the target's position (x, z) relative to the
     hinge, and the tip's distance to the target's surface, negative inside. The scene
-    is the place (x, z) of the target, drawn uniformly on the circle of the tip.
+    is the target's position (x, z), drawn uniformly on the circle of the tip.
 
     Attributes:
-        target_radius: in metres.
+        target_radius: radius of the target, metres.
     """
 
     target_radius: float
@@ -114,7 +115,7 @@ class Turn(Finger):
 
     def draw_scene(self, model: MjModel, key: Key[Array, ""]) -> Float[Array, " n"]:
         angle = jax.random.uniform(key, minval=-math.pi, maxval=math.pi)
-        # The first two sizes of a capsule, radius and half its length, end at its tip.
+        # The tip's distance from the hinge is the capsule's radius plus half length.
         radius = float(np.sum(model.geom("cap1").size))
         hinge = jnp.asarray(model.body("spinner").pos[::2], angle.dtype)
         return hinge + radius * jnp.stack([jnp.sin(angle), jnp.cos(angle)])
@@ -145,7 +146,7 @@ class Turn(Finger):
 
 
 def _from_hinge(model: MjModel, data: mjx.Data, name: str) -> Float[Array, "2"]:
-    """Place (x, z) of a frame sensor relative to the spinner's hinge."""
+    """Position (x, z) that a sensor measures, relative to the spinner's hinge."""
     place, hinge = (model.sensor(s).adr[0] for s in (name, "spinner"))
     return (
         data.sensordata[place : place + 3 : 2]

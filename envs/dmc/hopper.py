@@ -12,8 +12,8 @@ from envs.mjx._mjx import MjModel, mjx
 from envs.mjx.simulator import Simulator
 from envs.mjx.task import Task
 
-STAND_HEIGHT = 0.6  # metres, of the torso over the foot
-HOP_SPEED = 2.0  # m/s, from which on the reward for speed is 1
+STAND_HEIGHT = 0.6  # metres, of the torso above the foot
+HOP_SPEED = 2.0  # m/s, at which the reward for speed reaches 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,19 +15,19 @@ from envs.mjx.assets import load_spec
 from envs.mjx.simulator import Simulator
 from envs.mjx.task import EPISODE_STEPS, Task
 
-# What the file has for other tasks: a ball to fetch, a terrain to escape from.
+# Geoms of the model file that only dm_control's fetch and escape tasks use.
 OTHER_GEOMS = ("wall_px", "wall_py", "wall_nx", "wall_ny", "terrain")
 
 # Legs in order around the torso, and their bodies from the torso outwards.
 LEGS = ("front_left", "front_right", "back_right", "back_left")
 SEGMENTS = ("hip", "knee", "ankle", "toe")
 
-# Slots for contacts, of which the deepest are taken: enough for all of them, since no
-# more than 10 were ever seen at once.
+# Contact slots, which MJX fills with the deepest contacts. No more than 10 were ever
+# seen at once.
 MAX_CONTACTS = 16
 
 CONTROL_TIMESTEP = 0.02  # seconds
-START_STEP = 0.01  # metres; a start is raised by it until nothing touches the floor
+START_STEP = 0.01  # metres; step in which a start pose is raised off the floor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Quadruped(Task):
     N m (12) between the toes and their legs.
 
     Attributes:
-        speed: forward velocity of the torso, from which on the reward for it is 1.
+        speed: forward velocity of the torso, m/s, at which its reward reaches 1.
     """
 
     speed: float
@@ -54,7 +54,7 @@ class Quadruped(Task):
     )
     control_timestep = CONTROL_TIMESTEP
     lagging_forces = True
-    camera = 2  # as pixel benchmarks have it
+    camera = 2  # as in other pixel benchmarks
 
     def load(self) -> MjModel:
         spec = load_spec(self.xml)
@@ -65,7 +65,7 @@ class Quadruped(Task):
         for sensor in list(spec.sensors):
             if sensor.type == mujoco.mjtSensor.mjSENS_RANGEFINDER:
                 spec.delete(sensor)
-        # As far as the robot gets; it matters to images only.
+        # A floor as large as the robot can walk; this matters for images only.
         half = self.speed * CONTROL_TIMESTEP * EPISODE_STEPS
         spec.geom("floor").size[:2] = half
         for one, other in _never_touching():
@@ -110,13 +110,13 @@ class Quadruped(Task):
 
 
 def _never_touching() -> list[tuple[str, str]]:
-    """Pairs of bodies that cannot reach each other, for MuJoCo not to check.
+    """Pairs of bodies that cannot touch, to be excluded from collision detection.
 
-    Left to check are the floor, and the segments beyond the hip of two neighbouring
-    legs. Those come within 12 cm of each other where all joints are within their
-    limits, and touch where two legs turn 5 degrees beyond it towards each other. Limits
-    are soft, and a hard landing takes a single leg as far as 11 degrees beyond. All
-    other pairs stay 4 cm apart even if every joint is 12 degrees beyond its limit.
+    What remains is the floor, and the segments beyond the hip of two neighbouring legs.
+    Those segments stay 12 cm apart while all joints are within their limits, and touch
+    if two legs turn 5 degrees beyond them towards each other. Limits are soft: a hard
+    landing takes a single leg up to 11 degrees beyond. All other pairs stay 4 cm apart
+    even if every joint is 12 degrees beyond its limit.
 
     In 4.4 million physics steps of MuJoCo, under random and bang-bang controls and up
     to 4 times the gravity, no two parts of the robot touched.
@@ -141,9 +141,8 @@ def _raised(simulator: Simulator, rotation: Float[Array, "4"]) -> Float[Array, "
     """The reference pose, turned and raised until nothing touches the floor.
 
     dm_control raises it from height 0 in steps of `START_STEP` until there is no
-    contact. In that pose only the floor can be touched, and raising the robot by some
-    height widens the gap to the floor by as much, so the number of steps is known
-    from the gap at height 0.
+    contact. In that pose only the floor can be touched, and the gap to the floor grows
+    by as much as the robot is raised, so the gap at height 0 gives the number of steps.
     """
     qpos = jnp.asarray(simulator.model.qpos0, rotation.dtype)
     qpos = qpos.at[:7].set(jnp.concatenate([jnp.zeros(3, rotation.dtype), rotation]))

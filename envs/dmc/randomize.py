@@ -1,4 +1,4 @@
-"""Start positions drawn over the whole range of a model's joints."""
+"""Random start positions over the whole range of a model's joints."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ def random_joints(model: MjModel, key: Key[Array, ""]) -> Float[Array, " nq"]:
 
     Limited hinges and slides are uniform in their range, unlimited hinges uniform in
     [-π, π), ball joints uniform over the rotations. A free joint's rotation is drawn
-    as dm_control draws it, a normalized vector of [0, 1)⁴; its place and unlimited
+    as in dm_control, a normalized vector of [0, 1)⁴; its position and unlimited
     slides stay at the model's reference position.
 
     Args:
@@ -62,17 +62,17 @@ def first_accepted[T: PyTree](
     *,
     attempts: int = 1000,
 ) -> T:
-    """Draws until `accept` holds.
+    """Rejection sampling: draws until `accept` holds.
 
-    For starts that must not collide, with `accept` = `simulator.gap(qpos) > 0`. Under
-    `jax.vmap` all copies draw until the last one is accepted.
+    For start poses without collisions use `accept` = `simulator.gap(qpos) > 0`. Under
+    `jax.vmap` the loop runs until the last element of the batch is accepted.
 
     Args:
         draw: makes a candidate from a key.
-        accept: whether the candidate will do.
+        accept: whether a candidate is valid.
         key: PRNG key.
-        attempts: at most that many candidates, at least 1. If none is accepted, the
-            last one is returned.
+        attempts: the largest number of candidates, at least 1. If none is accepted,
+            the last one is returned.
 
     Returns:
         The first accepted candidate.

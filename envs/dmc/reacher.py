@@ -22,11 +22,11 @@ class Reacher(Task):
     """Reward 1 while finger and target, two balls in one plane, overlap.
 
     Observation (6): angles of the two joints, vector (x, y) from the finger to the
-    target, velocities of the joints. The scene is the place (x, y) of the target: any
-    direction from the shoulder and any distance in `TARGET_DISTANCE`, both uniform.
+    target, velocities of the joints. The scene is the target's position (x, y): its
+    direction from the shoulder and its distance in `TARGET_DISTANCE` are uniform.
 
     Attributes:
-        target_radius: in metres.
+        target_radius: radius of the target, metres.
     """
 
     target_radius: float

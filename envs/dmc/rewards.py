@@ -1,4 +1,4 @@
-"""The soft indicator from which the suite's rewards are built."""
+"""`tolerance`, the soft indicator function of which dm_control's rewards consist."""
 
 import math
 from typing import Literal
@@ -29,7 +29,7 @@ def tolerance(
         x: any shape.
         bounds: closed interval (lower, upper); may be infinite or a single point.
         margin: distance, in the units of x, at which the value is `value_at_margin`.
-        sigmoid: the shape of the fall.
+        sigmoid: the shape of the falloff.
         value_at_margin: in (0, 1) for gaussian, [0, 1) for the others.
 
     Raises:
@@ -50,7 +50,7 @@ def tolerance(
     inside = (lower <= x) & (x <= upper)
     if margin == 0:
         return inside.astype(x.dtype)
-    # Clipping first keeps an infinite bound out of the arithmetic.
+    # Clipping first avoids arithmetic with infinite bounds.
     distance = jnp.abs(x - jnp.clip(x, lower, upper)) / margin
     match sigmoid:
         case "gaussian":

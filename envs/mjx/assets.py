@@ -1,4 +1,4 @@
-"""Where the MuJoCo models come from: the XML files that dm_control installs.
+"""MuJoCo models of the suite: XML files that are installed with dm_control.
 
 The package is located but never imported: importing `dm_control.suite` opens a
 rendering context. Set `SMOOTH_DREAMER_ASSETS` to a folder with the same layout
@@ -39,7 +39,7 @@ def assets_folder() -> pathlib.Path:
 
 
 def load_model(filename: str) -> MjModel:
-    """Compiles a model of the assets folder, its includes resolved.
+    """Compile a model of the assets folder, with the files that it includes.
 
     Raises:
         FileNotFoundError: the folder has no file of that name.

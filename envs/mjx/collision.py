@@ -1,13 +1,14 @@
-"""Exact contacts of capsules with spheres and capsules, in place of MJX's own.
+"""Exact contacts of capsules with spheres and capsules, replacing MJX's.
 
-MJX adds 1e-6 to the denominators of its closest points. The points are then off by
-micrometres, which does not matter, and so is the line between them, which does: where
-two capsules overlap deeply their axes nearly cross, the line is short, and the normal
-of the contact is off by 1e-4 and more. Of 512 states of finger, one control step of 70
-then differed from MuJoCo's, by up to 4e-3 rad/s, and of 62 in 512 of hopper, by up to
-4e-4. With exact points the largest difference is 5e-9 and 3e-13.
+MJX adds 1e-6 to the denominators when it computes closest points, which shifts them by
+micrometres. The shift matters where two capsules overlap deeply: their axes nearly
+cross, the line between the closest points is short, and the direction of that line, the
+contact normal, is off by 1e-4 and more. After one control step, 70 of 512 states of
+finger then differed from MuJoCo's, by up to 4e-3 rad/s, and 62 of 512 states of hopper,
+by up to 4e-4. With exact points the largest differences are 5e-9 (finger) and 3e-13
+(hopper).
 
-Importing this module changes MJX's table for the whole process.
+Importing this module changes MJX's table of collision functions for the whole process.
 """
 
 import jax.numpy as jnp
@@ -24,8 +25,8 @@ def closest_points(
 ) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
     """The closest points of two segments c + t h, t in [-1, 1], in metres.
 
-    Where the segments are parallel and many pairs are closest, the pair is one of
-    them. A half length may be zero.
+    Parallel segments can have many closest pairs, of which one is returned. A half
+    length may be zero.
     """
     tiny = jnp.finfo(center1.dtype).tiny
     between = center2 - center1
@@ -55,13 +56,13 @@ def _contact(
     radius2: Float[Array, ""],
     spare: Float[Array, "3"],
 ) -> tuple[Float[Array, ""], Float[Array, "3"], Float[Array, "3 3"]]:
-    """Distance, place and frame of the contact of two balls.
+    """Distance, position and frame of the contact of two spheres.
 
-    `spare` is the normal, of any length, where the balls have the same centre.
+    `spare` is the normal, of any length, for spheres with the same centre.
     """
     x = jnp.array([1.0, 0.0, 0.0])
     spare, _ = _normalize(spare, 0.0, x)
-    # Below this, what is left of the difference is rounding.
+    # A shorter difference is rounding error.
     rounding = 8 * float(jnp.finfo(point1.dtype).eps)
     normal, length = _normalize(point2 - point1, rounding, spare)
     distance = length - radius1 - radius2
@@ -72,9 +73,9 @@ def _contact(
 def _normalize(
     vector: Float[Array, "3"], least: float, spare: Float[Array, "3"]
 ) -> tuple[Float[Array, "3"], Float[Array, ""]]:
-    """The vector's direction and length; the direction is `spare` if not > `least`."""
+    """Unit vector and length; a vector no longer than `least` gives `spare` and 0."""
     square = jnp.dot(vector, vector)
-    # Both branches are differentiable, also at 0. MJX's own takes 1e-8 m for 0.
+    # Both branches are differentiable at 0. MJX's own treats 1e-8 m as 0.
     some = square > least**2
     length = jnp.sqrt(jnp.where(some, square, 1.0))
     return jnp.where(some, vector / length, spare), jnp.where(some, length, 0.0)
@@ -110,5 +111,8 @@ for _types, _collider in (
     ((GeomType.SPHERE, GeomType.CAPSULE), _sphere_capsule),
 ):
     if collision_driver._COLLISION_FUNC[_types].ncon != _collider.ncon:
-        raise ImportError(f"this MJX does not make one contact of {_types}")
+        raise ImportError(
+            f"this version of MJX does not compute one contact for {_types}: install "
+            "the version of mujoco-mjx in constraints.txt"
+        )
     collision_driver._COLLISION_FUNC[_types] = _collider

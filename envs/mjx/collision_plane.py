@@ -1,12 +1,12 @@
-"""Contacts of capsules with planes whose friction axes are MuJoCo's.
+"""Contacts of capsules with planes, with the friction axes of MuJoCo.
 
-A pyramid of friction is not round, so it matters how its axes lie in the plane. In
-MuJoCo the first is the capsule's own axis, projected on the plane. MJX does that too,
-but where the capsule stands steeper than 60 degrees it takes an axis of the world. A
-control step of quadruped then differed by up to 3.8 rad/s from MuJoCo's. (In planar
-models both axes give the same pyramid.)
+A pyramidal friction cone depends on the direction of its axes in the plane. In MuJoCo
+the first is the capsule's own axis, projected onto the plane. MJX does the same, except
+that it uses an axis of the world if the capsule is steeper than 60 degrees. One control
+step of quadruped then differed from MuJoCo's by up to 3.8 rad/s. (In planar models both
+choices give the same pyramid.)
 
-Importing this module changes MJX's table for the whole process.
+Importing this module changes MJX's table of collision functions for the whole process.
 """
 
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from mujoco.mjx._src.types import GeomType
 def _plane_capsule(plane, capsule):
     normal, axis = plane.mat[:, 2], capsule.mat[:, 2]
     first, length = math.normalize_with_norm(axis - normal * jnp.dot(normal, axis))
-    # Below this, what is left of the difference is rounding.
+    # A shorter projection is rounding error.
     steep = length <= 8 * jnp.finfo(length.dtype).eps
     first = jnp.where(steep, math.make_frame(normal)[1], first)
     frame = jnp.stack([normal, first, jnp.cross(normal, first)])
@@ -31,5 +31,8 @@ def _plane_capsule(plane, capsule):
 
 _TYPES = (GeomType.PLANE, GeomType.CAPSULE)
 if collision_driver._COLLISION_FUNC[_TYPES].ncon != _plane_capsule.ncon:
-    raise ImportError(f"this MJX does not make two contacts of {_TYPES}")
+    raise ImportError(
+        f"this version of MJX does not compute two contacts for {_TYPES}: install the "
+        "version of mujoco-mjx in constraints.txt"
+    )
 collision_driver._COLLISION_FUNC[_TYPES] = _plane_capsule

@@ -1,9 +1,9 @@
 """MuJoCo features that MJX silently ignores.
 
-MJX rejects some features itself. Others it does not copy to the device, or copies and
-never uses, so that the simulation would differ from MuJoCo's. This module compares the
-fields of both models and finds everything that a model sets and MJX drops, including
-features of later MuJoCo versions.
+MJX rejects some features itself. Others it does not copy to the device, or copies but
+never uses: the simulation would differ from MuJoCo's without a warning. This module
+compares the fields of both models and finds everything that a model sets and MJX drops,
+including features of later MuJoCo versions.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from mujoco.mjx._src.types import Option
 from envs.mjx._mjx import MjModel, mjx, mujoco
 from envs.mjx.stages import has_spatial_tendon
 
-# Not copied, and without effect on the simulation: appearance, names, user data, sizes,
+# Not copied, but without effect on the simulation: appearance, names, user data, sizes,
 # and tables that MuJoCo derives for its own algorithms.
 _IRRELEVANT = re.compile(
     r"(mat|tex|skin|light|bvh|oct|text|path|name|names|mesh|efm0|efmC|flex\w*)_\w*"
@@ -100,7 +100,7 @@ class Ignored:
 def check_features(model: MjModel, label: str) -> None:
     """Reject a model that MJX would simulate differently from MuJoCo.
 
-    Warn of ignored fields that are unknown here, such as those of a later MuJoCo.
+    Warn of ignored fields that this module does not know, of a later MuJoCo.
 
     Raises:
         ValueError: with each feature, its value and the remedy.
@@ -141,9 +141,9 @@ def _fields(model: MjModel) -> Iterator[Ignored]:
         words = _WORDS.get(name)
         yield Ignored(
             f"{words + ', ' if words else ''}{name}={shown}{where}",
-            "take it out of the model"
+            "remove it from the model"
             if words
-            else "this field is unknown here; take it out if it matters",
+            else "unknown field; remove it if it affects the simulation",
             known=words is not None,
         )
 
@@ -185,7 +185,9 @@ def _options(model: MjModel) -> Iterator[Ignored]:
         value = getattr(model.opt, name)
         if not np.array_equal(value, getattr(default, name)):
             yield Ignored(
-                f"option {name}={value}", "this option is unknown here", known=False
+                f"option {name}={value}",
+                "unknown option; reset it if it affects the simulation",
+                known=False,
             )
 
 
@@ -198,8 +200,8 @@ def _flags(model: MjModel) -> Iterator[Ignored]:
     if model.opt.disableflags & both not in (0, both):
         # MJX then disables springs, damping and gravity compensation together.
         yield Ignored(
-            "that springs and damping are disabled apart, flags mjDSBL_SPRING and "
-            "mjDSBL_DAMPER",
+            "disabling springs without damping or damping without springs, flags "
+            "mjDSBL_SPRING and mjDSBL_DAMPER",
             "set the stiffness or the damping to 0 instead",
         )
 
@@ -234,9 +236,9 @@ def _sensors(model: MjModel) -> Iterator[Ignored]:
             if model.sensor_cutoff[i] > 0:
                 yield Ignored(f"the cutoff of contact {label}", "remove it")
             if reduce == 0 and what != 1 and not _only_pair(model, i):
-                # MJX takes the first contacts of the model, of any geoms.
+                # MJX returns the first contacts of the model, whatever their geoms.
                 yield Ignored(
-                    f'which contacts {label} is of, with reduce="none"',
+                    f'the geoms that contact {label} selects, with reduce="none"',
                     'use reduce="mindist" or "maxforce", or data="found" alone',
                 )
         elif kind == kinds.mjSENS_RANGEFINDER:

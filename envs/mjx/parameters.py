@@ -1,4 +1,4 @@
-"""Physics parameters of which every state of a batch can have its own values."""
+"""Physics parameters that may differ between the states of a batch."""
 
 import copy
 import dataclasses
@@ -14,14 +14,14 @@ from envs.mjx._mjx import MjModel, mjx, mujoco
 
 
 class PhysicsParameters(eqx.Module):
-    """The numbers of a model that may differ from state to state.
+    """Physics parameters of a state.
 
     Attributes:
         gravity: magnitude of gravity in m/s²; its direction stays the model's.
-        friction: factor of every contact friction coefficient (sliding, torsional and
-            rolling); friction inside joints and tendons stays.
-        mass: factor of every body's mass and inertia; joint armature stays.
-        gain: factor of every actuator's force, before the actuator's own limit.
+        friction: factor on every contact friction coefficient (sliding, torsional and
+            rolling); friction inside joints and tendons does not change.
+        mass: factor on every body's mass and inertia; joint armature does not change.
+        gain: factor on every actuator's force, before the actuator's force limit.
     """
 
     gravity: Float[Array, "*batch"]
@@ -53,27 +53,28 @@ class PhysicsParameters(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Parametrization:
-    """How the numbers of a model follow from `PhysicsParameters`.
+    """How the fields of a model depend on `PhysicsParameters`.
 
-    MuJoCo keeps inverse inertias of the reference pose (`body_invweight0` and its
-    like), from which it scales constraints. With mass factor s the joint-space inertia
-    there is M(s) = M(1) + (s - 1) A, where A is its part without armature of joints and
-    tendons. In the basis W that makes W' M(1) W = 1 and W' A W = diag(a),
+    MuJoCo scales constraints by inverse inertias at the reference pose, the fields
+    `body_invweight0`, `dof_invweight0` and `tendon_invweight0`. With mass factor s the
+    joint-space inertia there is M(s) = M(1) + (s - 1) A, where A is the part that is
+    not armature of joints and tendons. In the basis W that makes W' M(1) W = 1 and
+    W' A W = diag(a),
 
         M(s)⁻¹ = W diag(1 / (1 + (s - 1) a)) W',
 
-    so each of those numbers is linear in 1 / (1 + (s - 1) a). The tables hold the
-    coefficients. A last mode has a = 1: of bodies that only slide along the world's
-    axes MuJoCo takes the mass alone, whatever their armature.
+    so each entry of those fields is linear in 1 / (1 + (s - 1) a). The tables hold the
+    coefficients. The last mode has a = 1, for bodies that only slide along the world's
+    axes: for these MuJoCo uses the mass alone, without armature.
 
     Attributes:
         gravity: magnitude of the model's own gravity.
-        direction: unit vector of gravity, downward where the model has none.
+        direction: unit vector of gravity, downward if the model has no gravity.
         share: a, the part of each mode's inertia that is not armature, `(modes,)`.
         body: coefficients of `body_invweight0`, `(nbody, 2, modes)`.
         dof: coefficients of `dof_invweight0`, `(nv, modes)`.
         tendon: coefficients of `tendon_invweight0`, `(ntendon, modes)`.
-        fixed: parameters that this model cannot have changed, with the reason.
+        fixed: parameters that cannot be changed in this model, with the reason.
     """
 
     gravity: float
@@ -86,7 +87,7 @@ class Parametrization:
 
     @classmethod
     def of(cls, model: MjModel) -> "Parametrization":
-        """Works out the tables from a host-side model."""
+        """Compute the tables from the host-side model."""
         gravity = float(np.linalg.norm(model.opt.gravity))
         down = np.array([0.0, 0.0, -1.0])
         data = _reference(model)
@@ -102,13 +103,13 @@ class Parametrization:
         )
 
     def default(self) -> PhysicsParameters:
-        """The model as it is."""
+        """The parameters of the unchanged model."""
         one = jnp.ones(())
         gravity = jnp.asarray(self.gravity, float)
         return PhysicsParameters(gravity=gravity, friction=one, mass=one, gain=one)
 
     def check(self, **values: object) -> None:
-        """Raises ValueError if a value is given for what this model keeps fixed."""
+        """Raise ValueError if a value is given for a fixed parameter of this model."""
         for name, reason in self.fixed.items():
             if values.get(name) is not None:
                 raise ValueError(f"{name} cannot be changed: {reason}")
@@ -130,7 +131,7 @@ class Parametrization:
             for name in ("body_mass", "body_subtreemass", "body_inertia"):
                 new[name] = getattr(mjx_model, name) * p.mass
             extra = (p.mass - 1) * jnp.asarray(self.share, float)
-            # What 1 / (1 + extra) is more than at factor 1, which changes nothing.
+            # 1 / (1 + extra) minus its value at mass factor 1: there exactly 0.
             change = -extra / (1 + extra)
             for name in ("body", "dof", "tendon"):
                 table = jnp.asarray(getattr(self, name), float)
@@ -156,7 +157,7 @@ def _check_range(name: str, value: Array) -> None:
         raise ValueError(f"{name}={numbers} must be {kind}")
 
 
-SLIDES = 2  # the `body_simple` of bodies that only slide along the world's axes
+SLIDES = 2  # `body_simple` of bodies that only slide along the world's axes
 
 
 def _reference(model: MjModel) -> Any:
@@ -175,11 +176,11 @@ def _inertia(model: MjModel, data: Any) -> np.ndarray:
 def _modes(model: MjModel, data: Any) -> tuple[np.ndarray, np.ndarray]:
     """The share a, `(modes,)`, and the basis W, `(nv, modes)`, at the reference pose.
 
-    The last mode moves nothing; see `Parametrization`.
+    The last column of W is 0; see `Parametrization`.
     """
     inertia = _inertia(model, data)
     inverse = np.linalg.inv(np.linalg.cholesky(inertia))
-    # With twice the masses there is once more of what is not armature.
+    # Doubling the masses adds the part that is not armature once more.
     double = copy.copy(model)
     double.body_mass[:] *= 2
     double.body_inertia[:] *= 2
@@ -207,7 +208,7 @@ def _dof_table(model: MjModel, modes: np.ndarray) -> np.ndarray:
     for joint in range(model.njnt):
         start = model.jnt_dofadr[joint]
         kind = model.jnt_type[joint]
-        # The axes of a rotation, or of a translation, share their mean.
+        # MuJoCo averages over the three axes of a rotation or a translation.
         groups = {mujoco.mjtJoint.mjJNT_FREE: 2, mujoco.mjtJoint.mjJNT_BALL: 1}
         for _ in range(groups.get(mujoco.mjtJoint(kind), 0)):
             table[start : start + 3] = np.mean(table[start : start + 3], axis=0)
@@ -232,10 +233,10 @@ def _tendon_table(model: MjModel, data: Any, modes: np.ndarray) -> np.ndarray:
 
 
 def _like(known: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """The table, scaled to add up to the model's own numbers.
+    """The table, scaled so that its rows sum to the model's own values.
 
-    They do already, but where MuJoCo leaves axes along which a body cannot move out of
-    its mean.
+    They already do, except that MuJoCo's mean excludes axes along which a body cannot
+    move.
     """
     total = np.sum(table, axis=-1)
     factor = np.divide(known, total, out=np.zeros_like(total), where=total > 0)
@@ -249,7 +250,5 @@ def _fixed(model: MjModel) -> dict[str, str]:
         np.isin(model.actuator_biastype, biases)
     ):
         return {}
-    reason = (
-        "the model has actuators whose force is no linear function, such as muscles"
-    )
+    reason = "the model has actuators with a nonlinear force, such as muscles"
     return {"gain": reason, "mass": reason}

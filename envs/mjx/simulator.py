@@ -1,4 +1,4 @@
-"""MJX simulation of one model: physics steps, and reading of derived quantities."""
+"""MJX simulation of one model: physics steps and derived quantities."""
 
 import contextlib
 import dataclasses
@@ -15,17 +15,17 @@ import envs.mjx.collision  # noqa: F401  (replaces collision functions of MJX)
 from envs.mjx._mjx import MjModel, mjx, mujoco
 from envs.mjx.stages import STAGES, Pipeline, traced
 
-# MuJoCo itself calls a state bad beyond this magnitude (mjMAXVAL).
+# MuJoCo itself treats a state beyond this magnitude (mjMAXVAL) as diverged.
 MAX_MAGNITUDE = 1e10
 
 
 class Physics(eqx.Module):
     """The part of `mjx.Data` that the simulation continues from.
 
-    Everything else is recomputed from it, so that states are small to select, batch and
-    save. `qacc_warmstart` is the solver's initial guess. With `Simulator.lagging`,
-    `force` holds the readings of touch, force, torque and acceleration sensors of the
-    last physics step; otherwise it has size 0.
+    Everything else is recomputed from it, which keeps states small. `qacc_warmstart` is
+    the solver's initial guess. With `Simulator.lagging`, `force` holds the readings of
+    touch, force, torque and acceleration sensors of the last physics step; otherwise it
+    has size 0.
     """
 
     qpos: Float[Array, "*batch nq"]
@@ -75,7 +75,9 @@ class Simulator:
                 for this model (no constraint, or the RK4 integrator).
         """
         mjx_model, template = mjx.put_model(model), mjx.make_data(model)
-        if not model.nmat:  # MJX's rays index a material even if there is none
+        if (
+            not model.nmat
+        ):  # MJX's ray casting reads a material even if the model has none
             mjx_model = mjx_model.replace(mat_rgba=jnp.ones((1, 4)))
         with _for_mjx():
             pipeline = Pipeline.of(mjx_model, template, forces=not lagging)
@@ -84,8 +86,8 @@ class Simulator:
             runge_kutta = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
             if runge_kutta or not template._impl.efc_J.size:  # pyright: ignore
                 raise ValueError(
-                    "MJX has no readings of force sensors from its last step where the "
-                    "integrator is RK4 or the model has no constraint: set "
+                    "lagging_forces=True: mjx.step does not compute force sensors with "
+                    "the RK4 integrator or without constraints: set "
                     "lagging_forces=False in the task"
                 )
         return simulator
@@ -114,7 +116,7 @@ class Simulator:
         qvel: Float[Array, " nv"] | None = None,
         act: Float[Array, " na"] | None = None,
     ) -> Physics:
-        """`Physics` with these coordinates; None, controls and forces are zeros."""
+        """`Physics` with these coordinates; zeros for None, controls and forces."""
         model = self.model
         return Physics(
             qpos=qpos,
@@ -157,7 +159,7 @@ class Simulator:
     ) -> T:
         """`function(data)` for the `mjx.Data` of a state.
 
-        Only the stages that compute the fields it reads are run. The fields are those
+        Only the stages that compute the fields that it reads are run. Values are those
         of `mj_forward` with the control in `physics`; with `lagging`, the force sensors
         show the last physics step.
 
@@ -207,9 +209,9 @@ class Simulator:
         return jnp.min(contacts.dist - contacts.includemargin, initial=jnp.inf)
 
     def contacts(self, qpos: Float[Array, " nq"]) -> mjx.Contact:
-        """The nearest points of every pair of geoms that can collide.
+        """The closest points of every pair of geoms that can collide.
 
-        MJX lists all pairs, touching or not, one point per row.
+        MJX lists all pairs, touching or not, one contact point per row.
         """
         data = self._data(self.physics(qpos))
         with _for_mjx():

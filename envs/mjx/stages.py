@@ -1,9 +1,9 @@
 """The stages of MJX's forward dynamics, and those that a function needs.
 
-A state holds MuJoCo coordinates only. All other fields of `mjx.Data` that a function
-reads must be computed, and only those: the solver costs as much as a physics step. So
-the function is traced, and the stages are run that compute the fields its result
-depends on. A field that no stage computes raises an error.
+A state holds MuJoCo coordinates only. The other fields of `mjx.Data` are computed when
+a function reads them, and only those: the solver costs as much as a physics step. To
+find them, the function is traced; then the stages run that compute the fields on which
+its result depends. A field that no stage computes raises ValueError.
 """
 
 import dataclasses
@@ -131,9 +131,9 @@ _GIVEN = """
 """
 GIVEN = frozenset(_GIVEN.split())
 
-_NO_REMEDY = "leave it out of what you observe and reward"
+_NO_REMEDY = "do not use it in observations or rewards"
 UNKNOWN: dict[str, str] = {
-    "qacc_warmstart": "it is where the solver starts: read `qacc`",
+    "qacc_warmstart": "it is the initial guess of the solver: read `qacc`",
     "qfrc_fluid": "MJX adds it to `qfrc_passive`: read that",
     "qfrc_inverse": "MJX does not run the inverse dynamics: call `mjx.inverse`",
     "solver_niter": "MJX does not count the solver's iterations: " + _NO_REMEDY,
@@ -150,7 +150,7 @@ _OWNER = {
 }
 
 
-_SPATIAL = "MJX leaves the forces of spatial tendons out of it: " + _NO_REMEDY
+_SPATIAL = "MJX omits the forces of spatial tendons in it: " + _NO_REMEDY
 
 
 def _reason(field: str, reason: str) -> str:
@@ -220,7 +220,7 @@ class Pipeline:
         return [name for name in STAGES if name in closed]
 
     def everything(self, run: Callable[[list[str]], mjx.Data]) -> mjx.Data:
-        """`run` of all stages; unknown fields raise when used."""
+        """The data after all stages; use of an unknown field raises ValueError."""
         data = run(self.stages([*(_OWNER.keys() - self.unknown.keys()), "sensordata"]))
         impl: Any = data._impl
 
@@ -234,7 +234,7 @@ class Pipeline:
 
 
 def has_spatial_tendon(model: Any) -> bool:
-    """Whether a tendon of the model, of the host or the device, runs through sites."""
+    """Whether the model, on host or device, has a tendon through sites."""
     return bool((model.wrap_type == int(mujoco.mjtWrap.mjWRAP_SITE)).any())
 
 
@@ -244,8 +244,8 @@ def traced[T: PyTree](
     """Trace a function, and find the fields of `data` that its result depends on.
 
     Returns:
-        The traced function, which reads only those fields, and the names of the fields,
-        without empty arrays.
+        The traced function, which reads only those fields, and the names of the fields
+        that are not empty arrays.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(data)
     jaxpr, used = partial_eval.dce_jaxpr(
@@ -257,7 +257,7 @@ def traced[T: PyTree](
         leaves = jax.tree.leaves(data)
         inputs = [leaf for leaf, use in zip(leaves, used, strict=True) if use]
         outputs = jaxpr_as_fun(closed.replace(jaxpr=jaxpr))(*inputs)
-        # Outputs that are constant over states may be plain numbers.
+        # Outputs that do not depend on the state may be plain numbers.
         arrays = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in outputs]
         return jax.tree.unflatten(jax.tree.structure(shapes), arrays)
 

@@ -1,4 +1,4 @@
-"""A MuJoCo task: model, start states, observation, reward; and its checks."""
+"""The base class of MuJoCo tasks, and checks of what a task returns."""
 
 import abc
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from envs.mjx._mjx import MjModel, mjx
 from envs.mjx.assets import load_model
 from envs.mjx.simulator import Simulator
 
-# The one-step error against MuJoCo is that of 100/50 iterations. The solver stops when
-# it has converged, so 16 costs no more than 8, with which one of 512 steps of walker
-# had an error of 0.03. Fewer iterations are faster and less exact.
+# With these, the error of one step against MuJoCo is as small as with 100 and 50. The
+# solver stops once it has converged, so a limit of 16 costs no more than one of 8, with
+# which one of 512 steps of walker had an error of 0.03.
 SOLVER_ITERATIONS = 16
 LINE_SEARCH_ITERATIONS = 10
 
@@ -30,9 +30,9 @@ class Task(abc.ABC):
     sensors, contacts, forces. Only the fields that a function reads are computed;
     reading one that MJX does not compute raises ValueError.
 
-    If an episode also draws something that is not a coordinate, such as the position of
-    a target, it is the *scene*: a vector that `draw_scene` draws and `place` writes
-    into the model. Other tasks do not override these methods.
+    What an episode draws besides coordinates, such as a target's position, is the
+    *scene*: a vector that `draw_scene` draws and `place` writes into the model. Tasks
+    without a scene do not override these methods.
     """
 
     xml: str
@@ -48,7 +48,7 @@ class Task(abc.ABC):
     """Control steps per episode."""
 
     solver: tuple[int, int] | None = (SOLVER_ITERATIONS, LINE_SEARCH_ITERATIONS)
-    """Iterations of the solver and its line search; None keeps the model's."""
+    """Iteration limits of the solver and its line search; None keeps the model's."""
 
     terminal: Callable[[MjModel, mjx.Data], Bool[Array, ""]] | None = None
     """Whether the state after a decision is terminal; None means never, as in the whole
@@ -59,7 +59,7 @@ class Task(abc.ABC):
     dm_control, not the current state. This is cheaper."""
 
     camera: int | str = 0
-    """Number or name of the camera for images and videos."""
+    """Index or name of the camera for images and videos."""
 
     def load(self) -> MjModel:
         """Load the model; override to change it for all episodes."""
@@ -70,7 +70,7 @@ class Task(abc.ABC):
         return np.zeros(0)
 
     def draw_scene(self, model: MjModel, key: Key[Array, ""]) -> Float[Array, " n"]:
-        """Draws the scene of an episode."""
+        """Draw the scene of an episode, `(n,)`."""
         return jnp.asarray(self.scene(model), float)
 
     def place(

@@ -1,4 +1,4 @@
-"""Light on surfaces: Lambert's law, without shadows and highlights."""
+"""Diffuse (Lambertian) lighting of surfaces, without shadows or highlights."""
 
 from collections.abc import Sequence
 
@@ -20,15 +20,15 @@ def light(
     facing: Triple,
     textured: Bool[Array, "*rays"],
 ) -> list[Float[Array, "*rays"]]:
-    """Light on surfaces: one array if all lights are grey, else one for each colour.
+    """Light at surface points: one array if all lights are grey, else one per channel.
 
     Args:
-        scene: its lights are used, and the light at the camera.
-        pose: where they are.
-        point: the points, in the frame of the camera.
-        facing: unit normals of the surface at the points.
-        textured: where MuJoCo cuts each light at 1 before it multiplies the texture;
-            on plain surfaces it cuts the product.
+        scene: the scene; its lights and its headlight are used.
+        pose: positions and directions of the lights.
+        point: coordinates of the points in the camera frame, metres.
+        facing: unit normals of the surface at the points, in the camera frame.
+        textured: whether the surface has a texture. MuJoCo clips each light at 1
+            before it multiplies a texture; on plain surfaces it clips the product.
     """
     colors = [scene.head_ambient, scene.head_diffuse]
     colors += [c for lamp in scene.lights for c in (lamp.ambient, lamp.diffuse)]
@@ -37,7 +37,7 @@ def light(
     def cut(value):
         return jnp.where(textured, jnp.minimum(value, 1.0), value)
 
-    # The light at the camera is parallel to the optical axis.
+    # The headlight shines along the optical axis.
     toward = jnp.maximum(facing[2], 0.0)
     total = [cut(scene.head_ambient[c] + scene.head_diffuse[c] * toward) for c in rows]
     for number, lamp in enumerate(scene.lights):
@@ -52,7 +52,7 @@ def light(
 def _beam(
     lamp: Light, place: Array, direction: Array, point: Triple, facing: Triple
 ) -> tuple[Array | float, Array]:
-    """Strength of a light where it arrives, and the cosine at which it falls."""
+    """Intensity of a light at the points, and the cosine of its angle of incidence."""
     if not lamp.spot:
         return 1.0, jnp.maximum(-inner(facing, direction), 0.0)
     ray = [place[i] - point[i] for i in range(3)]
@@ -67,5 +67,5 @@ def _beam(
 
 
 def _whole(power: float) -> int | float:
-    """A whole power as an integer, which XLA turns into multiplications."""
+    """An integral exponent as an int: XLA turns that power into multiplications."""
     return int(power) if power == int(power) else power

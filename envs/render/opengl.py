@@ -1,4 +1,4 @@
-"""MuJoCo's own renderer, for people to look at: larger, with shadows, on the host."""
+"""MuJoCo's own renderer, for videos: large images with shadows, drawn on the host."""
 
 import atexit
 import functools
@@ -20,7 +20,7 @@ from envs.mjx.env import MjxEnv
 from envs.render.pixels import PixelEnv
 from envs.render.renderer import Renderer
 
-# Draws one picture: what is missing shows only then, and a driver may even crash.
+# Renders one image: only then does a missing library show, and a driver may crash.
 _TRIAL = """
 import mujoco
 model = mujoco.MjModel.from_xml_string(
@@ -35,14 +35,14 @@ renderer.close()
 
 @functools.cache
 def choose_opengl() -> str:
-    """Find an OpenGL where none was chosen and there may be no display.
+    """Choose an OpenGL library for MuJoCo, unless MUJOCO_GL is set.
 
-    With MUJOCO_GL unset, EGL is tried and then OSMesa, each in a process of its own;
-    `mujoco.Renderer` takes the first that draws.
+    On Linux there may be no display: EGL is tried and then OSMesa, each in a process
+    of its own, and `mujoco.Renderer` uses the first that renders an image.
 
     Returns:
-        What MuJoCo draws with from now on, if it can: "EGL", "OSMesa", or what was
-        chosen or is usual.
+        The library that MuJoCo uses from now on: the value of MUJOCO_GL, "EGL",
+        "OSMesa", or the platform's default. The default may still fail.
     """
     chosen = os.environ.get("MUJOCO_GL")
     if chosen or sys.platform != "linux":
@@ -55,7 +55,7 @@ def choose_opengl() -> str:
         )
         if trial.returncode == 0:
             found = importlib.import_module(f"mujoco.{name}").GLContext
-            # MuJoCo reads MUJOCO_GL while it is imported, and that has been done.
+            # MuJoCo reads MUJOCO_GL on import only, and it is imported already.
             used = importlib.import_module("mujoco.rendering.classic.gl_context")
             vars(used)["GLContext"] = found
             return label
@@ -63,37 +63,37 @@ def choose_opengl() -> str:
 
 
 class NoOpenGLError(RuntimeError):
-    """MuJoCo finds nothing to draw with."""
+    """MuJoCo finds no OpenGL library."""
 
     def __init__(self) -> None:
         super().__init__(
-            "MuJoCo finds no OpenGL to draw with: set MUJOCO_GL=egl (needs a GPU's "
+            "MuJoCo finds no OpenGL library: set MUJOCO_GL=egl (needs a GPU's "
             "driver or Mesa's libegl1) or MUJOCO_GL=osmesa (needs libosmesa6) before "
             "Python starts"
         )
 
 
 def body_of(env: Env) -> MjxEnv | None:
-    """The environment that has the MuJoCo model; None where there is none."""
+    """The `MjxEnv` of an environment with state or pixels; None if it has none."""
     env = env.inner if isinstance(env, PixelEnv) else env
     return env if isinstance(env, MjxEnv) else None
 
 
 def open_renderer(model: MjModel, height: int, width: int) -> Any:
-    """A `mujoco.Renderer` of any size; the model's buffer is enlarged where needed.
+    """A `mujoco.Renderer` of any size; enlarges the model's off-screen buffer.
 
     Raises:
-        NoOpenGLError: MuJoCo finds nothing to draw with.
+        NoOpenGLError: MuJoCo finds no OpenGL library.
     """
     # The off-screen buffer of a model is 640 × 480 unless its file asks for more.
     choose_opengl()
     model.vis.global_.offheight = max(model.vis.global_.offheight, height)
     model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
     try:
-        with warnings.catch_warnings():  # GLFW says in several lines what we say in one
+        with warnings.catch_warnings():  # GLFW repeats our error, at length
             warnings.simplefilter("ignore")
             return mujoco.Renderer(model, height, width)
-    except Exception as error:  # each GL library fails in its own way
+    except Exception as error:  # each GL library raises its own type
         raise NoOpenGLError from error
 
 
@@ -104,23 +104,23 @@ def _close(renderer: "weakref.ref[BodyRenderer]") -> None:
 
 
 class BodyRenderer:
-    """Draws states of an environment, seen by its task's camera.
+    """Renders states of an environment through its task's camera.
 
     Args:
-        env: the environment whose model is drawn.
-        height, width: of a picture, in pixels.
+        env: the environment.
+        height, width: size of an image in pixels.
 
     Attributes:
-        name: what draws, in words.
+        name: name of the renderer, for messages.
 
     Raises:
-        NoOpenGLError: MuJoCo finds nothing to draw with.
+        NoOpenGLError: MuJoCo finds no OpenGL library.
     """
 
     def __init__(self, env: MjxEnv, height: int, width: int) -> None:
         self._env = env
         self._renderer = open_renderer(env.model, height, width)
-        # Before EGL's own exit: what Python deletes later finds MuJoCo's OpenGL gone.
+        # Runs before EGL's exit handler, after which freeing a renderer would fail.
         atexit.register(_close, weakref.ref(self))
         self.name = f"MuJoCo with {choose_opengl()}"
         self._host = mujoco.MjData(env.model)
@@ -136,26 +136,27 @@ class BodyRenderer:
         qpos: Num[Array | np.ndarray, " nq"],
         scene: Num[Array | np.ndarray, " nscene"],
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """The picture of a state with these positions and scene."""
+        """The image of a state with these positions and scene."""
         model, host = self._env.model, self._host
         host.qpos[:] = qpos
         mujoco.mj_forward(model, host)
-        if scene.size:  # a target is where this episode put it
+        if scene.size:  # the target's position in this episode
             host.geom_xpos[:], host.site_xpos[:] = self._placed(qpos, scene)
         camera = self._env.task.camera if model.ncam else -1
         self._renderer.update_scene(host, camera=camera)
         return self._renderer.render()
 
     def close(self) -> None:
-        """Give the OpenGL context back; more than once does nothing."""
+        """Free the OpenGL context; a second call does nothing."""
         self._renderer.close()
 
 
 class DeviceRenderer:
-    """As `BodyRenderer`, drawn by `envs.render`, which needs no OpenGL.
+    """Like `BodyRenderer`, but with `envs.render`, which needs no OpenGL.
 
     Args:
-        size: height and width of a picture, in pixels.
+        env: the environment.
+        size: height and width of an image in pixels.
 
     Raises:
         ValueError: the model shows something that `envs.render` cannot draw, or has no
@@ -178,18 +179,18 @@ class DeviceRenderer:
         qpos: Num[Array | np.ndarray, " nq"],
         scene: Num[Array | np.ndarray, " nscene"],
     ) -> UInt8[np.ndarray, "size size 3"]:
-        """The picture of a state with these positions and scene."""
+        """The image of a state with these positions and scene."""
         return np.asarray(self._draw(qpos, scene))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """There is nothing to free."""
 
 
 def open_body_renderer(env: MjxEnv, size: int) -> BodyRenderer | DeviceRenderer:
-    """MuJoCo's renderer where it finds an OpenGL, this project's own elsewhere.
+    """MuJoCo's renderer if it finds an OpenGL library, else this project's own.
 
     Raises:
-        ValueError: neither can draw this model here; the text says why.
+        ValueError: neither can render this model here; the message says why.
     """
     try:
         return BodyRenderer(env, size, size)
@@ -197,4 +198,6 @@ def open_body_renderer(env: MjxEnv, size: int) -> BodyRenderer | DeviceRenderer:
         try:
             return DeviceRenderer(env, size)
         except ValueError as error:
-            raise ValueError(f"{missing}; nor can the own renderer: {error}") from None
+            raise ValueError(
+                f"{missing}; this project's renderer fails too: {error}"
+            ) from None

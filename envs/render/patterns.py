@@ -1,4 +1,4 @@
-"""The two patterns that a picture shows: a checkerboard floor and the sky."""
+"""The two patterns of an image: the checkerboard floor and the sky's gradient."""
 
 import functools
 
@@ -20,23 +20,24 @@ def checks(
     rays: Rays,
     pixel: float,
 ) -> Float[Array, "*rays"]:
-    """How much of a checkerboard's first colour a pixel sees, from 0 to 1.
+    """Share of a checkerboard's first colour in each pixel, from 0 to 1.
 
-    The pattern is averaged over a box as wide as the pixel is on the plane, the wider
-    way, as a mipmap is: a board far away is of one colour instead of glittering.
+    Like a mipmap, this averages the pattern over a square on the plane, as wide as the
+    longer side of the pixel's footprint: a distant board has one mean colour instead of
+    aliasing.
 
     Args:
         checker: the pattern.
         frame: the plane that shows it.
-        t: depth of the points.
-        rays: rays to them.
+        t: depth of the points, metres.
+        rays: rays through the points.
         pixel: width of a pixel at depth 1.
     """
     toward = 1.0 / jnp.minimum(rays.dot(frame.axes[:, 2]), -_TINY)
     slope = [frame.axes[i, 2] * toward for i in range(2)]
-    squares = [jnp.zeros_like(t)] * 2  # of a step to the right, and of one up
+    squares = [jnp.zeros_like(t)] * 2  # for one pixel to the right, and one up
     coordinates = []
-    for axis, sign in ((0, 1), (1, -1)):  # rows of a picture go down
+    for axis, sign in ((0, 1), (1, -1)):  # rows of an image run downwards
         scale = sign * checker.repeat[axis] / 2
         place = on_axis(frame, axis, t, rays) + sign * checker.corner[axis]
         coordinates.append(scale * place)
@@ -54,17 +55,17 @@ def checks(
 
 
 def _area(u):
-    """Integral of the wave that is 1 in the first half of every unit, else -1."""
+    """Integral of the square wave: 1 in the first half of every unit, else -1."""
     part = u - jnp.floor(u)
     return 0.5 - jnp.abs(part - 0.5)
 
 
 def sky_share(up: Float[Array, "3"], rays: Rays) -> Float[Array, "*rays"]:
-    """How much of its upper colour the sky shows along each ray, from 0 to 1.
+    """Share of the sky's upper colour along each ray, from 0 to 1.
 
     Args:
-        up: the world's vertical in the frame of the camera.
-        rays: the rays.
+        up: the world's vertical in the camera frame.
+        rays: rays from the camera.
     """
     sine = rays.dot(up) * jax.lax.rsqrt(rays.square())
     square = sine * sine
@@ -76,10 +77,11 @@ def sky_share(up: Float[Array, "3"], rays: Rays) -> Float[Array, "*rays"]:
 
 @functools.cache
 def _elevation_series() -> tuple[float, ...]:
-    """MuJoCo's sky gradient less 1/2, as odd powers of the sine of the elevation.
+    """Coefficients of odd powers of the sine of the elevation, fitted to MuJoCo's sky.
 
-    The share of the upper colour is (1 + √2 p/√(1+p²))/2 with p the elevation over
-    90°. The arc sine alone would cost as much as the rest of the picture.
+    The upper colour's share is 1/2 + p/√(2 (1 + p²)), with p the elevation over 90°;
+    the series gives the second term. An arcsin per ray would cost as much as the rest
+    of the image.
     """
     sine = np.linspace(-1, 1, 2001)
     p = np.arcsin(sine) * 2 / np.pi

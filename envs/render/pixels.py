@@ -1,4 +1,4 @@
-"""Images in place of the numbers of a MuJoCo environment."""
+"""Pixel observations of a MuJoCo environment."""
 
 import dataclasses
 
@@ -13,22 +13,23 @@ SIZE = 64
 
 
 class PixelEnv(Env[MjxState]):
-    """Another environment, seen by its task's camera: 64 × 64 × 3 uint8.
+    """A MuJoCo environment with images of its task's camera as observations.
 
-    Physics, rewards, episodes and states are those of `inner`. A picture is drawn from
-    the state that a step ends in, once a step: also under `jax.vmap(env.step)`, where
-    the inner environment computes both a decision and a new episode.
+    An observation is `(size, size, 3)` uint8, by default 64 × 64 × 3. Physics, rewards,
+    episodes and states are those of `inner`. One image per step is rendered, of the
+    state in which the step ends: also under `jax.vmap(env.step)`, where the inner
+    environment computes both a decision and a new episode.
 
     Attributes:
-        inner: the environment with its numbers.
-        renderer: what draws it.
+        inner: the environment with state observations.
+        renderer: renders its states.
     """
 
     def __init__(self, inner: MjxEnv, *, size: int = SIZE):
-        """Args: the environment to look at; height and width of the images.
+        """Args: the environment; height and width of the images in pixels.
 
         Raises:
-            ValueError: its model has no such camera, or shows something that
+            ValueError: the model lacks the task's camera, or shows something that
                 `envs.render` cannot draw.
         """
         self.inner = inner
@@ -77,5 +78,5 @@ class PixelEnv(Env[MjxState]):
         return self.inner.with_physics(state, **changes)
 
     def _seen(self, state: MjxState, timestep: Timestep) -> tuple[MjxState, Timestep]:
-        # A corrupt decision leaves the state where it was, and so the picture.
+        # A corrupt decision does not change the state, hence not the image either.
         return state, dataclasses.replace(timestep, obs=self.observe(state))

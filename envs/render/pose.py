@@ -1,4 +1,4 @@
-"""Where everything that a renderer draws is, in the frame of the camera."""
+"""Positions and orientations of everything that a renderer draws."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,9 @@ class Pose(eqx.Module):
     Attributes:
         position: centres of the solids, metres.
         rotation: orientations of the solids, their axes in the columns.
-        camera_position: place of the camera.
+        camera_position: position of the camera, metres.
         camera_rotation: right, up and backward direction of the camera, in columns.
-        light_position: places of the lights.
+        light_position: positions of the lights, metres.
         light_direction: unit vectors along which they shine.
     """
 
@@ -39,7 +39,7 @@ class Pose(eqx.Module):
 
 
 def to_camera(pose: Pose, vectors: Float[Array, "*rows 3"]) -> Float[Array, "*rows 3"]:
-    """World vectors in the frame of the camera."""
+    """Vectors of the world frame, in the camera frame."""
     return jnp.matmul(vectors, pose.camera_rotation, precision="highest")
 
 
@@ -47,8 +47,9 @@ def read_pose(scene: Scene, data: Data) -> Pose:
     """The pose of a scene, from up-to-date kinematics.
 
     Args:
-        scene: what is drawn.
-        data: after `kinematics` and `com_pos`, or what they do in MuJoCo itself.
+        scene: the static part of what is drawn.
+        data: `mjx.Data` after `kinematics` and `com_pos`, or `mujoco.MjData` after
+            their counterparts in C.
     """
     position, rotation = [], []
     for source in ("geom", "site"):
@@ -62,7 +63,7 @@ def read_pose(scene: Scene, data: Data) -> Pose:
     for cord in scene.cords:
         first, second = cord.sites
         centers, turns = links(sites[first], sites[second], cord.length)
-        # The links are computed in the precision that is in force.
+        # With x64 enabled, `links` returns float64.
         position.append(centers.astype(jnp.float32))
         rotation.append(turns.astype(jnp.float32))
     camera_position, camera_rotation = carried(scene.camera, data)
@@ -84,7 +85,7 @@ def _rows(vectors: list[Array]) -> Float[Array, "rows 3"]:
 def carried(mount: Mount, data: Data) -> tuple[Float[Array, "3"], Float[Array, "3 3"]]:
     """Position and orientation of a camera or light, in world coordinates.
 
-    MJX computes neither for lights, and for cameras only before the last substep.
+    MJX does not compute them for lights, and for cameras only before the last substep.
     """
     offset = jnp.asarray(mount.offset, jnp.float32)
     rotation = jnp.asarray(mount.rotation, jnp.float32)
@@ -107,7 +108,7 @@ def carried(mount: Mount, data: Data) -> tuple[Float[Array, "3"], Float[Array, "
 
 
 def _facing(direction: Float[Array, "3"]) -> Float[Array, "3 3"]:
-    """The rotation whose third axis is along `direction`, its first level."""
+    """The rotation with its third axis along `direction` and its first horizontal."""
     up = jnp.asarray([0.0, 0.0, 1.0], direction.dtype)
     third = direction / jnp.linalg.norm(direction)
     first = jnp.cross(up, third)

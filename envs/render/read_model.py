@@ -1,4 +1,4 @@
-"""Reads the scene of a MuJoCo model."""
+"""Reads the static scene of a MuJoCo model."""
 
 from collections.abc import Sequence
 
@@ -39,12 +39,17 @@ def read_scene(model: MjModel, camera: int | str, groups: Sequence[int]) -> Scen
     _check_camera(model, index)
     for kind, count in (("skin", model.nskin), ("flex", model.nflex)):
         if count:
-            raise ValueError(f"the model has a {kind}, which cannot be drawn")
+            raise ValueError(
+                f"the model has a {kind}, which cannot be drawn: remove it"
+            )
     visual, extent = model.vis, float(model.stat.extent)
     head = visual.headlight
     solids = _solids(model, groups)
     if not solids:
-        raise ValueError(f"groups={tuple(groups)} shows nothing of the model")
+        raise ValueError(
+            f"groups={tuple(groups)} shows nothing of the model: include the group "
+            "of a visible geom or site"
+        )
     cords = _cords(model, groups)
     for tendon, cord in cords.items():
         link = (float(model.tendon_width[tendon]), cord.length / (2 * LINKS), 0.0)
@@ -72,8 +77,8 @@ def _camera_index(model: MjModel, camera: int | str) -> int:
         return int(camera)
     if not model.ncam:
         raise ValueError(
-            f"camera={camera!r}: the model has no camera to be seen through: put a "
-            "<camera> into its worldbody or a body"
+            f"camera={camera!r}: the model has no camera: put a <camera> into its "
+            "worldbody or a body"
         )
     raise ValueError(
         f"camera={camera!r} is not in the model: use a number below {model.ncam} or "
@@ -85,8 +90,8 @@ def _check_camera(model: MjModel, index: int) -> None:
     orthographic = mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC
     if model.cam_projection[index] == orthographic or model.cam_sensorsize[index].any():
         raise ValueError(
-            f"camera {model.camera(index).name!r} is orthographic or has a sensor of "
-            "its own, which cannot be drawn: use a perspective camera with a fovy"
+            f"camera {model.camera(index).name!r} is orthographic or sets sensorsize, "
+            "which cannot be drawn: use a perspective camera with a fovy"
         )
 
 
@@ -99,7 +104,7 @@ def _solids(model: MjModel, groups: Sequence[int]) -> list[Solid]:
         }
         for index in range(len(column["type"])):
             rgba, material = column["rgba"][index], int(column["matid"][index])
-            # Its own colour comes before that of its material.
+            # A colour of its own takes precedence over that of its material.
             if material >= 0 and np.array_equal(rgba, _UNSET):
                 rgba = model.mat_rgba[material]
             if column["group"][index] not in groups or rgba[3] == 0:
@@ -120,7 +125,7 @@ def _solids(model: MjModel, groups: Sequence[int]) -> list[Solid]:
             if textured and kind != PLANE:
                 raise ValueError(
                     f"{name} has a texture, which can be drawn on planes only: give it "
-                    "a material without"
+                    "a material without a texture"
                 )
             checker = _checker(model, material, index, rgba[:3]) if textured else None
             found.append(
@@ -176,13 +181,14 @@ def _checker(model: MjModel, material: int, geom: int, tint: np.ndarray) -> Chec
     expected = np.where(quarters[..., None], second, first)[1:-1, 1:-1]
     if not np.array_equal(inner, expected):
         raise ValueError(
-            f"texture {model.texture(texture).name!r} is no checkerboard, which is all "
-            "that a plane can show: use builtin='checker' with mark 'edge' or 'none'"
+            f"texture {model.texture(texture).name!r} is no checkerboard, the "
+            "only texture that can be drawn: use builtin='checker' with mark 'edge' or "
+            "'none'"
         )
     half = np.array(model.geom_size[geom][:2])
     repeat = np.array(model.mat_texrepeat[material], float)
     if not model.mat_texuniform[material]:
-        # The texture is stretched over the plane, where that has an end.
+        # The texture is stretched over the plane in directions where it is finite.
         repeat = repeat / np.where(half > 0, half, 1.0)
     return Checker(
         first=_three(first / 255 * tint),
@@ -195,14 +201,14 @@ def _checker(model: MjModel, material: int, geom: int, tint: np.ndarray) -> Chec
 def _sky(model: MjModel) -> tuple[Color, Color]:
     """Colours of the sky straight above and below; black where there is no sky.
 
-    Stars are far smaller than a pixel: their mean light is part of the colours.
+    Stars are far smaller than a pixel, so their mean light is added to the colours.
     """
     skies = np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)
     if not len(skies):
         return (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)
     pixels = _pixels(model, int(skies[0]))
-    # Six square faces under each other: four sides, of which the first is used here,
-    # except for the third face, which is above, and the fourth, which is below.
+    # Six square faces, stacked vertically. The third is above and the fourth below;
+    # the others are sides, of which the first is used.
     edge = pixels.shape[1]
     near = slice(edge // 2 - edge // 16, edge // 2 + edge // 16)
     faces = pixels.reshape(6, edge, edge, 3)[:, near, near]
@@ -214,7 +220,7 @@ def _sky(model: MjModel) -> tuple[Color, Color]:
     poles = [np.median(face, axis=(0, 1)) for face in (above, below)]
     if not np.allclose(plain.mean(axis=(0, 1)), np.mean(poles, axis=0), atol=3):
         raise ValueError(
-            "the skybox is no gradient, which is all that the sky can show: use "
+            "the skybox is no gradient, the only sky that can be drawn: use "
             "builtin='gradient'"
         )
     above, below = (((1 - share) * c + share * glow) / 255 for c in poles)

@@ -1,10 +1,10 @@
-"""Pictures of an environment, drawn on the device in pure JAX.
+"""Images of an environment, rendered on the device in pure JAX.
 
 >>> renderer = Renderer(env.model, camera=0)
 >>> image = renderer(data)                          # (64, 64, 3) uint8
 
-A ray caster: for every ray the nearest solid, then its colour under the model's lights.
-`jit`, `vmap` and `scan` work as everywhere. It draws what `mujoco.Renderer` draws by
+A ray caster: it finds the nearest solid of every ray, then its colour under the model's
+lights. It works under `jit`, `vmap` and `scan`. It draws what `mujoco.Renderer` does by
 default, without shadows, reflections, highlights, transparency, stars and meshes.
 """
 
@@ -22,18 +22,18 @@ from envs.render.pose import Data, Pose, read_pose, to_camera
 from envs.render.read_model import read_scene
 from envs.render.shapes import Frame, Rays, depth, normal
 
-# What a ray meets that meets nothing: farther than any depth.
+# The code of a ray that hits nothing: larger than that of any depth.
 _NOTHING = np.int32(np.iinfo(np.int32).max)
 
 
 class Renderer:
-    """Draws one model from one of its cameras.
+    """Renders one model through one of its cameras.
 
     Args:
         model: the host-side MuJoCo model; its shapes, sizes and colours become
             constants of the compiled program.
         camera: number or name of the camera.
-        size: width and height of the picture in pixels.
+        size: width and height of the image in pixels.
         samples: rays along each side of a pixel; their mean is its colour.
         groups: the groups of geoms and sites that are visible.
 
@@ -61,7 +61,7 @@ class Renderer:
         self._id_bits = max(1, (len(self.scene.solids) - 1).bit_length())
 
     def __call__(self, data: Data) -> UInt8[Array, "size size 3"]:
-        """The picture of one state.
+        """The image of one state.
 
         Args:
             data: `mjx.Data` after `kinematics` and `com_pos`, or `mujoco.MjData`.
@@ -69,14 +69,14 @@ class Renderer:
         return self.draw(self.pose(data))
 
     def pose(self, data: Data) -> Pose:
-        """What a picture needs of a state."""
+        """Positions and orientations of all that is drawn in a state."""
         return read_pose(self.scene, data)
 
     def draw(self, pose: Pose) -> UInt8[Array, "size size 3"]:
-        """The picture of one pose, red, green and blue from 0 to 255."""
+        """The RGB image of one pose, values from 0 to 255."""
         frames = self._frames(pose)
         rays = self._rays(self.samples)
-        # Barriers keep XLA from computing one stage again for each use of the next.
+        # Barriers keep XLA from recomputing a stage for each use of its result.
         code = jax.lax.optimization_barrier(self._nearest(frames, rays))
         rows, blend = jax.lax.optimization_barrier(
             self._shade(pose, frames, rays, code)
@@ -86,10 +86,10 @@ class Renderer:
         return jnp.floor(255.0 * image + 0.5).astype(jnp.uint8)
 
     def segment(self, pose: Pose) -> Int32[Array, "size size"]:
-        """Which solid is at the centre of each pixel.
+        """The solid at the centre of each pixel.
 
         Returns:
-            Its number in `scene.solids`, or -1 for the sky.
+            Indices into `scene.solids`, -1 for the sky.
         """
         code = self._nearest(self._frames(pose), self._rays(1))[0]
         return jnp.where(code == _NOTHING, -1, self._number(code))
@@ -107,17 +107,17 @@ class Renderer:
         return Rays(jnp.asarray(x.reshape(flat)), jnp.asarray(y.reshape(flat)))
 
     def _frames(self, pose: Pose) -> list[Frame]:
-        """Every solid in the frame of the camera."""
+        """Position and orientation of every solid in the camera frame."""
         center = to_camera(pose, pose.position - pose.camera_position[None])
-        # One axis a row for the product, and back to one a column.
+        # Axes as rows for the product, then as columns again.
         axes = to_camera(pose, pose.rotation.swapaxes(1, 2)).swapaxes(1, 2)
         return [Frame(center[i], axes[i]) for i in range(len(self.scene.solids))]
 
     def _nearest(self, frames: list[Frame], rays: Rays) -> Int32[Array, "*rays"]:
-        """Depth and number of the nearest solid of each ray, in one integer.
+        """Depth and index of the nearest solid of each ray, in one integer.
 
-        Floats of one sign are ordered as their bits are. The last bits of the depth
-        give way to the number, so that one minimum over integers finds both.
+        Positive floats are ordered like their bit patterns. The lowest bits of the
+        depth are replaced by the index, so one minimum over integers finds both.
         """
         mask = np.int32(-(1 << self._id_bits))
         nearest = jnp.full(rays.x.shape, _NOTHING)
@@ -137,7 +137,7 @@ class Renderer:
     def _shade(
         self, pose: Pose, frames: list[Frame], rays: Rays, code: Int32[Array, "*rays"]
     ) -> tuple[list[Float[Array, "*rays"]], Float[Array, "*rays"]]:
-        """Light on each ray's nearest surface, and where between two colours it is."""
+        """Light on each ray's nearest surface, and the share of its first colour."""
         solids = list(zip(self.scene.solids, frames, strict=True))
         empty = code == _NOTHING
         t = jnp.where(empty, 1.0, jax.lax.bitcast_convert_type(code, jnp.float32))
@@ -162,7 +162,7 @@ class Renderer:
         return [jnp.where(empty, 1.0, row) for row in rows], blend
 
     def _shows(self, number: int, code: Int32[Array, "*rays"]) -> Bool[Array, "*rays"]:
-        """Where a solid is the nearest."""
+        """Which rays have this solid as their nearest."""
         return (self._number(code) == number) & (code != _NOTHING)
 
     def _channel(
@@ -172,7 +172,7 @@ class Renderer:
         rows: list[Float[Array, "samples size size"]],
         blend: Float[Array, "samples size size"],
     ) -> Float[Array, "size size"]:
-        """One of the three colours, from 0 to 1, its samples averaged."""
+        """One colour channel, from 0 to 1, averaged over the samples of a pixel."""
         above, below = self.scene.sky
         low = jnp.full_like(blend, below[channel])
         span = jnp.full_like(blend, above[channel] - below[channel])

@@ -1,6 +1,6 @@
-"""What a renderer knows of a model before it sees a pose.
+"""The static part of a scene: what a renderer reads once from a model.
 
-It is plain Python and numpy: the compiled program holds it as constants.
+Plain Python and numpy values, which become constants of the compiled program.
 """
 
 import dataclasses
@@ -25,8 +25,9 @@ class Checker:
     """A checkerboard of tiles of 2×2 cells.
 
     Attributes:
-        first: colour of the cells where both coordinates are in the same half tile.
-        second: colour of the others.
+        first: colour of the cells on the diagonal of a tile, where both coordinates
+            are in its first half or both in its second.
+        second: colour of the other cells.
         repeat: tiles per 2 m along the surface's x and y.
         corner: where the first tile begins, metres from the centre along -x and y.
     """
@@ -39,15 +40,15 @@ class Checker:
 
 @dataclasses.dataclass(frozen=True)
 class Solid:
-    """One visible body part or site.
+    """One visible geom, site, or link of a tendon.
 
     Attributes:
         kind: type of the shape, a number of `mujoco.mjtGeom`.
         size: half sizes in metres, as in MuJoCo.
         color: red, green, blue in [0, 1].
-        checker: the pattern that takes the place of the colour, if any.
+        checker: the pattern that replaces the colour, if any.
         source: "geom", "site" or "tendon".
-        index: number of the geom, site or tendon in the model.
+        index: index of the geom, site or tendon in the model.
     """
 
     kind: int
@@ -63,8 +64,8 @@ class Cord:
     """A tendon that is a string between two sites.
 
     Attributes:
-        sites: its two ends.
-        length: its own length, metres.
+        sites: indices of the sites at its two ends.
+        length: length of the string without tension, metres.
     """
 
     sites: tuple[int, int]
@@ -73,16 +74,18 @@ class Cord:
 
 @dataclasses.dataclass(frozen=True)
 class Mount:
-    """How a camera or a light is carried by a body.
+    """How a camera or a light is attached to a body.
 
     Attributes:
         mode: a number of `mujoco.mjtCamLight`.
         body: the body that carries it.
-        target: the body it turns to, -1 without one.
-        offset: metres from the body; in its frame, or in the world's if it tracks.
+        target: the body that it points at, -1 without one.
+        offset: position relative to the body, metres; in the body's frame, or in the
+            world's if it tracks.
         rotation: orientation `(3, 3)`, in the same frame; a light has its direction
             in the third column.
-        lamp: it is a light, whose third axis points to the target, not away from it.
+        lamp: whether it is a light. The third axis of a light points to the target,
+            that of a camera away from it.
     """
 
     mode: int
@@ -98,13 +101,14 @@ class Light:
     """A light of the model.
 
     Attributes:
-        mount: where it hangs.
-        spot: it shines from a point into a cone; else all its rays are parallel.
-        ambient: colour it adds everywhere.
-        diffuse: colour it adds where it shines at a right angle.
-        attenuation: constant, linear and quadratic coefficient of the distance.
+        mount: how it is attached.
+        spot: whether it is a spotlight, which shines from a point into a cone; the rays
+            of other lights are parallel.
+        ambient: colour that it adds everywhere.
+        diffuse: colour that it adds at normal incidence.
+        attenuation: constant, linear and quadratic coefficients of the distance.
         cos_cutoff: cosine of the cone's half angle.
-        exponent: power of the cosine with which the cone fades.
+        exponent: power of the cosine by which intensity falls inside the cone.
     """
 
     mount: Mount
@@ -118,20 +122,20 @@ class Light:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """All of it.
+    """Everything that a renderer reads from a model.
 
     Attributes:
-        solids: what can be seen, in the order of a pose's rows: geoms, sites, and
+        solids: the visible shapes, in the order of a pose's rows: geoms, sites, and
             then the links of each cord.
         cords: the visible tendons.
         lights: the model's own lights.
-        head_ambient: colour the light at the camera adds everywhere.
-        head_diffuse: colour it adds on what faces the camera.
+        head_ambient: ambient colour of the headlight.
+        head_diffuse: diffuse colour of the headlight.
         sky: colours straight above and straight below.
-        camera: how the camera is carried.
+        camera: how the camera is attached.
         tan_half: tangent of half the vertical field of view.
-        near: distance along the optical axis from which things are drawn, metres.
-        far: distance up to which they are drawn, metres.
+        near: near clipping distance along the optical axis, metres.
+        far: far clipping distance, metres.
     """
 
     solids: tuple[Solid, ...]

@@ -1,9 +1,9 @@
-"""Where a ray from the camera enters a shape, and which way the surface faces there.
+"""Intersections of camera rays with shapes, and normals of their surfaces.
 
-All is in the frame of the camera, which sits at the origin and looks along -z. A ray
-goes through (x, y, -1), so the distance `t` along it is the depth, and every inner
-product with a vector is x and y times two constants of the shape: that, and a
-discriminant free of cancellation, is what these formulas are arranged for.
+Everything is in the camera frame: the camera sits at the origin and looks along -z. A
+ray is t (x, y, -1), so `t` is the depth of a point in metres, and the inner product of
+a ray with a constant vector takes two multiplications. The formulas are arranged for
+that, and for discriminants without cancellation.
 """
 
 import functools
@@ -21,7 +21,7 @@ type Vector = Sequence[Array] | Array
 
 
 class Rays(NamedTuple):
-    """Rays through (x, y, -1)."""
+    """Rays from the camera through the points (x, y, -1)."""
 
     x: Float[Array, "*rays"]
     y: Float[Array, "*rays"]
@@ -36,7 +36,7 @@ class Rays(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A solid's centre and axes (the columns) in the frame of the camera."""
+    """A solid's centre and axes (the columns) in the camera frame."""
 
     center: Float[Array, "3"]
     axes: Float[Array, "3 3"]
@@ -45,14 +45,14 @@ class Frame(NamedTuple):
 def depth(
     solid: Solid, frame: Frame, rays: Rays
 ) -> tuple[Float[Array, "*rays"], Bool[Array, "*rays"]]:
-    """Depth at which rays enter a solid, and whether they do.
+    """Depth in metres at which rays enter a solid, and whether they hit it.
 
-    The camera is taken to be outside the solid. A plane is seen from its front only.
+    The camera must be outside the solid. A plane is visible from its front only.
 
     Args:
         solid: type and size of the shape.
-        frame: where it is.
-        rays: the rays.
+        frame: its position and orientation.
+        rays: rays from the camera.
     """
     return _ENTRY[solid.kind](solid.size, frame, rays)
 
@@ -70,7 +70,7 @@ def _plane(size, frame, rays):
 
 
 def inner(left: Vector, right: Vector) -> Float[Array, "*rays"]:
-    """Inner product of two triples of numbers or of arrays."""
+    """Inner product of two vectors, given by their three components."""
     return left[0] * right[0] + left[1] * right[1] + left[2] * right[2]
 
 

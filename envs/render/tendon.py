@@ -6,9 +6,9 @@ A slack string hangs in a catenary; a taut one is straight.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-LINKS = 12  # capsules of one string; MuJoCo takes 28
+LINKS = 12  # capsules per string; MuJoCo uses 28
 
-# Ratio of arc to span beyond which a string counts as hanging straight down and up.
+# Ratio of length to span above which a string hangs straight down and up.
 _STEEPEST = 1e3
 
 
@@ -18,13 +18,13 @@ def links(
     """Centres and orientations of the capsules of a string under gravity along -z.
 
     Args:
-        start: one end, metres.
-        end: the other.
-        length: the string's own length, metres; where the ends are farther apart, it
-            is stretched.
+        start: position of one end, metres.
+        end: position of the other end, metres.
+        length: length of the string without tension, metres; it stretches if the ends
+            are farther apart.
 
     Returns:
-        Centres, and rotations whose third axis is along the string.
+        Centres, and rotations with the third axis along the string.
     """
     points = hanging(start, end, length, count=LINKS + 1)
     axis = points[1:] - points[:-1]
@@ -43,7 +43,7 @@ def links(
 def hanging(
     start: Float[Array, "3"], end: Float[Array, "3"], length: float, *, count: int
 ) -> Float[Array, "count 3"]:
-    """Points on a hanging string, at equal distances along it.
+    """Points on a hanging string, equally spaced along it.
 
     With span h and drop v between the ends, y = a cosh(x/a) has arc length L where
     a sinh(h/2a) = √(L²−v²)/2, and its middle is at tanh(x/a) = v/L.
@@ -70,7 +70,7 @@ def hanging(
 
 
 def _arc_over_span(ratio: Float[Array, ""]) -> Float[Array, ""]:
-    """The z > 0 with sinh(z)/z = ratio, by Newton's method on the logarithms."""
+    """Solves sinh(z)/z = ratio for z > 0, by Newton's method on the logarithms."""
     near = jnp.sqrt(6 * (ratio - 1))
     far = jnp.log(2 * ratio) + jnp.log(jnp.maximum(jnp.log(2 * ratio), 1.0))
     z = jnp.where(ratio < 3, near, far)

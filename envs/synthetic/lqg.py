@@ -3,8 +3,8 @@
     s' = A s + B a + drift,    r = bonus - zᵀ M z,  z = [s; a],    a = K s
 
 The paper "On Training in Imagination" calls them LQG (Sections 3.1 and 4.2); its
-dynamics there are deterministic, and so are these. Use the functions in a study, or
-`envs.make("lqg")` to train an agent.
+dynamics there are deterministic, as here. Studies use the functions;
+`envs.make("lqg")` is the environment, to train an agent.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ Scalar = float | Float[Array, ""]
 
 
 class LQG(NamedTuple):
-    """One system, or a learned model of one."""
+    """A system, or a learned model of one."""
 
     state_matrix: Float[Array, "state state"]
     action_matrix: Float[Array, "state action"]
@@ -36,7 +36,7 @@ def make_lqg(
     action_dim: int = 2,
     dynamics_norm: Scalar,
 ) -> LQG:
-    """Draws a system with ‖A‖₂ = ‖B‖₂ = `dynamics_norm` and ‖M‖₂ = 1, M positive.
+    """Draws a system with ‖A‖₂ = ‖B‖₂ = `dynamics_norm`, ‖M‖₂ = 1, M positive definite.
 
     Drift and bonus are zero. The same key gives the same system in any precision.
     """
@@ -82,7 +82,7 @@ def reward(
 def rollout(
     system: LQG, gain: Gain, start: Float[Array, " state"], *, steps: int
 ) -> tuple[Float[Array, "steps state"], Float[Array, "steps action"]]:
-    """The states and actions of a = K s, from `start`."""
+    """The states and actions of the policy a = K s, from `start`."""
 
     def step(state, _):
         action = gain @ state
@@ -94,9 +94,10 @@ def rollout(
 def discounted_return(
     system: LQG, gain: Gain, start: Float[Array, " state"], *, discount: Scalar
 ) -> Float[Array, ""]:
-    """Σ γ^t r_t of a = K s, exactly, where √γ times the closed loop contracts.
+    """Σ γ^t r_t of the policy a = K s, in closed form.
 
-    With x = [s; 1] the closed loop is x' = F x and the reward xᵀ R x, so the return is
+    Valid if √γ times the spectral radius of A + B K is below 1. With x = [s; 1] the
+    closed loop is x' = F x and the reward xᵀ R x, so the return is
     xᵀ P x with P = R + γ Fᵀ P F, a linear system.
     """
     d = start.size
@@ -115,9 +116,9 @@ def discounted_return(
 def optimal_gain(
     system: LQG, *, discount: Scalar, iterations: int = 500
 ) -> tuple[Gain, Float[Array, "state state"]]:
-    """The gain of largest discounted return, and P: that return is -sᵀ P s.
+    """The gain K with the largest discounted return, and P: that return is -sᵀ P s.
 
-    By iterating Riccati's equation from zero; drift and bonus are left out of account.
+    Iterates the Riccati equation from zero. Drift and bonus are ignored.
     """
     d = system.drift.size
     a, b = system.state_matrix, system.action_matrix
@@ -138,9 +139,9 @@ def optimal_gain(
 
 
 class LQGEnv(MapEnv):
-    """The system of one fixed key; episodes start uniformly in [-1, 1]^state.
+    """The system of a fixed key; start states are uniform in [-1, 1]^state.
 
-    Actions are clipped to [-1, 1]; the `optimal_gain` mostly stays inside.
+    Actions are clipped to [-1, 1], which those of `optimal_gain` seldom exceed.
     """
 
     episode_steps = 200
@@ -179,7 +180,7 @@ class LQGEnv(MapEnv):
 
 
 def _normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Array:
-    # Drawn in float32 always: a float64 study meets the environment of float32.
+    # Always drawn in float32, so that a float64 study has the same system.
     return jax.random.normal(key, shape, jnp.float32).astype(float)
 
 

@@ -1,4 +1,4 @@
-"""An environment from two functions: s' = f(s, a) and r(s, a), both deterministic."""
+"""Environments of two deterministic functions, s' = f(s, a) and r(s, a)."""
 
 import abc
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Place(NamedTuple):
 
 
 class MapEnv(InnerEnv):
-    """Episodes of a deterministic map that end by time; subclasses give the maps.
+    """A deterministic map whose episodes end by time; subclasses define f and r.
 
     The simulator's state is a `Place`, the observation its point; actions are in
     [-1, 1].
@@ -27,7 +27,7 @@ class MapEnv(InnerEnv):
     episode_steps: int
 
     def __init__(self, *, name: str, action_repeat: int, size: int, action_dim: int):
-        """Args: canonical name; steps per decision; sizes of point and action.
+        """Args: canonical name; control steps per decision; sizes of point and action.
 
         Raises:
             ValueError: `action_repeat` does not divide the episode.

@@ -1,11 +1,11 @@
 """The synthetic teacher environment of "On Training in Imagination" (Appendix C.1).
 
-Dynamics and reward are frozen random networks of one hidden layer of rectified units,
+Dynamics and reward are frozen random networks with one hidden ReLU layer,
 
     s' = tanh(W₂ relu(W₁ [s; a])),    r = (v relu(V₁ [s; a])) / √hidden,
 
-with standard normal weights and no biases. Use the functions in a study, or
-`envs.make("teacher")` to train an agent.
+with standard normal weights and no biases. Studies use the functions;
+`envs.make("teacher")` is the environment, to train an agent.
 """
 
 from typing import NamedTuple
@@ -29,7 +29,7 @@ NOISE_MEMORY = 0.9
 
 
 class Teacher(NamedTuple):
-    """The frozen weights: layers as (in, out), and the reference policy's own."""
+    """The frozen weights, each (in, out), and the gains of the reference policy."""
 
     dynamics_in: Float[Array, "state+action hidden"]
     dynamics_out: Float[Array, "hidden state"]
@@ -58,7 +58,7 @@ def make_teacher(
     keys = jax.random.split(key, 5)
     inputs = state_dim + action_dim
     shapes = ((inputs, hidden), (hidden, state_dim), (inputs, hidden), (hidden,))
-    # Drawn in float32 always: a float64 study meets the environment of float32.
+    # Always drawn in float32, so that a float64 study has the same teacher.
     weights = [
         jax.random.normal(k, shape, jnp.float32).astype(float)
         for k, shape in zip(keys, (*shapes, (state_dim, action_dim)), strict=True)
@@ -82,7 +82,7 @@ def reward(
     state: Float[Array, "*batch state"],
     action: Float[Array, "*batch action"],
 ) -> Float[Array, "*batch"]:
-    """r(s, a); the division by √hidden makes its size that of any width."""
+    """r(s, a); its scale does not depend on the width, thanks to the √hidden."""
     inputs = jnp.concatenate([state, action], axis=-1)
     outputs = jax.nn.relu(inputs @ teacher.reward_in) @ teacher.reward_out
     return outputs / teacher.reward_out.size**0.5
@@ -95,7 +95,7 @@ def reference_rollout(
 
     Its actions are tanh(s K + x) with fixed random gains K and a slowly varying x (an
     autoregressive process of `NOISE_MEMORY` and `POLICY_NOISE`): without x the
-    deterministic map soon repeats a few states.
+    deterministic system soon cycles through a few states.
     """
     state_dim, action_dim = teacher.policy.shape
     start_key, noise_key = jax.random.split(key)
@@ -115,7 +115,7 @@ def reference_rollout(
 
 
 class TeacherEnv(MapEnv):
-    """The teacher of one fixed key; episodes start uniformly in [-1, 1]^state."""
+    """The teacher of a fixed key; start states are uniform in [-1, 1]^state."""
 
     episode_steps = EPISODE_STEPS
     SEED = 0

@@ -11,7 +11,7 @@ from envs.base import EnvSpec
 
 
 class ToyEnv(InnerEnv):
-    """A one-dimensional environment that ends by time; subclasses give the rules.
+    """One dimension, episodes that end by time; subclasses define the rules.
 
     The simulator's state is the position, a scalar. The observation is `[position]`,
     `(1,)`; actions are `(1,)` in [-1, 1].
@@ -108,10 +108,10 @@ class Target(ToyEnv):
         return 1 - jnp.abs(position)
 
     def optimal_action(self, obs: Float[Array, " obs"]) -> Float[Array, " action"]:
-        """The action of greatest return: the shortest way to 0, then rest.
+        """The action of greatest return: move to 0 as fast as possible, then rest.
 
-        With an action repeat the last decision before 0 spreads its motion over all of
-        its control steps, where overshooting could earn slightly more.
+        With an action repeat it is slightly suboptimal: the last decision before 0
+        spreads its motion over all its control steps; overshooting could earn more.
         """
         return jnp.clip(-obs / (self.STEP * self.spec.action_repeat), -1.0, 1.0)
 

@@ -1,14 +1,14 @@
 """The row products of the penalty as one fused kernel for NVIDIA Hopper GPUs.
 
-`kernels.gram.rows` needs, for every row i of every state, ``v = W_i δ_i``,
-``y = D⊙v − k a``, ``x = G y``, and returns y, D⊙x and Σ_i x⊙v. XLA makes four passes
-over arrays with H entries per row; here v and x stay in registers and only the results
-are written.
+For every row i of every state `kernels.gram.rows` needs ``v = W_i δ_i``,
+``y = D⊙v − k a`` and ``x = G y``; it returns y, D⊙x and Σ_i x⊙v. XLA makes four passes
+over arrays with H entries per row. Here v and x stay in registers, and only the results
+are written to global memory.
 
 A thread block processes 64 states and some of the rows. G and the states' D stay in
 shared memory, so the Gram matrix is read once for all rows of the block. A warpgroup
-computes `Tiling.columns` of the H columns. All warpgroups need the whole y as the left
-operand of ``y G``: it is the only array they exchange. Each block writes a partial sum
+computes `Tiling.columns` of the H columns. Every warpgroup needs the whole y, as the
+left operand of ``y G``; they exchange no other array. Each block writes a partial sum
 over its rows, and XLA adds these in a fixed order, so results are reproducible.
 
 Sums are float32. Operands of products are bfloat16 for bfloat16 states. For float32
@@ -80,7 +80,7 @@ def row_arrays(
     if columns not in (64, 128) or h % columns or rows_each < 1 or rows % rows_each:
         raise ValueError(
             f"tiling={tiling} with H={h} and {rows} rows: columns must be 64 or 128 "
-            "and divide H, rows must divide their number; leave tiling out"
+            "and divide H, and rows a divisor of their number; leave tiling out"
         )
     tiles, warpgroups = n_padded // STATES, h // columns
     parts = PARTS[jnp.dtype(dtype)]
@@ -156,7 +156,7 @@ def _kernel(
     columns = pl.ds(first_column, width)
     first_row = group * rows_each
 
-    # An array's parts lie one behind the other along its first axis.
+    # The parts of an array are concatenated along its first axis.
     def fetch(row):
         for part in range(parts):
             place = part * rows + row
@@ -194,10 +194,10 @@ def _kernel(
         )
 
     def chunks(piece):
-        """`piece` of each CHUNK columns of this warpgroup, and where they are.
+        """`piece` of each CHUNK columns of this warpgroup, after their slices.
 
-        Registers hold v, x and Σ x⊙v of all of its columns; D and a are read a chunk
-        at a time, and D once more rather than kept.
+        Registers hold v, x and Σ x⊙v for all its columns. There is no room for D and a:
+        they are read chunk by chunk, and D is read a second time for D⊙x.
         """
         for start in range(0, width, CHUNK):
             here = pl.ds(first_column + start, CHUNK)
@@ -208,7 +208,7 @@ def _kernel(
             yield local, here, piece(d, local, here)
 
     def keep(part, local, value):
-        """Writes one part of a value to the buffer; returns what is left of it."""
+        """Writes one part of a value to the buffer; returns the remainder."""
         rounded = value.astype(jnp.bfloat16)
         buffer[part, warpgroup, :, local] = rounded
         return value - rounded.astype(jnp.float32)
@@ -238,7 +238,7 @@ def _kernel(
         if parts == 1:
             send(y_hbm.at[row, states])
 
-        # Every warpgroup is done with delta and w, and all of y is in the buffer.
+        # All warpgroups have used delta and w, and all of y is in the buffer.
         plgpu.barrier_arrive(written)
         plgpu.barrier_wait(written)
 
@@ -256,7 +256,7 @@ def _kernel(
         if parts == 1:
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
-        # Nobody reads y any more: the buffer is free for D⊙x.
+        # All warpgroups have used y: the buffer is free for D⊙x.
         plgpu.barrier_arrive(drained)
         plgpu.barrier_wait(drained)
         for local, here, gx in chunks(lambda d, local, here: d * x[:, local]):
@@ -279,9 +279,9 @@ def _kernel(
 
 
 def _split(x: Float[Array, "n ..."], parts: int) -> Float[Array, "{parts}*n ..."]:
-    """bfloat16 parts that sum to `x`, one behind the other along the first axis.
+    """bfloat16 parts that sum to `x`, concatenated along the first axis.
 
-    `reduce_precision` because XLA may leave out a conversion there and back.
+    `reduce_precision` is used because XLA may remove a conversion there and back.
     """
     if parts == 1:
         return x.astype(jnp.bfloat16)
@@ -294,9 +294,9 @@ def _split(x: Float[Array, "n ..."], parts: int) -> Float[Array, "{parts}*n ..."
 
 
 def _shared(*shape: int, entries: int = 0):
-    """Shared memory in the swizzled tiles that matrix instructions read.
+    """Shared memory in the swizzled tiles that the matrix instructions read.
 
-    Both operands of a product must have tiles of one width: that of the contraction.
+    Both operands of a product need the same tile width, that of the contracted axis.
     """
     entries = math.gcd(entries or shape[-1], 64)
     return plgpu.SMEM(

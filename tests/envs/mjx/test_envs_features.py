@@ -93,7 +93,7 @@ CASES = [
             "sensor": '<contact name="touch" geom1="foot" geom2="floor" data="dist"/>',
             "more": '<body pos="3 0 0"><joint/><geom size=".1"/></body>',
         },
-        r"which contacts sensor .touch. is of.*mindist",
+        r"the geoms that contact sensor .touch. selects.*mindist",
     ),
     (
         {"sensor": '<contact geom1="foot" data="found" cutoff="1"/>'},

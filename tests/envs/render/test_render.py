@@ -289,7 +289,7 @@ def test_errors():
     [
         ('name="front"', 'name="front" projection="orthographic"', "'front' is ortho"),
         ('name="sphere"', 'name="sphere" material="grid"', "on planes only"),
-        (r"<camera[^>]*>", "", "no camera to be seen through: put a <camera>"),
+        (r"<camera[^>]*>", "", "the model has no camera: put a <camera>"),
     ],
 )
 def test_models_that_would_be_drawn_wrongly(old, new, said):
