@@ -3,6 +3,7 @@
 import functools
 from typing import NamedTuple
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -250,8 +251,7 @@ def test_policy_gradient_is_reinforce(heads, getkey):
         return -jnp.mean(weight * gain)
 
     got, wanted = jax.jit(lambda p: (jax.grad(loss)(p), jax.grad(plain)(p)))(policy)
-    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(got, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_replayed_value_loss(heads, getkey):

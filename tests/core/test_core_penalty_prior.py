@@ -1,5 +1,6 @@
 """The prior's penalty through the Gram matrix of its first layer, against the whole."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,10 +29,7 @@ def test_value_and_gradients_are_those_of_the_definition(kind, getkey):
         name: jax.value_and_grad(penalty, argnums=(0, 1))(rssm, deter, name)
         for name in ("reference", "xla")
     }
-    for found, wanted in zip(
-        jax.tree.leaves(both["xla"]), jax.tree.leaves(both["reference"]), strict=True
-    ):
-        np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-6)
+    chex.assert_trees_all_close(both["xla"], both["reference"], rtol=2e-4, atol=1e-6)
 
 
 def test_exact_probes_give_the_jacobian_norm(getkey):

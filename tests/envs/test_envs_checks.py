@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -246,12 +247,10 @@ def test_python_numbers_and_weak_types_in_a_state_compile_one_step():
         reward=lambda s: s["steps"],
         action_repeat=2,
     )
-    traces = 0
 
     @jax.jit
+    @chex.assert_max_traces(n=1)
     def step(state, action):
-        nonlocal traces
-        traces += 1
         return env.step(state, action)
 
     state, _ = env.reset(jax.random.key(0))
@@ -259,7 +258,6 @@ def test_python_numbers_and_weak_types_in_a_state_compile_one_step():
     assert not any(x.weak_type for x in numbers)
     for _ in range(3):
         state, row = step(state, jnp.ones(2))
-    assert traces == 1
     assert row.obs.tolist() == [6, 1.5, 1] and row.reward == 5 + 6
     found = {name: x.dtype for name, x in state.inner.items() if x is not None}
     assert found["best"] == found["half"] == found["array"] == jnp.float32

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 from typing import Any
 
+import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,9 +67,7 @@ def row(tree, i):
 
 
 def assert_finite(state):
-    for leaf in jax.tree.leaves(state):
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            assert np.all(np.isfinite(leaf))
+    chex.assert_tree_all_finite(eqx.filter(state, eqx.is_inexact_array))
 
 
 @pytest.mark.parametrize("action_repeat", [1, 2])
@@ -270,12 +270,11 @@ def test_vector_env_draws_resets_only_under_the_cond():
 @pytest.mark.parametrize("name", ["pendulum", "toy-target"])
 def test_step_is_traced_once(name):
     env = make(name)
-    traces = 0
+    chex.clear_trace_counter()  # it counts over all parameters of a test
 
     @jax.jit
+    @chex.assert_max_traces(n=1)
     def step(state, action):
-        nonlocal traces
-        traces += 1
         return env.step(state, action)
 
     action = jnp.zeros(env.spec.action_dim)
@@ -289,7 +288,6 @@ def test_step_is_traced_once(name):
     for state in starts:
         for _ in range(2):
             state, _ = step(state, action)
-    assert traces == 1
 
 
 def test_keys_decide_everything():

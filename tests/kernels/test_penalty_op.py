@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -233,8 +234,7 @@ def test_any_shape(n, d, h, k, c, kind):
         return [jax.value_and_grad(loss)(head, i) for i in ("xla", "reference")]
 
     got, wanted = both(u, head, jax.random.key(d))
-    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-5)
+    chex.assert_trees_all_close(got, wanted, rtol=2e-4, atol=1e-5)
 
 
 def test_value_does_not_depend_on_how_rows_are_blocked(getkey, monkeypatch):
@@ -270,17 +270,13 @@ def test_seeds_can_be_vmapped(getkey):
 
 
 def test_traces_once(getkey):
-    traces = 0
-
     @jax.jit
+    @chex.assert_max_traces(n=1)
     def step(u, head, key):
-        nonlocal traces
-        traces += 1
         return jacobian_penalty_mean(u, head, key, classes=4)
 
     for _ in range(3):
         step(*make_head(getkey()), getkey())
-    assert traces == 1
 
 
 def test_reused_preactivation_costs_no_first_layer(getkey):

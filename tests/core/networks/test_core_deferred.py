@@ -1,5 +1,6 @@
 """Gradients taken after the scan are the gradients."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,8 +96,7 @@ def test_without_a_gradient_it_is_the_plain_scan(rssm, getkey):
     assert "_tapped" not in jaxpr
     a = block_gru.observe_deferred(rssm, *inputs[:4], key=inputs[4])
     b = block_gru.observe(rssm, *inputs[:4], key=inputs[4])
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
+    chex.assert_trees_all_equal(a, b)
 
 
 def test_no_sum_of_weights_is_carried_through_the_backward_scan(rssm, getkey):

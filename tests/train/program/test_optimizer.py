@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -282,9 +283,7 @@ def test_an_update_moves_everything_but_only_after_the_first(step, learner, batc
     slow = jax.tree.map(
         lambda slow, new: 0.98 * slow + 0.02 * new, once.slow_value, twice.agent.value
     )
-    pairs = zip(jax.tree.leaves(slow), jax.tree.leaves(twice.slow_value), strict=True)
-    for wanted, got in pairs:
-        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(twice.slow_value, slow, rtol=1e-5, atol=1e-7)
 
 
 def test_an_update_that_is_not_finite_is_left_out_and_counted(step, learner, batch):

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,7 +158,7 @@ def test_the_agents_are_the_saved_ones(pair):
     step, agents = load_agents(pair.run_dir, config, make_env(config))
     assert step == 400 and len(agents) == 2
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *agents)
-    jax.tree.map(np.testing.assert_array_equal, stacked, pair.agents)
+    chex.assert_trees_all_equal(stacked, pair.agents)
 
 
 def test_nothing_but_the_agent_is_needed(single, tmp_path):
@@ -166,7 +167,7 @@ def test_nothing_but_the_agent_is_needed(single, tmp_path):
     _, (agent,) = load_agents(single, config, env)
     bare = save_run(tmp_path / "bare", config, SavedRun(SavedLearner(agent)))
     _, (again,) = load_agents(bare, config, env)
-    jax.tree.map(np.testing.assert_array_equal, again, agent)
+    chex.assert_trees_all_equal(again, agent)
 
 
 def test_an_agent_alone_is_enough(single, tmp_path, capsys):
@@ -188,7 +189,7 @@ def test_an_agent_alone_is_enough(single, tmp_path, capsys):
         found, (agent,) = load_agents(run_dir, config, env, at)
         assert found == step
         expected = jax.tree.map(lambda x, step=step: x + step, state.learner.agent)
-        jax.tree.map(np.testing.assert_array_equal, agent, expected)
+        chex.assert_trees_all_equal(agent, expected)
     words = ["--run", str(run_dir), "--episodes", "1"]
     assert main([*words, "--at", "300"]) == 0
     assert "environment step 300\n" in capsys.readouterr().out
