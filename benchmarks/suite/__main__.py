@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     suite = load(options.name, quick=options.quick)
+    if not options.status:
+        _check_kept(suite, options)
     if options.status:
         print(status_table(suite, options.folder, _known(options), _jobs(options, "")))
         return 0
@@ -82,7 +84,7 @@ def _publish(suite: Suite, options: argparse.Namespace, *, last: bool) -> int:
     with results.alone(options.folder):
         found = results.collect(suite, options.folder)
         merged = results.merge(suite, found, _known(options))
-        path = options.json or options.folder / "suite.json"
+        path = _own(options)
         written = results.write(suite, merged.runs, path, quick=options.quick)
     if not last:
         return 0
@@ -104,11 +106,31 @@ def _publish(suite: Suite, options: argparse.Namespace, *, last: bool) -> int:
     return 0
 
 
+def _own(options: argparse.Namespace) -> Path:
+    """Where the results go, and where those of earlier starts are."""
+    return options.json or options.folder / "suite.json"
+
+
+def _check_kept(suite: Suite, options: argparse.Namespace) -> None:
+    """Refuse to write over results that would not be in the new file.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    path = _own(options)
+    earlier = results.read_results(path, quick=options.quick)
+    refused = results.merge(suite, [], earlier).refused
+    if refused:
+        raise UserError(
+            f"--json {path}: holds {len(refused)} runs that are not those of the suite "
+            f"({refused[0]}); allowed: another file (--known reads this one)"
+        )
+
+
 def _known(options: argparse.Namespace) -> list[results.Run]:
     """Runs that were published before; of one run the last file's counts."""
-    own = options.json or options.folder / "suite.json"
     known: dict[Cell, results.Run] = {}
-    for path in [*options.known, own]:
+    for path in [*options.known, _own(options)]:
         if path in options.known and not path.exists():
             raise UserError(f"--known {path}: no such file")
         for run in results.read_results(path, quick=options.quick):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 from fake_trainer import CHUNKS, evaluate, measure, write_chunk
@@ -207,6 +208,28 @@ def test_files_of_results_that_are_refused(tmp_path, capsys):
         assert error.count("\n") == 1
         assert re.search(says, error), error
     assert (tmp_path / "other.json").read_text() == '{"rows": []}'
+
+
+def test_results_are_not_written_over_by_another_suite(tmp_path, capsys):
+    """A changed flag may not cost the runs that were made before."""
+    make(tmp_path / "runs", next(suite().cells()))
+    name, out = suite_file(tmp_path), tmp_path / "out.json"
+    words = [name, "--aggregate-only", "--json", str(out), "--folder"]
+    assert main([*words, str(tmp_path / "runs")]) == 0
+    before = out.read_text()
+    Path(name).write_text(Path(name).read_text().replace("--steps 400", "--steps 500"))
+    assert main([*words, str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "out.json: holds 1 runs that are not those" in error
+        and "--steps: 400 ->" in error
+    )
+    assert out.read_text() == before
+    other = ["--json", str(tmp_path / "other.json"), "--known", str(out)]
+    assert main([name, "--aggregate-only", *other, "--folder", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert "not merged: toy-target/none/seed-0: " in captured.err
+    assert NO_RUNS in captured.out
 
 
 def test_quick_results_stay_apart(tmp_path, capsys):
