@@ -67,7 +67,7 @@ def tasks_table(result: Mapping[str, Any]) -> str:
     header = ["task", "steps", *result["arms"], *gains]
     theirs = any(task in published["gpld"] for task in result["tasks"])
     if theirs:
-        header += ["paper: DreamerV3", "paper: GPLD", "paper: gain"]
+        header += ["paper (12M, 1M steps): DreamerV3", "GPLD", "gain"]
     rows = []
     for task in result["tasks"]:
         scores = {

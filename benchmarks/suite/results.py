@@ -217,9 +217,7 @@ def write(suite: Suite, runs: Sequence[Run], path: Path, *, quick: bool) -> Run:
         "seeds": list(suite.seeds),
         "aggregates": summarize(runs, arms=suite.arms, baseline=suite.baseline),
     }
-    head = json.dumps(result, indent=1, allow_nan=False).removesuffix("\n}")
-    lines = [json.dumps(run, allow_nan=False) for run in runs]
-    text = head + ',\n "runs": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
+    text = _lines(result | {"runs": list(runs)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -228,6 +226,23 @@ def write(suite: Suite, runs: Sequence[Run], path: Path, *, quick: bool) -> Run:
     except OSError as error:
         raise UserError(f"--json {path}: cannot be written ({error})") from None
     return result | {"runs": list(runs)}
+
+
+def _lines(result: Mapping[str, Any]) -> str:
+    """JSON with a line for each run and each aggregate, so that changes are seen."""
+    dump = lambda value: json.dumps(value, allow_nan=False)
+    parts = []
+    for key, value in result.items():
+        if key == "runs":
+            inside = ",\n  ".join(map(dump, value))
+            text = f"[\n  {inside}\n ]" if value else "[]"
+        elif key == "aggregates":
+            inside = ",\n  ".join(f"{dump(k)}: {dump(v)}" for k, v in value.items())
+            text = f"{{\n  {inside}\n }}"
+        else:
+            text = dump(value)
+        parts.append(f" {dump(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 @contextlib.contextmanager

@@ -79,7 +79,16 @@ def summarize(
         }
     result["profiles"] = profiles(scores)
     result["efficiency"] = efficiency(runs, arms, tasks, scales)
-    return result
+    return _rounded(result)
+
+
+def _rounded(value: Any) -> Any:
+    """Six digits of every number, which is more than any of them is worth."""
+    if isinstance(value, dict):
+        return {key: _rounded(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inside) for inside in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def aggregates(scores: Scores) -> dict[str, Estimate]:
