@@ -224,7 +224,7 @@ class Env[S: State](abc.ABC):
             is_terminal=is_terminal,
             is_corrupt=no,
         )
-        return leaving(state, timestep, corrupt=corrupt)
+        return mark_corrupt(state, timestep, corrupt=corrupt)
 
     def _begin_episode(
         self, state: S, *, corrupt: Bool[Array, ""]
@@ -244,10 +244,10 @@ class Env[S: State](abc.ABC):
             is_terminal=no,
             is_corrupt=no,
         )
-        return leaving(state, timestep, corrupt=corrupt)
+        return mark_corrupt(state, timestep, corrupt=corrupt)
 
 
-def leaving[S: State](
+def mark_corrupt[S: State](
     state: S, timestep: Timestep, *, corrupt: Bool[Array, "*batch"] | None = None
 ) -> tuple[S, Timestep]:
     """Mark timesteps with NaN or Inf as corrupt: the one check that all results pass.

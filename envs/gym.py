@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from envs import registry
-from envs.base import Env, EnvSpec, Timestep, leaving, timestep_obs
+from envs.base import Env, EnvSpec, Timestep, mark_corrupt, timestep_obs
 from envs.checks import forked
 from envs.mjx.env import MjxEnv
 from envs.render.opengl import BodyRenderer, body_of
@@ -283,7 +283,7 @@ def action_space(spec: EnvSpec) -> gymnasium.spaces.Box:
 
 def _seen(observe: Callable[[Any], Any], state: Any, timestep: Timestep) -> Any:
     """A state with changed physics, and its timestep with the new observation."""
-    return leaving(
+    return mark_corrupt(
         state, dataclasses.replace(timestep, obs=timestep_obs(observe(state)))
     )
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, Num
 
 from envs import checks
-from envs.base import Env, State, Timestep, leaving, select
+from envs.base import Env, State, Timestep, mark_corrupt, select
 
 
 class VectorEnv[S: State]:
@@ -29,7 +29,7 @@ class VectorEnv[S: State]:
     def reset(self, key: Key[Array, ""]) -> tuple[S, Timestep]:
         """Start every copy, each with its own key derived from `key`."""
         keys = jax.random.split(key, self.num_envs)
-        return leaving(*jax.vmap(self.env.reset)(keys))
+        return mark_corrupt(*jax.vmap(self.env.reset)(keys))
 
     def step(
         self, state: S, action: Num[Array, "num_envs action"]
@@ -37,7 +37,7 @@ class VectorEnv[S: State]:
         """One decision of every copy; see `Env.step`.
 
         Timesteps with NaN or Inf of any environment are marked as corrupt here, see
-        `envs.base.leaving`.
+        `envs.base.mark_corrupt`.
         """
         advanced = jax.vmap(self.env.advance)(state, action)
 
@@ -46,6 +46,6 @@ class VectorEnv[S: State]:
                 state.needs_reset, jax.vmap(self.env.restart)(state), advanced
             )
 
-        return leaving(
+        return mark_corrupt(
             *jax.lax.cond(jnp.any(state.needs_reset), with_restarts, lambda: advanced)
         )

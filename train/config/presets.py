@@ -61,7 +61,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "--penalty": "none",
     },
     # The Jacobian-regularization paper's Table 6 on DreamerV3's losses and heads: its
-    # sizes, rates and penalty; the actor's own learning rate has no counterpart here.
+    # sizes, rates and penalty; the actor's own learning rate is not implemented.
     "jacreg": {
         "--obs": "pixels",
         "--size": "dreamerv2",
