@@ -137,6 +137,20 @@ def test_the_wide_form_stores_one_array_a_step(rssm, getkey):
     assert max(stored("deferred")) > 20
 
 
+def test_the_wide_form_of_several_agents_is_that_of_each(rssm, getkey):
+    """As `--seeds` maps it."""
+    inputs = example(rssm, getkey)
+    gradient = jax.grad(lambda rssm: loss_of(rssm, inputs, form="wide"))
+    other = jax.tree.map(lambda x: x + 0.1, rssm)
+    both = jax.tree.map(lambda *xs: jnp.stack(xs), rssm, other)
+    found = jax.jit(jax.vmap(gradient))(both)
+    for i, wanted in enumerate(jax.jit(lambda *x: list(map(gradient, x)))(rssm, other)):
+        pairs = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+        for x, y in pairs:
+            scale = np.abs(y).max() + 1e-6
+            np.testing.assert_allclose(x[i], y, rtol=1e-4, atol=1e-5 * scale)
+
+
 def scans(jaxpr):
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":
