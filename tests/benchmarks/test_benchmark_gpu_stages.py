@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import all as gpu_all
 from benchmarks.gpu import determinism as gpu_determinism
 from benchmarks.gpu import learn as gpu_learn
 from benchmarks.gpu import throughput as gpu_throughput
@@ -95,6 +96,27 @@ def test_training_flags_are_those_of_the_trainer():
         config = parse(words.split(), "gpu")
         # A stop after the first checkpoint is in the middle of the run.
         assert 2 * config.save_every < config.steps
+
+
+def test_one_call_has_its_minutes_and_knows_the_trainer():
+    from train.config.cli import parse
+
+    for minutes in (9.0, 5.0):
+        parts = gpu.chosen_parts("all", quick=False, minutes=minutes)
+        seconds = [part.seconds for part in parts.values()]
+        assert 60 * minutes - len(parts) <= sum(seconds) <= 60 * minutes
+    order = ["checks", "op", "train", "update-12m", "update-1m", "flags", "turns"]
+    assert list(parts) == [*order, "environments", "seeds", "determinism"]
+    config = parse(gpu_all.TRAIN.split(), "gpu")
+    assert (config.size, config.penalty.implementation) == ("12m", "pallas")
+    parse(gpu_all.TINY_TRAIN.split(), "cpu")
+
+
+def test_measured_launches_stand_beside_those_that_were_counted():
+    counted = gpu_all.counted("update-xla-12m")
+    assert counted is not None and counted["device"] == "h200"
+    assert counted["launches"] > 1000 and counted["model_ms"] > 1
+    assert gpu_all.counted("no such program") is None
 
 
 def test_a_stage_without_a_rehearsal_says_so(capsys):
