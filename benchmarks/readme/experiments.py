@@ -80,9 +80,7 @@ def verdicts(data: Mapping[str, Any]) -> list[str]:
         which = {"paired": "of the same seed", "unpaired": "of any seed"}[kind]
         odds = f"a run of `{arm}` ends above the run of `{baseline}` {which} with"
         if low is None:
-            lines.append(
-                f"* {odds} probability {value:.2f}; too few seeds to say more."
-            )
+            lines.append(f"* `{arm}`: too few seeds for an interval, so no verdict.")
             continue
         if low > 0.5:
             says = f"`{arm}` is better"

@@ -43,6 +43,9 @@ def tasks(result: Mapping[str, Any]) -> Figure:
         many = f"{low}" if low == high else f"{low}–{high}"
         axes.set_title(f"{task} ({many} seed{'s' * (high != 1)})", fontsize="medium")
         _finish(axes, "return")
+        if not high:
+            axes.set(xticks=[], yticks=[])
+            axes.text(0.5, 0.5, "no runs yet", ha="center", transform=axes.transAxes)
     _legend(figure, panels)
     _headline(figure, result)
     return figure

@@ -77,7 +77,7 @@ def test_unfinished_suites_say_so():
     few = page(data(5.0, seeds=1))
     assert "4 of 16 runs finished (1 seed of each" in few
     assert "**The rest is still to come.**" in few
-    assert "probability 1.00; too few seeds to say more." in few
+    assert "too few seeds for an interval, so no verdict." in few
     half = page(data(5.0, arms=["none"]))
     assert "arms are not compared" in half and "| gpld" in half
     assert experiments.suite([], "the command").startswith(f"{NO_RUNS} `the command`")
