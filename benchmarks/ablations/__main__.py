@@ -40,7 +40,8 @@ def _run(words: list[str]) -> int:
             f"NAME {name}: no ablation; allowed: {', '.join(names)}"
             f"{did_you_mean(name, names)}"
         )
-    return suite.main([name if name.startswith("-") else _PREFIX + name, *rest])
+    chosen = name if name.startswith("-") else _PREFIX + name
+    return suite.main([chosen, *rest], program="ablations")
 
 
 if __name__ == "__main__":

@@ -28,13 +28,13 @@ from train.errors import UserError, one_line, tell
 from train.provenance import usable_cores
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, program: str = "suite") -> int:
     """Run the command line; the exit code.
 
     0 done, 1 a run failed, 2 a mistake in the command or the suite file; 130 or 143
-    stopped by a signal.
+    stopped by a signal. `program` is the name in the help and in messages.
     """
-    return command(_parser(), _run, argv)
+    return command(_parser(program), _run, argv)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -155,10 +155,10 @@ def default_backend() -> str:
     return done.stdout.split()[-1]
 
 
-def _parser() -> Parser:
+def _parser(program: str) -> Parser:
     known = ", ".join(sorted(path.stem for path in FILES.glob("*.toml")))
     parser = Parser(
-        "suite",
+        program,
         description="Make many runs of train.main, and the statistics over their "
         "seeds. Start it as often as you like, also side by side.",
     )
