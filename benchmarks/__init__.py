@@ -12,8 +12,8 @@ if sys.argv[:1] == ["-m"]:
 BENCHMARKS = {
     "ablations": "GPLD's Figure 5 and further ablations, as suites of runs",
     "curves": "learning curves of finished or running runs: table, plot, JSON",
-    "env_parity": "error of one control step against dm_control, every task",
-    "env_throughput": "control steps per second by task and batch, and MuJoCo C's",
+    "environments.parity": "error of one control step against dm_control, every task",
+    "environments.throughput": "control steps per second by task and batch",
     "gpu": "on an NVIDIA GPU, by stage: kernel, update, environments, learning",
     "op": "the penalty op alone: time and memory of each implementation",
     "overhead": "the whole train step with and without the penalty",

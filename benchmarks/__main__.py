@@ -3,4 +3,4 @@
 from benchmarks import BENCHMARKS
 
 for name, purpose in BENCHMARKS.items():
-    print(f"python -m benchmarks.{name:<16} {purpose}")
+    print(f"python -m benchmarks.{name:<24} {purpose}")

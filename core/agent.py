@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
-from core import block_gru
+from core.loops import block_gru
 from core.networks.heads import PolicyHead, TwoHotHead
 from core.rssm import State
 from core.sizes import SIZES, ModelSize

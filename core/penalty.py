@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from core import block_gru
+from core.loops import block_gru
 from core.networks.transforms import merge
 from core.rssm import RSSM, Observed, State
 from core.transition import Transition

@@ -9,7 +9,7 @@ encoder's output (`embed`) and a the action. z has K categoricals of C classes, 
 are the axes K and C of all shapes.
 
 This file is the definition. Training runs the same equations in a faster memory
-layout, `core.block_gru`; tests compare the two in value and gradient.
+layout, `core.loops.block_gru`; tests compare the two in value and gradient.
 
 Every method accepts leading batch axes. The time axis, if any, comes first:
 `[time, *batch, ...]`.

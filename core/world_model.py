@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from core import block_gru, wide_gru
 from core.constants import DREAMERV3, LossConstants
+from core.loops import block_gru, wide_gru
 from core.networks.decoder import ImageDecoder, VectorDecoder
 from core.networks.encoder import ImageEncoder, VectorEncoder
 from core.networks.heads import ContinueHead, TwoHotHead
@@ -106,7 +106,7 @@ def world_model_loss(
 
     Args:
         initial: latent state before the first step.
-        few_kernels: see `core.form.Form`.
+        few_kernels: see `core.loops.form.Form`.
     """
     rssm = model.rssm
     with jax.named_scope("encoder"):

@@ -136,12 +136,13 @@ def imported(path: Path) -> list[str]:
 
 
 def test_every_benchmark_is_listed():
+    root = ROOT / "benchmarks"
     programs = {
-        path.stem
-        for path in (ROOT / "benchmarks").glob("*.py")
+        ".".join(path.relative_to(root).with_suffix("").parts)
+        for path in [*root.glob("*.py"), *root.glob("environments/*.py")]
         if "def main(" in path.read_text(encoding="utf-8")
     }
-    programs |= {p.parent.name for p in (ROOT / "benchmarks").glob("*/__main__.py")}
+    programs |= {path.parent.name for path in root.glob("*/__main__.py")}
     assert programs == set(BENCHMARKS)
 
 

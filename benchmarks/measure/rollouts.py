@@ -1,6 +1,6 @@
 """Environments as programs to time: MJX on the device, MuJoCo C on the host.
 
-Shared by `benchmarks.env_throughput` and `benchmarks.gpu.env`.
+Shared by `benchmarks.environments.throughput` and `benchmarks.gpu.env`.
 """
 
 import time

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import envs
 from benchmarks.measure.program import Program, build, donated, repeat, repeated
 from benchmarks.overhead.steps import Bench
-from core.imagination import ActorCritic, imagine
+from core.behavior.imagination import ActorCritic, imagine
 from core.networks.layers import cast
 from core.penalty import PenaltyOptions
 from core.world_model import world_model_loss

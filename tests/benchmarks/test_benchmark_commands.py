@@ -12,6 +12,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
+MOVED = {
+    "benchmarks.env_parity": "benchmarks.environments.parity",
+    "benchmarks.env_throughput": "benchmarks.environments.throughput",
+}
+"""Commands that were renamed after results had been made with them."""
 
 
 def commands(part: Any) -> Iterator[str]:
@@ -37,7 +42,7 @@ def unknown(command: str) -> list[str]:
     """Modules and flags of `python -m ...` that the code does not have."""
     words = shlex.split(command)
     assert words[:2] == ["python", "-m"]
-    module = words[2]
+    module = MOVED.get(words[2], words[2])
     if module == "pytest":
         # Test files may have moved within tests/ since the result was made.
         files = [word for word in words if word.endswith(".py")]

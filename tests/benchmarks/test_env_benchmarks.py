@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import envs
-from benchmarks import env_parity, env_throughput
-from benchmarks.env_throughput import Row
+from benchmarks.environments import parity, throughput
+from benchmarks.environments.throughput import Row
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import env as gpu_env
 from benchmarks.gpu import resume as gpu_resume
@@ -41,14 +41,14 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def measured():
-    return env_throughput.measure(
+    return throughput.measure(
         "pendulum-swingup", [2], rounds=2, seconds=0.01, say=lambda _: None
     )
 
 
 @pytest.mark.slow
 def test_every_program_is_measured(measured):
-    threads = sorted({1, env_throughput.cores()})
+    threads = sorted({1, throughput.cores()})
     assert [row.batch for row in measured] == [2] + [None] * len(threads)
     assert [row.threads for row in measured[1:]] == threads
     for found in measured:
@@ -59,7 +59,7 @@ def test_every_program_is_measured(measured):
     # Two pendulums: qpos, qvel, ctrl, warm start, four parameters, key, two counters
     # and a flag.
     assert measured[0].state_bytes == 2 * (4 * (4 + 4 + 2 + 2) + 1)
-    json.dumps(env_throughput.record(measured), allow_nan=False)
+    json.dumps(throughput.record(measured), allow_nan=False)
 
 
 def test_control_steps_are_those_of_all_environments():
@@ -72,17 +72,17 @@ def test_control_steps_are_those_of_all_environments():
 
 
 def test_table_and_picture():
-    text = env_throughput.table(ROWS)
+    text = throughput.table(ROWS)
     assert "walker-walk (10 physics steps per control step)" in text
     assert "3,000" in text and "2,700-3,300" in text and "4.0" in text
-    figure = env_throughput.draw(ROWS, "title")
+    figure = throughput.draw(ROWS, "title")
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["walker-walk"]
     assert axes.get_xscale() == "log"
 
 
 def test_one_task_of_each_domain_is_timed_by_default():
-    found = env_throughput.one_of_each_domain()
+    found = throughput.one_of_each_domain()
     assert set(found) < set(envs.TASKS)
     domains = [name.split("-")[0] for name in found]
     assert domains == list(dict.fromkeys(name.split("-")[0] for name in envs.TASKS))
@@ -96,7 +96,7 @@ def test_one_task_of_each_domain_is_timed_by_default():
     ],
 )
 def test_wrong_tasks_are_answered_in_one_line(words, message, capsys):
-    assert env_throughput.main(["--quick", *words]) == 2
+    assert throughput.main(["--quick", *words]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.search(message, error)
@@ -111,7 +111,7 @@ def test_wrong_tasks_are_answered_in_one_line(words, message, capsys):
 )
 def test_wrong_batches_are_answered_in_one_line(words, message, capsys):
     with pytest.raises(SystemExit) as raised:
-        env_throughput.main(["--quick", *words])
+        throughput.main(["--quick", *words])
     assert raised.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -120,7 +120,7 @@ def test_wrong_batches_are_answered_in_one_line(words, message, capsys):
 
 def test_summary_is_of_the_worst_entry_of_each_step():
     difference = np.array([[0.0, -3.0], [1.0, 0.5], [2.0, 0.0]])
-    found = env_parity.summary(difference)
+    found = parity.summary(difference)
     assert found["median"] == 2 and found["max"] == 3
     assert found["p95"] == pytest.approx(2.9)
 
@@ -128,7 +128,7 @@ def test_summary_is_of_the_worst_entry_of_each_step():
 @pytest.fixture(scope="module")
 def visited():
     env = envs.make("pendulum", action_repeat=1)
-    return env_parity.visit("pendulum-swingup", env, 8)
+    return parity.visit("pendulum-swingup", env, 8)
 
 
 @pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array")
@@ -143,8 +143,8 @@ def test_visited_steps_go_from_one_state_to_the_next(visited):
 
 @pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array")
 def test_errors_are_those_of_float32():
-    found = env_parity.errors("pendulum-swingup", 8)
-    assert set(found) == set(env_parity.PARTS)
+    found = parity.errors("pendulum-swingup", 8)
+    assert set(found) == set(parity.PARTS)
     for part in ("state", "observation"):
         assert 0 < found[part]["median"] <= found[part]["max"] < 1e-5
 
@@ -153,21 +153,21 @@ def test_parity_table_and_picture():
     error = {"median": 1e-14, "p95": 1e-13, "max": 0.0}
     found = {
         "walker-walk": {
-            p: dict.fromkeys(env_parity.PARTS, error) for p in env_parity.PRECISIONS
+            p: dict.fromkeys(parity.PARTS, error) for p in parity.PRECISIONS
         }
     }
-    lines = env_parity.table(found).splitlines()
+    lines = parity.table(found).splitlines()
     assert (
         lines[2].split() == ["walker-walk", "state"] + ["1e-14", "1e-13", "0e+00"] * 2
     )
-    assert len(env_parity.draw(found, "title").axes) == 3
+    assert len(parity.draw(found, "title").axes) == 3
 
 
 @pytest.mark.slow
 def test_parity_in_both_precisions(tmp_path, capsys):
     path = tmp_path / "parity.json"
     words = ["--tasks", "pendulum", "--states", "8", "--quick", "--json", str(path)]
-    assert env_parity.main([*words, "--png", str(tmp_path / "parity.png")]) == 0
+    assert parity.main([*words, "--png", str(tmp_path / "parity.png")]) == 0
     result = json.loads(path.read_text(encoding="utf-8"))
     assert result["what"] == "a check of the machinery" and "provenance" in result
     found = result["tasks"]["pendulum-swingup"]

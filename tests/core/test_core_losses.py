@@ -20,8 +20,8 @@ from reference import (
     wide,
 )
 
+from core.behavior.imagination import ActorCritic, imagine
 from core.constants import LossConstants
-from core.imagination import ActorCritic, imagine
 from core.networks.heads import PolicyHead, TwoHotHead
 from core.rssm import State
 from core.sizes import ModelSize

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from reference import dense, filled, linear, rssm_core, softmax, wide
 
-from core import block_gru, wide_gru
+from core.loops import block_gru, wide_gru
 from core.rssm import RSSM, State
 
 DETER, HIDDEN, K, CLASSES, BLOCKS = 12, 5, 3, 4, 3

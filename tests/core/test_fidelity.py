@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from authors import Fixture
 
-from core import actor_critic, imagination
 from core import penalty as penalty_module
 from core.agent import Agent
+from core.behavior import actor_critic, imagination
 from core.networks.decoder import VectorDecoder
 from core.networks.transforms import symlog
 from core.transition import Transition

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.agent import Agent
+from core.behavior.returns import ReturnScale
 from core.networks.heads import TwoHotHead
-from core.returns import ReturnScale
 from core.rssm import State
 from core.sizes import ModelSize
 from core.transition import Transition

@@ -9,10 +9,10 @@ number by number.
 import jax
 import jax.numpy as jnp
 
-from core.actor_critic import ActorCriticOutput, replayed_value_loss
+from core.behavior.actor_critic import ActorCriticOutput, replayed_value_loss
+from core.behavior.returns import lambda_return
 from core.constants import DREAMERV3
 from core.networks.transforms import symexp_bins, twohot
-from core.returns import lambda_return
 from core.rssm import State
 from core.world_model import WorldModelOutput
 
@@ -133,7 +133,7 @@ def imagined_loss(
     rollout,
     constants,
 ) -> ActorCriticOutput:
-    """The same as `core.actor_critic.imagined_loss` of a `Rollout`."""
+    """The same as `core.behavior.actor_critic.imagined_loss` of a `Rollout`."""
     stop = jax.lax.stop_gradient
     dist = rollout.policy(rollout.features[:-1])
     values = rollout.value(rollout.features)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from jaxtyping import PyTree
 
 from core.agent import Agent
+from core.behavior.returns import ReturnScale
 from core.networks.heads import TwoHotHead
-from core.returns import ReturnScale
 from train.checkpoint.checkpointer import Checkpointer, Restored
 from train.errors import UserError
 from train.program.state import RunState

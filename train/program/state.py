@@ -8,8 +8,8 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from core.agent import Agent
+from core.behavior.returns import ReturnScale
 from core.networks.heads import TwoHotHead
-from core.returns import ReturnScale
 from core.rssm import State
 from core.transition import Transition
 from envs import Timestep, VectorEnv

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
-from core.actor_critic import imagined_loss, replayed_value_loss
 from core.agent import Agent
-from core.form import Form
-from core.imagination import ActorCritic, imagine
+from core.behavior.actor_critic import imagined_loss, replayed_value_loss
+from core.behavior.imagination import ActorCritic, imagine
+from core.behavior.returns import ReturnScale
+from core.loops.form import Form
 from core.networks.layers import cast
 from core.networks.transforms import merge, unmerge
 from core.penalty import (
@@ -24,7 +25,6 @@ from core.penalty import (
     dynamics_penalty,
     posterior_jacobian,
 )
-from core.returns import ReturnScale
 from core.rssm import State
 from core.transition import Transition
 from core.world_model import world_model_loss
@@ -42,7 +42,7 @@ class UpdateOptions(NamedTuple):
     Attributes:
         penalty: choices of the Jacobian penalty; None leaves it out.
         dtype: compute type of the networks.
-        heads_at_once, few_kernels: see `core.form.Form`; None for what suits the
+        heads_at_once, few_kernels: see `core.loops.form.Form`; None for what suits the
             device.
     """
 

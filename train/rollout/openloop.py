@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from core import block_gru
 from core.agent import Agent
+from core.loops import block_gru
 from core.networks.decoder import ImageDecoder
 from core.rssm import State
 from core.transition import Transition

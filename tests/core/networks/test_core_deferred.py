@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core import block_gru, wide_gru
+from core.loops import block_gru, wide_gru
 from core.networks.deferred import deferred_scan, scan
 from core.rssm import RSSM
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from core.agent import Agent
+from core.behavior.returns import ReturnScale
 from core.penalty import PenaltyOptions, posterior_jacobian
-from core.returns import ReturnScale
 from core.sizes import ModelSize
 from core.transition import Transition
 from train.config.cli import parse

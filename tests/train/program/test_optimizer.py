@@ -13,8 +13,8 @@ import optax
 import pytest
 
 from core.agent import Agent
+from core.behavior.returns import ReturnScale
 from core.penalty import PenaltyOptions
-from core.returns import ReturnScale
 from core.sizes import ModelSize
 from core.transition import Transition
 from train.config import Config, OptimizerConfig, PenaltyConfig

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.agent import Agent
+from core.behavior.returns import ReturnScale
 from core.penalty import PenaltyOptions
-from core.returns import ReturnScale
 from core.sizes import ModelSize
 from core.transition import Transition
 from kernels.pallas import kernel as pallas_gpu

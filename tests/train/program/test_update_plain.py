@@ -9,9 +9,9 @@ import plain
 import pytest
 
 from core.agent import Agent
-from core.form import Form
+from core.behavior.returns import ReturnScale
+from core.loops.form import Form
 from core.penalty import PenaltyOptions
-from core.returns import ReturnScale
 from core.sizes import ModelSize
 from core.transition import Transition
 from train.config.cli import parse

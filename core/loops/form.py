@@ -7,9 +7,9 @@ class Form(NamedTuple):
     """Results agree to rounding in every form.
 
     Attributes:
-        heads_at_once: see `core.imagination.imagine`.
-        few_kernels: the recurrent loops of `core.wide_gru` in place of those of
-            `core.block_gru`.
+        heads_at_once: see `core.behavior.imagination.imagine`.
+        few_kernels: the recurrent loops of `core.loops.wide_gru` in place of those of
+            `core.loops.block_gru`.
     """
 
     heads_at_once: bool = False

@@ -1,7 +1,7 @@
 """The form of `core.rssm.RSSM.observe` and `imagine` that takes few kernels.
 
 For a GPU, on which a small operation costs as much as a large one. The equations are
-those of `core.rssm`, which defines them. What differs from `core.block_gru`:
+those of `core.rssm`, which defines them. What differs from `core.loops.block_gru`:
 
 * h and z are carried side by side, as the heads want them, so that their embeddings
   are one product with a block-diagonal matrix, and one norm.
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from core.block_gru import action_term_of, recurrent_weights
+from core.loops.block_gru import action_term_of, recurrent_weights
 from core.networks.deferred import Weights
 from core.networks.layers import add_bias
 from core.networks.recomputed import (

@@ -1,6 +1,6 @@
 """Speed of the environments: control steps per second, by task and batch size.
 
-    python -m benchmarks.env_throughput [--quick] [--all] [--tasks TASK ...]
+    python -m benchmarks.environments.throughput [--quick] [--all] [--tasks TASK ...]
                                         [--batch 1,16,128] [--json OUT] [--png OUT]
 
 By default one task per domain is timed, because the tasks of a domain share a model.
@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 import envs
 from benchmarks.cli import MEASURED, QUICK, Parser, command, count, counts, publish
-from benchmarks.env_parity import chosen_tasks
+from benchmarks.environments.parity import chosen_tasks
 from benchmarks.measure.rollouts import ACTION_REPEAT, make, mjx_rollout, mujoco_rollout
 from benchmarks.measure.tables import text_table
 from benchmarks.measure.timing import Spread, bars, interleave
@@ -217,7 +217,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _parser() -> Parser:
     parser = Parser(
-        "env_throughput",
+        "environments.throughput",
         description="Time the environments and, for reference, MuJoCo C.",
     )
     which = parser.add_mutually_exclusive_group()

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from core import block_gru, wide_gru
-from core.form import STEP_BY_STEP, Form
+from core.loops import block_gru, wide_gru
+from core.loops.form import STEP_BY_STEP, Form
 from core.networks.dists import BoundedNormal, TwoHot
 from core.networks.heads import PolicyHead, TwoHotHead
 from core.rssm import State

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from core.behavior.imagination import Imagined
+from core.behavior.returns import ReturnScale, lambda_return
 from core.constants import DREAMERV3, LossConstants
-from core.imagination import Imagined
 from core.networks.heads import TwoHotHead
-from core.returns import ReturnScale, lambda_return
 from core.transition import Transition
 
 

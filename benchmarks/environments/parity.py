@@ -1,6 +1,6 @@
 """Parity of the environments with dm_control: the error of one control step.
 
-    python -m benchmarks.env_parity [--quick] [--tasks TASK ...] [--json OUT]
+    python -m benchmarks.environments.parity [--quick] [--tasks TASK ...] [--json OUT]
                                     [--png OUT]
 
 States are visited by dm_control under random actions. From each state both simulators
@@ -121,7 +121,13 @@ def in_own_process(
     Raises:
         UserError: the subprocess failed; its stderr has the reason.
     """
-    command = [sys.executable, "-m", "benchmarks.env_parity", "--precision", precision]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.environments.parity",
+        "--precision",
+        precision,
+    ]
     command += ["--states", str(states), "--tasks", *tasks]
     environment = os.environ | {
         "JAX_ENABLE_X64": str(precision == "float64"),
@@ -248,7 +254,7 @@ def _controls(action: np.ndarray, spec: Any) -> np.ndarray:
 
 def _parser() -> Parser:
     parser = Parser(
-        "env_parity",
+        "environments.parity",
         description="Compare one control step of every task with dm_control's.",
     )
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all")

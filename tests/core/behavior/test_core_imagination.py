@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.actor_critic import imagined_loss
 from core.agent import Agent
-from core.form import Form
-from core.imagination import ActorCritic, imagine
-from core.returns import ReturnScale
+from core.behavior.actor_critic import imagined_loss
+from core.behavior.imagination import ActorCritic, imagine
+from core.behavior.returns import ReturnScale
+from core.loops.form import Form
 from core.rssm import State
 from core.sizes import ModelSize
 

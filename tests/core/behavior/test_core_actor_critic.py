@@ -22,11 +22,11 @@ from reference import (
     wide,
 )
 
-from core.actor_critic import imagined_loss, replayed_value_loss
+from core.behavior.actor_critic import imagined_loss, replayed_value_loss
+from core.behavior.imagination import Imagined
+from core.behavior.returns import ReturnScale, lambda_return
 from core.constants import LossConstants
-from core.imagination import Imagined
 from core.networks.heads import PolicyHead, TwoHotHead
-from core.returns import ReturnScale, lambda_return
 
 OBS, ACTION, UNITS, FEATURES = 3, 2, 4, 12
 TIME, BATCH = 4, 3

@@ -1,0 +1,1 @@
+"""Environments: error against dm_control, control steps per second."""

@@ -1,0 +1,1 @@
+"""Behavior learning: imagined rollouts, λ-returns, policy and value losses."""
