@@ -34,8 +34,7 @@ with install_import_hook(["core", "kernels", "envs", "train"], "beartype.beartyp
 
 import jax
 import pytest
-
-from train.provenance import write_result
+from record import Record
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -82,23 +81,3 @@ def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("record")
     if path is not None and not hasattr(config, "workerinput"):  # not in a worker
         config.pluginmanager.register(Record(path))
-
-
-class Record:
-    """Outcome, seconds and counts of every test."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.tests = path, dict[str, dict[str, Any]]()
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        test = self.tests.setdefault(report.nodeid, {"outcome": "passed", "seconds": 0})
-        test["seconds"] = round(test["seconds"] + report.duration, 1)
-        if not report.passed:  # a setup that fails, a test, or its cleaning up
-            test["outcome"] = report.outcome
-        if report.when == "teardown" and report.user_properties:
-            test["tries"] = dict(report.user_properties)
-
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
-        outcomes = collections.Counter(x["outcome"] for x in self.tests.values())
-        result = {"exit_status": int(exitstatus), **outcomes, "tests": self.tests}
-        write_result(self.path, result)

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from conftest import Record
 from pytest import TestReport
+from record import Record
 
 
 def report(name: str, when: Any, outcome: Any = "passed", **named: Any) -> TestReport:

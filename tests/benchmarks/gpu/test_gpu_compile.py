@@ -13,8 +13,8 @@ from benchmarks.gpu.compile.thunks import Loop, Step, read_steps
 from kernels.pallas.kernel import KERNEL_NAME
 from train.errors import UserError
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "gpu-compile"
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "gpu-compile"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "gpu-compile"
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "gpu-compile"
 PTXAS = """ptxas info    : Compiling entry function 'one' for 'sm_90a'
 ptxas info    : Function properties for one
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
