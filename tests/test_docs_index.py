@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from toy_run import configured, shared
 
+from core.agent import Agent
+from core.sizes import ModelSize
 from train.checkpoint.checkpointer import Checkpointer
+from train.export import files
 from train.run_dir import record
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "index.md"
@@ -27,6 +30,7 @@ def test_all_excerpts_are_tried_here():
     assert [text.splitlines()[0].split()[1] for text in EXCERPTS] == [
         "jax",
         "train.policy",
+        "numpy",
         "envs",
     ]
 
@@ -49,9 +53,22 @@ def test_the_agent_of_a_run_acts(tmp_path, monkeypatch):
     assert np.all(np.abs(names["action"]) <= 1)
 
 
+# dm_control's own, with this version of numpy.
+@pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array")
+def test_an_exported_agent_plays_an_episode_of_dm_control(tmp_path, monkeypatch):
+    size = ModelSize(deter=16, hidden=8, classes=3, units=8, stoch=4, blocks=2)
+    agent = Agent(24, 6, key=jax.random.key(0), size=size)
+    files.write(tmp_path / "policy", agent, (24,), {"action_repeat": 2})
+    monkeypatch.chdir(tmp_path / "policy")
+    monkeypatch.syspath_prepend(tmp_path / "policy")
+    names = run(EXCERPTS[2])
+    assert names["time"].last() and names["action"].shape == (6,)
+    assert 0 < names["total"] < 1000
+
+
 def test_an_environment_steps_under_another_gravity():
-    assert '"walker-walk"' in EXCERPTS[2]  # slower to compile than a pendulum
-    small = EXCERPTS[2].replace('"walker-walk"', '"pendulum-swingup"')
+    assert '"walker-walk"' in EXCERPTS[3]  # slower to compile than a pendulum
+    small = EXCERPTS[3].replace('"walker-walk"', '"pendulum-swingup"')
     names = run(small, jax=jax, jnp=jnp)  # imported by the first excerpt
     assert names["timestep"].obs.shape == names["env"].spec.obs_shape
     assert float(names["state"].parameters.gravity) == pytest.approx(4.0)

@@ -83,7 +83,7 @@ class ImageEncoder(eqx.Module):
         x = merge(obs, len(batch)).astype(dtype) / 255 - 0.5
         for layer in self.layers:
             x = layer.halved(x)
-        return unmerge(x.reshape(len(x), -1), batch)
+        return unmerge(x.reshape(x.shape[0], -1), batch)
 
 
 def check_image_shape(shape: tuple[int, ...]) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from benchmarks import BENCHMARKS
 
-COMMANDS = ["train.main", "train.evaluate", *(f"benchmarks.{x}" for x in BENCHMARKS)]
+COMMANDS = [f"train.{x}" for x in ("main", "evaluate", "export")]
+COMMANDS += [f"benchmarks.{x}" for x in BENCHMARKS]
 
 SCRIPT = """
 import contextlib, io, json, runpy, sys
