@@ -3,6 +3,6 @@
 from benchmarks.curves.arms import read_curves as read_curves
 from benchmarks.curves.draw import draw as draw
 from benchmarks.curves.draw import table as table
-from benchmarks.curves.read import Curve as Curve
-from benchmarks.curves.read import Series as Series
-from benchmarks.curves.read import read_curve as read_curve
+from train.run_dir.curve import Curve as Curve
+from train.run_dir.curve import Series as Series
+from train.run_dir.curve import read_curve as read_curve

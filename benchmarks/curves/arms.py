@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.curves.read import Curve, Series, agents, read_config, read_curve
 from train.config import Config
 from train.config.fields import flags
 from train.config.presets import PRESETS, build, for_target, preset_values
 from train.errors import printable
+from train.run_dir.curve import Curve, Series, agents, read_config, read_curve
 from train.run_dir.record import MAY_CHANGE
 
 Settings = dict[str, Any]

@@ -11,7 +11,7 @@ import rich.text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.curves.read import Curve, Series
+from train.run_dir.curve import Curve, Series
 
 QUICK_POINTS = 200
 LONGEST_INSIDE, LONGEST_BELOW = 50, 120  # characters per line of the legend

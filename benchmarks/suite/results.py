@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.cli import MEASURED, QUICK
-from benchmarks.curves.read import read_curve
 from benchmarks.suite.declare import Cell, Suite
 from benchmarks.suite.place import Place
 from benchmarks.suite.summary import summarize
@@ -23,6 +22,7 @@ from train.config import Config
 from train.errors import UserError
 from train.provenance import provenance, without_folders
 from train.run_dir import record
+from train.run_dir.curve import read_curve
 
 Run = dict[str, Any]
 

@@ -62,8 +62,8 @@ def read_curve(run_dir: Path, metric: str | None = None) -> Curve:
     """
     if not run_dir.is_dir():
         raise UserError(f"RUN_DIR {run_dir}: no such directory; give that of a run")
-    records = _read_records(run_dir / "metrics.jsonl")
-    timing = _read_records(_beside(run_dir, "timing.jsonl"))
+    records = read_records(run_dir / "metrics.jsonl")
+    timing = read_records(_beside(run_dir, "timing.jsonl"))
     config = read_config(run_dir)
     empty = Series([], [], [])
     curve = Curve(
@@ -140,7 +140,12 @@ def agents(run_dir: Path) -> list[Path]:
     return [run_dir]  # reading it gives the error message
 
 
-def _read_records(path: Path) -> list[dict[str, Any]]:
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a log, in order; those that a resumed run replaced are left out.
+
+    Raises:
+        UserError: the file is missing, or a line other than the last is damaged.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file; is this the directory of a run?")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
