@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
+from core.latent_error import ERROR, LatentError
 from core.loops import block_gru
 from core.networks.heads import PolicyHead, TwoHotHead
 from core.rssm import State
@@ -70,14 +71,56 @@ class Agent(eqx.Module):
             The new latent state, and the action clipped to [−1, 1].
         """
         observe_key, action_key = jax.random.split(key)
+        state = self.observe(state, obs, last_action, is_first, key=observe_key)
+        return state, self.choose(state, key=action_key, explore=explore)
+
+    def observe(
+        self,
+        state: State,
+        obs: Num[Array, "..."],
+        last_action: Float[Array, "*batch action"],
+        is_first: Bool[Array, "*batch"] | bool,
+        *,
+        key: PRNGKeyArray,
+    ) -> State:
+        """The latent state after one observation; see `act`."""
         embed = self.model.encoder(obs)
         is_first = jnp.asarray(is_first, bool)
-        state = block_gru.observe_step(
-            self.model.rssm, state, embed, last_action, is_first, key=observe_key
+        return block_gru.observe_step(
+            self.model.rssm, state, embed, last_action, is_first, key=key
         )
+
+    def choose(
+        self, state: State, *, key: PRNGKeyArray, explore: bool = True
+    ) -> Float[Array, "*batch action"]:
+        """An action in a latent state; see `act`."""
         dist = self.policy(state.features)
-        action = dist.sample(action_key) if explore else dist.mode()
-        return state, action.clip(-1.0, 1.0)
+        action = dist.sample(key) if explore else dist.mode()
+        return action.clip(-1.0, 1.0)
+
+    def act_with_error(
+        self,
+        state: State,
+        obs: Num[Array, "..."],
+        last_action: Float[Array, "*batch action"],
+        is_first: Bool[Array, "*batch"] | bool,
+        *,
+        key: PRNGKeyArray,
+        error: LatentError,
+        explore: bool = True,
+    ) -> tuple[State, State, Float[Array, "*batch action"]]:
+        """`act` with an error on the new latent state, which the action answers.
+
+        Random numbers are those of `act`, and further ones for the error.
+
+        Returns:
+            The new latent state with its error, which the next step starts from; the
+            same without; the action.
+        """
+        observe_key, action_key = jax.random.split(key)
+        clean = self.observe(state, obs, last_action, is_first, key=observe_key)
+        state = error.added(clean, jax.random.fold_in(key, ERROR))
+        return state, clean, self.choose(state, key=action_key, explore=explore)
 
     def parameter_counts(self) -> dict[str, int]:
         """Number of trained parameters by module, and their `total`."""

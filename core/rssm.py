@@ -26,7 +26,7 @@ from core.networks.dists import Categoricals, onehot_from_uniform
 from core.networks.layers import BlockLinear, Dense, Linear, RMSNorm
 from core.states import Observed as Observed
 from core.states import State as State
-from core.states import check_sequence, check_uniforms
+from core.states import check_sequence, check_uniforms, shifted
 
 
 class RSSM(eqx.Module):
@@ -237,8 +237,12 @@ class RSSM(eqx.Module):
         is_first: Bool[Array, "time *batch"],
         *,
         key: PRNGKeyArray,
+        errors: Float[Array, "time *batch K C"] | None = None,
     ) -> tuple[State, Observed]:
         """Filter a sequence: `observe_step` for every observation in turn.
+
+        Args:
+            errors: added to every z after it is drawn (`core.latent_error`).
 
         Returns:
             The last state, and the states, logits and pre-activations of all steps.
@@ -246,13 +250,17 @@ class RSSM(eqx.Module):
         Raises:
             ValueError: the shapes do not fit together, or `is_first` is not boolean.
         """
-        check_sequence(state, embeds, actions, is_first, self.sizes)
+        check_sequence(state, embeds, actions, is_first, self.sizes, errors)
         uniforms = jax.random.uniform(key, (*is_first.shape, self.categoricals))
 
-        def step(state: State, inputs: tuple[Array, ...]) -> tuple[State, Observed]:
-            return self._observe_step(state, *inputs)
+        def step(state: State, inputs: tuple) -> tuple[State, Observed]:
+            *row, error = inputs
+            return self._observe_step(state.plus(error), *row)
 
-        return jax.lax.scan(step, state, (embeds, actions, is_first, uniforms))
+        # The scan carries the z that was drawn; its error belongs to the next step.
+        rows = (embeds, actions, is_first, uniforms, shifted(errors))
+        last, observed = jax.lax.scan(step, state, rows)
+        return last.plus(None if errors is None else errors[-1]), observed.plus(errors)
 
     def imagine[Inputs, Seen](
         self,

@@ -25,17 +25,50 @@ class State(NamedTuple):
             jnp.where(keep[..., None, None], self.stoch, 0.0),
         )
 
+    def plus(self, errors: Float[Array, "*batch K C"] | None) -> "State":
+        """With an error added to z (`core.latent_error`); None adds nothing."""
+        if errors is None:
+            return self
+        return State(self.deter, self.stoch + errors)
+
 
 class Observed(NamedTuple):
     """Outputs of `RSSM.observe` for every step; the first axis is time.
 
     `posterior` holds the logits of q(z | h, e), `preactivation` the output of its first
-    linear layer, which the Jacobian penalty reuses.
+    linear layer, which the Jacobian penalty reuses. `states` have the latent error, if
+    there is one; `drawn` is z as it was drawn then, and None otherwise.
     """
 
     states: State
     posterior: Float[Array, "time *batch K C"]
     preactivation: Float[Array, "time *batch hidden"]
+    drawn: Float[Array, "time *batch K C"] | None = None
+
+    @property
+    def clean(self) -> State:
+        """The states without a latent error: what the replay buffer stores."""
+        if self.drawn is None:
+            return self.states
+        return State(self.states.deter, self.drawn)
+
+    def plus(self, errors: Float[Array, "time *batch K C"] | None) -> "Observed":
+        """With an error added to every z, where the states have none yet."""
+        if errors is None:
+            return self
+        return self._replace(states=self.states.plus(errors), drawn=self.states.stoch)
+
+
+def shifted(
+    errors: Float[Array, "time *batch K C"] | None,
+) -> Float[Array, "time *batch K C"] | None:
+    """The error of the state that each step starts from: that of the step before.
+
+    The first step's is zero: its state is given as it is, error included.
+    """
+    if errors is None:
+        return None
+    return jnp.concatenate([jnp.zeros_like(errors[:1]), errors[:-1]])
 
 
 def check_sequence(
@@ -44,11 +77,13 @@ def check_sequence(
     actions: Array,
     is_first: Array,
     sizes: tuple[int, int, int],
+    errors: Array | None = None,
 ) -> None:
     """Check the shapes of a sequence and its first state.
 
     Args:
         sizes: the model's sizes of h, e and a.
+        errors: added to z.
 
     Raises:
         ValueError: a shape does not match, or `is_first` is not boolean.
@@ -69,6 +104,9 @@ def check_sequence(
         )
     if is_first.dtype != jnp.bool_:
         raise ValueError(f"is_first has dtype {is_first.dtype}: it must be bool")
+    wanted = (*axes, *state.stoch.shape[-2:])
+    if errors is not None and errors.shape != wanted:
+        raise ValueError(f"errors has shape {errors.shape}: it must be {wanted}")
 
 
 def check_uniforms(state: State, uniforms: Array) -> None:

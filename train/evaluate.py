@@ -19,7 +19,7 @@ from train.run_dir.record import read_run
 
 PROGRAM = "python -m train.evaluate"
 # Flags that take several values.
-LISTS = ("--perturb", "--gravity")
+LISTS = ("--perturb", "--gravity", "--latent-error")
 DESCRIPTION = f"""Play episodes with the agent of a run.
 
   {PROGRAM} --run runs/my-run --episodes 20 --random
@@ -60,6 +60,10 @@ class Options:
     or several of them, each a row of the table (docs/pixels.md)."""
     gravity: str = ""
     """Play under other gravity, in m/s²; several make a row each."""
+    latent_error: str = ""
+    """Add an error to every latent state: a variance, drift, none, run (that of the
+    run's training); several make a row each. Default, of a run that was trained with an
+    error: first what its evaluations have, then the other (docs/robustness.md)."""
     video: str | None = None
     """Write the first episode (of the first agent, under the first condition, seen from
     outside) to this GIF file."""
@@ -93,14 +97,22 @@ def run(argv: Sequence[str]) -> int:
 
     # Imported only now: a mistyped flag is answered before JAX and MuJoCo load.
     from train.preflight import setup
+    from train.program.latent import latent_error
     from train.provenance import provenance
-    from train.rollout.conditions import read_conditions
+    from train.rollout.conditions import read_conditions, read_errors
     from train.rollout.scores import Episodes, load_agents, make_scorer
     from train.rollout.video import Film
 
     setup.enable_compilation_cache()
     env = setup.make_env(config)
-    conditions = read_conditions(env, options.perturb, options.gravity)
+    own = latent_error(config)
+    plain = not (options.perturb or options.gravity or options.latent_error)
+    errors = read_errors(options.latent_error, own)
+    if own is not None and not options.latent_error:
+        # As the run's own evaluations; perturbed, under the first of the two alone.
+        words = ("run", "none") if config.latent.evaluate else ("none", "run")
+        errors = read_errors(" ".join(words if plain else words[:1]), own)
+    conditions = read_conditions(env, options.perturb, options.gravity, errors)
     film = Film(env, options.video_size) if options.video else None
     step, agents = load_agents(run_dir, config, env, options.at)
     policy = options.eval_policy or config.eval_policy
@@ -118,13 +130,14 @@ def run(argv: Sequence[str]) -> int:
     head |= {"step": step, "episodes": options.episodes, "seed": options.seed}
     head |= {"eval_policy": policy, "eval_max_decisions": cap}
     report = Report(options.json, head)
-    plain = not (options.perturb or options.gravity)
     score = make_scorer(env, episodes, conditions, poses=film is not None)
     poses = None
     for index in chosen:
         name, scores = label(index, config), score(agents[index])
         if plain:
-            report.add(name, scores, agent=index)
+            report.add(name, scores[:1], agent=index)
+            if others := scores[1:]:
+                report.add_table(name, others, conditions.after(1))
         else:
             report.add_table(name, scores, conditions)
         poses = scores[0].poses if poses is None else poses

@@ -308,8 +308,14 @@ def evaluate(
             f"cut off after {programs.config.eval_max_decisions:,} decisions "
             "(--eval-max-decisions); their returns are those up to then"
         )
-    returns = played.returns[..., 0, :]  # of the one condition
-    return {
+    returns = played.returns[..., 0, :]  # of the condition that was asked for
+    others = {
+        f"eval/return_mean_{name.replace(' ', '_')}": played.returns[
+            ..., 1 + i, :
+        ].mean(-1)
+        for i, name in enumerate(programs.conditions.labels[1:])
+    }
+    return others | {
         "eval/return_mean": returns.mean(-1),
         "eval/return_std": returns.std(-1),
         "eval/return_min": returns.min(-1),

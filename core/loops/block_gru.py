@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from core.networks.deferred import Apply, Weights, deferred_scan, plain, scan
 from core.networks.layers import RMS_EPS, add_bias
 from core.rssm import RSSM, clip_action
-from core.states import Observed, State, check_sequence, check_uniforms
+from core.states import Observed, State, check_sequence, check_uniforms, shifted
 from kernels.sharding import divided
 
 
@@ -59,6 +59,7 @@ def observe(
     is_first: Bool[Array, "time *batch"],
     *,
     key: PRNGKeyArray,
+    errors: Float[Array, "time *batch K C"] | None = None,
 ) -> tuple[State, Observed]:
     """The same as `RSSM.observe`.
 
@@ -66,7 +67,7 @@ def observe(
         ValueError: the shapes do not fit together, or `is_first` is not boolean.
     """
     run = partial(scan, _observe_step)
-    return _observe(run, rssm, state, (embeds, actions, is_first), key)
+    return _observe(run, rssm, state, (embeds, actions, is_first, errors), key)
 
 
 def observe_deferred(
@@ -77,6 +78,7 @@ def observe_deferred(
     is_first: Bool[Array, "time *batch"],
     *,
     key: PRNGKeyArray,
+    errors: Float[Array, "time *batch K C"] | None = None,
 ) -> tuple[State, Observed]:
     """`observe` with the weights' gradients in one product after the backward scan.
 
@@ -89,18 +91,18 @@ def observe_deferred(
         (None, None, _CARRY_AXES, 1),
         (_CARRY_AXES, 1),
     )
-    return _observe(run, rssm, state, (embeds, actions, is_first), key)
+    return _observe(run, rssm, state, (embeds, actions, is_first, errors), key)
 
 
 def _observe(
     run: Callable,
     rssm: RSSM,
     state: State,
-    sequence: tuple[Array, Array, Array],
+    sequence: tuple[Array, Array, Array, Array | None],
     key: PRNGKeyArray,
 ) -> tuple[State, Observed]:
-    embeds, actions, is_first = sequence
-    check_sequence(state, embeds, actions, is_first, rssm.sizes)
+    embeds, actions, is_first, errors = sequence
+    check_sequence(state, embeds, actions, is_first, rssm.sizes, errors)
     weights, from_action = recurrent_weights(rssm)
     keep = ~is_first
     actions = jnp.where(keep[..., None], actions, 0.0).astype(state.deter.dtype)
@@ -112,10 +114,12 @@ def _observe(
         "posterior_in": first.weight[: rssm.deter],
         "posterior_out": rssm.posterior_out.weight,
     }
-    inputs = (action_terms, embed_terms, uniforms, keep)
+    # The scan carries the z that was drawn; its error belongs to the next step.
+    inputs = (action_terms, embed_terms, uniforms, keep, shifted(errors))
     vectors = eqx.filter(rssm, lambda x: eqx.is_array(x) and x.ndim == 1)
     last, observed = run(vectors, weights, Carry.of(rssm, state), inputs)
-    return last.state, observed
+    last_error = None if errors is None else errors[-1]
+    return last.state.plus(last_error), observed.plus(errors)
 
 
 def observe_step(
@@ -133,11 +137,11 @@ def observe_step(
 
 
 def _observe_step(
-    rssm: RSSM, apply: Apply, carry: Carry, inputs: tuple[Array, ...]
+    rssm: RSSM, apply: Apply, carry: Carry, inputs: tuple
 ) -> tuple[Carry, Observed]:
     """One step; `rssm` holds only the vectors, and `apply` multiplies by matrices."""
-    action_term, embed_term, uniform, keep = inputs
-    carry = carry.masked(keep)
+    action_term, embed_term, uniform, keep, error = inputs
+    carry = carry._replace(state=carry.state.plus(error)).masked(keep)
     h, h_blocks = _recurrent(rssm, apply, carry, action_term)
     preactivation = apply("posterior_in", h) + embed_term
     hidden = rssm.posterior_in.activate(preactivation)

@@ -30,7 +30,7 @@ from core.networks.recomputed import (
 )
 from core.networks.transforms import lift
 from core.rssm import RSSM
-from core.states import Observed, State, check_sequence, check_uniforms
+from core.states import Observed, State, check_sequence, check_uniforms, shifted
 from kernels.sharding import divided
 
 
@@ -69,6 +69,7 @@ def observe(
     is_first: Bool[Array, "time *batch"],
     *,
     key: PRNGKeyArray,
+    errors: Float[Array, "time *batch K C"] | None = None,
 ) -> tuple[State, Observed]:
     """The same as `RSSM.observe`. Reverse mode only.
 
@@ -77,7 +78,7 @@ def observe(
     Raises:
         ValueError: the shapes do not fit together, or `is_first` is not boolean.
     """
-    check_sequence(state, embeds, actions, is_first, rssm.sizes)
+    check_sequence(state, embeds, actions, is_first, rssm.sizes, errors)
     weights, from_action = _weights(rssm)
     keep = ~is_first
     actions = jnp.where(keep[..., None], actions, 0.0).astype(state.deter.dtype)
@@ -92,6 +93,7 @@ def observe(
         embed_terms,
         jax.random.uniform(key, (*is_first.shape, rssm.categoricals)),
         keep,
+        shifted(errors),
     )
     # Gradients of what devices share are added up after the loop, not in it.
     run = divided(partial(recomputed_scan, _observe_step), (None, None, 0, 1), 1)
@@ -101,8 +103,9 @@ def observe(
     hidden = rssm.posterior_in.activate(preactivation)
     flat = rssm.posterior_out(hidden)
     logits = flat.reshape(*flat.shape[:-1], rssm.categoricals, rssm.classes)
-    last = jax.tree.map(lambda x: x[-1], states)
-    return last, Observed(states, logits, preactivation)
+    observed = Observed(states, logits, preactivation).plus(errors)
+    last = jax.tree.map(lambda x: x[-1], observed.states)
+    return last, observed
 
 
 def imagine[Inputs, Seen](
@@ -149,9 +152,12 @@ def _weights(rssm: RSSM) -> tuple[Weights, Float[Array, "hidden deter"]]:
 
 
 def _observe_step(
-    vectors: _Vectors, do: Operations, features: Array, inputs: tuple[Array, ...]
+    vectors: _Vectors, do: Operations, features: Array, inputs: tuple
 ) -> Array:
-    action_term, embed_term, uniform, keep = inputs
+    action_term, embed_term, uniform, keep, error = inputs
+    if error is not None:  # of z alone
+        flat = error.reshape(*error.shape[:-2], -1)
+        features += jnp.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(_deter(vectors), 0)])
     start = jnp.where(keep[..., None], features, 0.0)
     h = _recurrent(vectors, do, start, action_term)
     preactivation = do.product("posterior_in", h) + embed_term
@@ -166,7 +172,7 @@ def _recurrent(
     vectors: _Vectors, do: Operations, features: Array, action_term: Array
 ) -> Array:
     """The new h."""
-    deter = vectors.mix_scale.size
+    deter = _deter(vectors)
     blocks = vectors.gates_bias.shape[0]
     h = features[..., :deter]
     split = lambda x: x.reshape(*x.shape[:-1], blocks, -1)
@@ -184,6 +190,10 @@ def _recurrent(
     c = jnp.tanh(jax.nn.sigmoid(r) * c)
     u = jax.nn.sigmoid(u - 1.0)
     return join(u * c + (1.0 - u) * split(h))
+
+
+def _deter(vectors: _Vectors) -> int:
+    return vectors.mix_scale.size
 
 
 def _blockwise(do: Operations, name: str, x: Array) -> Array:

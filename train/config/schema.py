@@ -22,6 +22,7 @@ from train.config.fields import (
     check_fields,
     invalid,
 )
+from train.config.latent import LatentErrorConfig
 from train.config.origin import OriginConfig
 from train.config.penalty import PenaltyConfig
 
@@ -193,6 +194,8 @@ class Config:
     """Stop instead of running on a CPU."""
     penalty: PenaltyConfig = PenaltyConfig()  # noqa: RUF009 (it is frozen)
     """Jacobian penalty on the latent dynamics."""
+    latent: LatentErrorConfig = LatentErrorConfig()
+    """Exogenous error of the latent states."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer of all networks."""
     loss: LossConfig = LossConfig()

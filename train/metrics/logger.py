@@ -15,6 +15,8 @@ TensorBoard. Names are paths:
     train/penalty/...     the penalty itself, before its coefficient train/lambda/...
     episode/return        mean return (sum of rewards) of training episodes that ended
     eval/return_mean      mean return over evaluation episodes (--eval-policy)
+    eval/return_mean_...  the same with or without the latent error, whichever of them
+                          eval/return_mean is not (--eval-latent-error)
     eval/cut_off          those of them that --eval-max-decisions ended
 
 `metrics.jsonl` holds nothing of the clock or the machine: on a CPU, a run that was

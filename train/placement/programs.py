@@ -7,8 +7,10 @@ from envs import VectorEnv
 from train.config import Config
 from train.placement.placement import Placement
 from train.program.chunk import Schedule, make_chunk, make_prefill
+from train.program.latent import latent_error
 from train.program.penalty import Penalty
 from train.program.state import compute_dtype, init_run
+from train.rollout.conditions import with_and_without
 from train.rollout.openloop import make_open_loop
 from train.rollout.player import make_player
 
@@ -17,6 +19,7 @@ class Programs:
     """The compiled functions of one run; with several seeds each is vmapped.
 
     `template` is the run's state as shapes, each with where its array belongs.
+    `conditions` are those that `evaluate` plays, the one that was asked for first.
     """
 
     def __init__(
@@ -30,9 +33,12 @@ class Programs:
         self._placement = place = placement or Placement.of(config)
         schedule = Schedule.of(config)
         dtype = compute_dtype(config, jax.default_backend())
+        wanted = "with error" if config.latent.evaluate else "without error"
+        self.conditions = with_and_without(latent_error(config), first=wanted)
         play = make_player(
             env.env,
             config.eval_episodes,
+            self.conditions,
             acting=config.eval_policy,
             max_decisions=config.eval_max_decisions,
         )

@@ -11,6 +11,7 @@ from envs import VectorEnv
 from kernels.sharding import divided
 from train.config import Config
 from train.program import replay
+from train.program.latent import latent_error
 from train.program.state import Collector, latest_transition
 
 
@@ -39,15 +40,19 @@ def collect_step(
 ) -> tuple[Collector, replay.Replay, Episodes]:
     """Filter the current observation, store its row, and take one decision."""
     timestep = collector.timestep
-    latent, action = agent.act(
+    seen = (
         collector.latent,
         timestep.obs,
         collector.last_action,
         timestep.is_first,
-        key=key,
     )
-    collector = collector._replace(latent=latent)
-    buffer = replay.add(buffer, latest_transition(config, collector))
+    if (error := latent_error(config)) is None:
+        latent, action = agent.act(*seen, key=key)
+        clean = latent
+    else:
+        latent, clean, action = agent.act_with_error(*seen, key=key, error=error)
+    row = latest_transition(config, collector._replace(latent=clean))
+    buffer = replay.add(buffer, row)
     # Each device its own: a simulator's loops end when its own environments' do.
     env_state, following = divided(env.step, (0, 0), 0)(collector.env_state, action)
     running = collector.episode_return + following.reward

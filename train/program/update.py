@@ -30,6 +30,7 @@ from core.transition import Transition
 from core.world_model import world_model_loss
 from envs import perturb
 from train.config import Config
+from train.program.latent import latent_error
 from train.program.optimizer import all_at_once, make_optimizer, one_by_one
 from train.program.state import Learner
 
@@ -165,11 +166,14 @@ def total_loss(
         key=observe_key,
         constants=constants,
         few_kernels=form.few_kernels,
+        error=latent_error(config),
     )
-    states = world.observed.states
+    states, clean = world.observed.states, world.observed.clean
 
     # Actor and critic on rollouts imagined from every replayed state.
-    starts = jax.tree.map(merge, states)
+    starts = jax.tree.map(
+        merge, clean if config.latent.imagine_from == "clean" else states
+    )
     imagined = imagine(
         model,
         ActorCritic(agent.policy, agent.value, slow_value),
@@ -223,7 +227,7 @@ def total_loss(
             total = total + coefficient * value
             metrics |= {f"penalty/{target}": value, f"lambda/{target}": coefficient}
     metrics["loss/total"] = total
-    return total, (actor_critic.return_scale, states, metrics)
+    return total, (actor_critic.return_scale, clean, metrics)
 
 
 def augmented(

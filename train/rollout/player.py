@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from core.agent import Agent
+from core.latent_error import LatentError
 from envs import Env, Timestep, VectorEnv
 from envs.mjx.env import MjxEnv
 from envs.render.pixels import PixelEnv
@@ -109,21 +110,27 @@ def make_player(
             drawn = jax.random.uniform(key, now.action.shape[1:], minval=-1.0)
             return now.latent, jnp.broadcast_to(drawn, now.action.shape)
 
-        def act(latent: Any, obs: Array, last: Array, first: Array) -> Any:
+        def act(error: LatentError | None, *seen: Any) -> Any:
             explore = acting == "sample"
-            return agent.act(latent, obs, last, first, key=key, explore=explore)
+            if error is None:
+                return agent.act(*seen, key=key, explore=explore)
+            latent, _, action = agent.act_with_error(
+                *seen, key=key, error=error, explore=explore
+            )
+            return latent, action
 
         seen, first = see(now.timestep, key), fold(now.timestep.is_first)
-        return jax.vmap(act)(now.latent, seen, now.action, first)
+        return jax.vmap(act)(conditions.latent, now.latent, seen, now.action, first)
 
     def start(agent: Agent, key: PRNGKeyArray) -> _Playing:
         state, timestep = jax.tree.map(
             lambda x: jnp.concatenate([x] * count), starts.reset(key)
         )
-        if conditions.gravity is not None:
+        if conditions.physics:
             assert isinstance(env, MjxEnv | PixelEnv)
-            gravity = jnp.repeat(jnp.asarray(conditions.gravity), episodes)
-            state = env.with_gravity(state, gravity)
+            repeat = lambda x: jnp.repeat(jnp.asarray(x), episodes)
+            physics = {name: repeat(x) for name, x in conditions.physics.items()}
+            state = env.with_physics(state, **physics)
         film = None
         if poses:
             empty = lambda x: jnp.zeros((min(limit, FILM_DECISIONS), *x.shape), x.dtype)

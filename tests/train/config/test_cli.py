@@ -112,6 +112,8 @@ OTHER = {
     "--at": 400,
     "--init-from": "parent",
     "--init-parts": "encoder,decoder",
+    "--drift-mean-low": 1.0,
+    "--drift-variance-low": 1.0,
 }
 # What has an effect together with other flags only.
 TOGETHER = {
