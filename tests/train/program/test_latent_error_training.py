@@ -57,6 +57,7 @@ def test_the_replay_buffer_stores_the_clean_latent_and_the_agent_sees_the_noisy_
     assert np.all(a.latent.stoch != b.latent.stoch)
     assert np.any(a.last_action != b.last_action)
     onehot = np.asarray(a.latent.stoch)
+    assert stored.rows.stoch is not None
     np.testing.assert_array_equal(stored.rows.stoch[0], onehot.argmax(-1))
 
 
