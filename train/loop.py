@@ -5,6 +5,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from train.checkpoint.saved_agents import AgentSaver
 from train.checkpoint.warm_start import WarmStart, apply_warm_start, read_warm_start
 from train.config import Config
 from train.errors import counted, logdir_errors
-from train.metrics.logger import Logger, Silent
+from train.metrics.logger import Logger, Silent, SinkFactory, TensorBoard
+from train.metrics.wandb import WandB
 from train.placement.placement import Placement
 from train.placement.programs import Programs
 from train.processes import coordination
@@ -126,11 +128,16 @@ def _open_log(config: Config, run_dir: Path, restored_step: int | None) -> Logge
         record.write(config, run_dir / "config.json")
         with (run_dir / "starts.jsonl").open("a") as file:
             file.write(json.dumps(provenance()) + "\n")
+        sinks: list[SinkFactory] = [TensorBoard]
+        if config.wandb:
+            settings = record.to_dict(config)
+            sinks.append(partial(WandB, project=config.wandb, config=settings))
         return Logger(
             run_dir,
             total_steps=config.steps,
             seeds=config.seeds,
             restored_step=restored_step,
+            sinks=sinks,
         )
 
 

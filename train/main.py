@@ -48,6 +48,7 @@ def run(argv: Sequence[str]) -> int:
 
     platform = jax.default_backend()
     setup.check_device(config, platform)
+    setup.check_wandb(config)
     placement = Placement.of(config)
     penalty = choose_penalty(config, platform)
     config = with_taken(config, penalty)

@@ -66,9 +66,8 @@ _ADVICE = {
     "(environment steps of the run) or --batch-length (decisions in a sequence)",
     "horizon": "nearest valid: --imagination-length (decisions imagined) or "
     "--discount-horizon (1 / (1 - discount))",
-    "wandb use-wandb track wandb-project wandb-project-name wandb-entity": "there is "
-    "no Weights & Biases here: each run writes metrics.jsonl and TensorBoard curves "
-    "into its run directory",
+    "use-wandb track wandb-project wandb-project-name wandb-entity": "nearest valid: "
+    "--wandb PROJECT; W&B reads its other settings from WANDB_ENTITY, WANDB_MODE, ...",
     "capture-video video record-video": "films are made afterwards: python -m "
     "train.evaluate --run RUN --video FILE.gif",
     "platform device jax-platform": "JAX takes the device: JAX_PLATFORMS=cpu before "

@@ -185,6 +185,8 @@ class Config:
     """Arithmetic of the networks; auto is float32 on a CPU, bfloat16 elsewhere."""
     logdir: str = ""
     """Run directory; by default one under runs/ named after the settings."""
+    wandb: str = ""
+    """Log to this project of Weights & Biases as well (needs the extra wandb)."""
     resume: Literal["auto", "never", "must"] = "auto"
     """auto: go on from a checkpoint if there is one.
     never: refuse a directory that holds one. must: refuse one without."""

@@ -30,7 +30,7 @@ import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import rich.console
@@ -49,6 +49,15 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Finish."""
+        ...
+
+
+@runtime_checkable
+class Films(Protocol):
+    """A sink that takes films as well."""
+
+    def write_gif(self, step: int, name: str, gif: bytes) -> None:
+        """Take a film of one step."""
         ...
 
 
@@ -226,7 +235,8 @@ class _AgentLog:
             try:
                 self._sinks.append(factory(directory, restored_step))
             except Exception as error:
-                self._lost(getattr(factory, "__name__", str(factory)), error)
+                made = getattr(factory, "func", factory)  # a partial's own function
+                self._lost(getattr(made, "__name__", str(made)), error)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         self._record.write({"step": step, **metrics})
@@ -244,7 +254,7 @@ class _AgentLog:
             self._say(f"warning: {path} was not written ({error.strerror})")
 
         def show(sink: Sink) -> None:
-            if isinstance(sink, TensorBoard):
+            if isinstance(sink, Films):
                 sink.write_gif(step, name, gif)
 
         self._to_sinks(show)

@@ -1,5 +1,6 @@
 """Cache, environment, device, and the lines printed before anything compiles."""
 
+import importlib.util
 import math
 import os
 import tempfile
@@ -79,6 +80,19 @@ def check_device(config: Config, platform: str) -> None:
         raise UserError(
             "--require-gpu: JAX sees no GPU here (install the cuda13 extra, or leave "
             "the flag out to train on the CPU)"
+        )
+
+
+def check_wandb(config: Config) -> None:
+    """Refuse `--wandb` before anything is done where its package is missing.
+
+    Raises:
+        UserError: the package wandb cannot be found.
+    """
+    if config.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            f"--wandb {config.wandb}: the package wandb is not installed: uv sync "
+            "--extra wandb (metrics.jsonl and TensorBoard are written without it)"
         )
 
 

@@ -28,6 +28,7 @@ MAY_CHANGE = frozenset(
         "--keep",
         "--keep-every",
         "--logdir",
+        "--wandb",
         "--resume",
         "--allow-changes",
         "--require-gpu",

@@ -100,6 +100,7 @@ OTHER = {
     "--num-processes": 2,
     "--process-id": 1,
     "--logdir": "here",
+    "--wandb": "project",
     "--seed": 3,
     "--seeds": 2,
     "--steps": 401,
@@ -280,8 +281,8 @@ def test_the_words_of_other_projects(words, hint):
 @pytest.mark.parametrize(
     ("words", "advice"),
     [
-        ("--wandb", "metrics.jsonl and TensorBoard"),
-        ("--wandb-project-name x", "metrics.jsonl and TensorBoard"),
+        ("--track", "--wandb PROJECT"),
+        ("--wandb-project-name x", "--wandb PROJECT"),
         ("--capture-video", "train.evaluate --run RUN --video"),
         ("--jax.platform cpu", "JAX_PLATFORMS=cpu"),
     ],

@@ -133,6 +133,7 @@ def test_only_names_of_steps_are_steps(run_dir):
 
 
 OUTWARD = ["lock", "config.json.tmp", "metrics.jsonl.tmp", "checkpoints", "seed_0/x"]
+OUTWARD += ["wandb", "wandb/identifier", "wandb/run-1"]
 
 
 @pytest.mark.parametrize("name", OUTWARD)
@@ -155,6 +156,14 @@ def test_links_that_stay_inside_and_a_linked_directory_are_fine(tmp_path):
     (tmp_path / "run").symlink_to(tmp_path / "real")
     with RunLock(tmp_path / "run"):
         assert (tmp_path / "real" / "lock").exists()
+
+
+def test_links_to_wandbs_own_logs_are_fine(tmp_path):
+    folder = tmp_path / "run" / "seed_0" / "wandb" / "offline-run-20261127-abc" / "logs"
+    folder.mkdir(parents=True)
+    (folder / "debug-core.log").symlink_to(tmp_path / "log")
+    with RunLock(tmp_path / "run"):
+        pass
 
 
 def test_pruning_does_not_follow_links(run_dir, tmp_path):
