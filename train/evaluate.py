@@ -24,7 +24,8 @@ DESCRIPTION = f"""Play episodes with the agent of a run.
 
   {PROGRAM} --run runs/my-run --episodes 20 --random
   {PROGRAM} --run runs/my-run --video out.gif
-  {PROGRAM} --run runs/my-run --perturb none noise:0.35 rotate:20 mask:50 --gravity 4
+  {PROGRAM} --run runs/my-run --perturb none noise:0.5,0.35 rotate:20 --gravity 4
+  {PROGRAM} --run runs/my-run --episodes 5 --perturb paper-walker
 
 Actions are chosen as in the evaluations of the run, or as --eval-policy says. A return
 is the sum of the rewards of all control steps of an episode; the standard deviation is
@@ -57,7 +58,8 @@ class Options:
     """Play the same starts, and under each gravity, with uniform random actions."""
     perturb: str = ""
     """Perturb what the agent sees: noise:VARIANCE, rotate:DEGREES, mask:PERCENT, none,
-    or several of them, each a row of the table (docs/pixels.md)."""
+    or several of them, each a row of the table; paper-walker, paper-quadruped: all
+    those of the Jacobian-regularization paper (docs/pixels.md)."""
     gravity: str = ""
     """Play under other gravity, in m/s²; several make a row each."""
     latent_error: str = ""

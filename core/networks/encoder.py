@@ -2,7 +2,7 @@
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from core.networks.conv import ConvBlock
 from core.networks.layers import MLP
@@ -75,9 +75,14 @@ class ImageEncoder(eqx.Module):
         return height * width // 256 * self.layers[-1].conv.bias.size
 
     def __call__(
-        self, obs: UInt8[Array, "*batch height width channels"]
+        self, obs: Num[Array, "*batch height width channels"]
     ) -> Float[Array, "*batch embed"]:
-        """Embedding of an image, in the module's own floating-point type."""
+        """Embedding of an image, in the module's own floating-point type.
+
+        Args:
+            obs: uint8; or floats in the same scale, which may be out of its range
+                (`envs.perturb` without clipping).
+        """
         dtype = self.layers[0].conv.weight.dtype
         batch = obs.shape[:-3]
         x = merge(obs, len(batch)).astype(dtype) / 255 - 0.5

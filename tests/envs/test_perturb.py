@@ -59,7 +59,8 @@ def test_strength_zero_changes_nothing(text, getkey):
 def test_full_noise_has_the_given_moments(getkey):
     grey = jnp.full((64, 64, 3), 0.5)
     mean, variance = 0.1, 0.04
-    noise = perturb.add_noise(getkey(), grey, mean=mean, variance=variance) - grey
+    noise, chosen = perturb.draw_noise(getkey(), grey, mean=mean, variance=variance)
+    assert np.all(chosen)
     assert within(noise, mean, variance**0.5)
     # A squared normal deviate has variance 2 σ⁴.
     assert within((noise - mean) ** 2, variance, 2**0.5 * variance)
@@ -72,7 +73,8 @@ def test_noise_is_added_at_the_scale_of_one_and_clipped(getkey):
     image = jnp.full((64, 64, 3), 51, jnp.uint8)  # 0.2
     key = getkey()
     ours = ImagePerturbation(mean=0.5, variance=0.25, share=1.0)(key, image)
-    noise = perturb.add_noise(key, jnp.zeros((64, 64, 3)), mean=0.5, variance=0.25)
+    grey = jnp.zeros((64, 64, 3))
+    noise, _ = perturb.draw_noise(key, grey, mean=0.5, variance=0.25)
     expected = np.round(255 * np.clip(0.2 + np.asarray(noise, float), 0, 1))
     assert ours.dtype == jnp.uint8
     assert np.max(np.abs(ours.astype(float) - expected)) <= 1
@@ -162,3 +164,65 @@ def test_wrong_kind_of_observation(getkey):
         parse("rotate:20")(getkey(), jnp.zeros(24))
     with pytest.raises(ValueError, match="needs floats"):
         parse("noise:1", pixels=False)(getkey(), jnp.zeros((4, 4, 3), jnp.uint8))
+
+
+@pytest.mark.parametrize("form", ["noise:0.5,0.25", "mask:40,0.5,0.25"])
+def test_dreamerv2s_scale_is_not_clipped(form, getkey):
+    """x / 255 - 0.5 plus the noise, as the encoder computes it."""
+    image, key = jnp.full((64, 64, 3), 51, jnp.uint8), getkey()
+    ours = parse(f"dreamerv2-{form}")(key, image)
+    share = 0.4 if form.startswith("mask") else 1.0
+    noise, chosen = perturb.draw_noise(
+        key, jnp.zeros((64, 64, 3)), mean=0.5, variance=0.25, share=share
+    )
+    seen = np.asarray(ours) / 255 - 0.5
+    np.testing.assert_allclose(seen, -0.3 + np.where(chosen, noise, 0), atol=1e-5)
+    assert ours.dtype == jnp.float32 and seen.min() < -0.5 and seen.max() > 0.5
+    clipped = np.asarray(parse(form)(key, image), float)
+    np.testing.assert_allclose(clipped, np.clip(ours, 0, 255), atol=0.51)
+
+
+def test_a_replaced_pixel_forgets_what_it_was(getkey):
+    key, share = getkey(), 0.4
+    images = [jnp.full((64, 64, 3), value, jnp.uint8) for value in (51, 204)]
+    noise, chosen = perturb.draw_noise(
+        key, jnp.zeros((64, 64, 3)), mean=0.05, variance=0.2, share=share
+    )
+    chosen = np.broadcast_to(chosen, noise.shape)
+    for image in images:
+        ours = np.asarray(parse("replace:40,0.05,0.2")(key, image))
+        expected = np.round(255 * np.clip(noise, 0, 1))
+        np.testing.assert_allclose(ours[chosen], expected[chosen], atol=1)
+        assert np.all(ours[~chosen] == image[0, 0, 0])
+        # In DreamerV2's scale, of which 0 is the middle grey.
+        raw = np.asarray(parse("dreamerv2-replace:40,0.05,0.2")(key, image))
+        np.testing.assert_allclose(
+            raw[chosen] / 255 - 0.5, np.asarray(noise)[chosen], atol=1e-5
+        )
+
+
+def test_clipped_and_unclipped_conditions_run_in_one_program(getkey):
+    texts = ["none", "noise:0.5,0.1", "dreamerv2-noise:0.5,0.1", "replace:50"]
+    image, key = jnp.asarray(picture()), getkey()
+    conditions = stack([parse(text) for text in texts])
+    together = jax.jit(jax.vmap(lambda p: p(key, image)))(conditions)
+    for ours, text in zip(together, texts, strict=True):
+        alone = np.asarray(parse(text)(key, image), float)
+        assert np.max(np.abs(np.asarray(ours) - alone)) <= 1, text
+    np.testing.assert_array_equal(together[0], image)
+
+
+def test_the_papers_sets():
+    walker = [parse(text) for text in perturb.SETS["paper-walker"]]
+    assert len(walker) == 1 + 11 + 3 + 11
+    for p in walker:
+        assert isinstance(p, ImagePerturbation)
+        if p.share == 1:
+            assert p.mean == 0.5 and 0.05 <= float(p.variance) + 1e-6 <= 0.56
+        elif p.share > 0:
+            assert p.mean == 0.5 and float(p.variance) == pytest.approx(0.15)
+    quadruped = perturb.SETS["paper-quadruped"]
+    assert "noise:0,0.35" in quadruped and "mask:75,0.05,0.2" in quadruped
+    assert perturb.expanded(["rotate:5", "paper-quadruped"]) == ["rotate:5", *quadruped]
+    with pytest.raises(ValueError, match="not understood"):
+        parse("dreamerv2-rotate:20")

@@ -76,15 +76,15 @@ def read_conditions(
     """Every perturbation under every gravity with every latent error.
 
     Args:
-        perturbs: short forms of `envs.perturb.parse`, with spaces between them; empty
-            for none.
+        perturbs: short forms of `envs.perturb.parse`, or sets of them by their names,
+            with spaces between them; empty for none.
         gravities: magnitudes in m/s² likewise; empty for the model's own.
         errors: latent errors by their names; empty or None for none.
 
     Raises:
         UserError: one of them is not understood, or this environment has no gravity.
     """
-    texts = perturbs.split() or ["none"]
+    texts = perturb.expanded(perturbs.split()) or ["none"]
     eyes = [read_perturbation("--perturb", text, env) for text in texts]
     changed = set(texts) != {"none"}
     words = gravities.split()

@@ -1,37 +1,18 @@
-"""Perturbations of observations: the Jacobian-regularization paper, section 5.
+"""The perturbations themselves: noise, rotations and masks of images; noise on states.
 
-Noise on a whole image, a rotation, or noise on random pixels of an image; for state
-vectors, noise. Each is a pure function of (key, observation), applied to the agent's
-observations, outside the environment. Strengths are array fields: `stack` several
-conditions and `vmap` over them, and one program evaluates all.
-
->>> noisy = parse("noise:0.5,0.35")
->>> image = noisy(key, image)
+Each is a pure function of (key, observation). Strengths are array fields: `stack`
+several conditions and `vmap` over them, and one program evaluates all.
 """
 
 import abc
-import math
+import dataclasses
 from collections.abc import Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
-from jaxtyping import Array, Float, Key, Num, UInt8
-
-# The noise that the paper puts on a part of Walker's image.
-MASK_MEAN = 0.5
-MASK_VARIANCE = 0.15
-
-IMAGE_FORMS = (
-    "none",
-    "noise:VARIANCE",
-    "noise:MEAN,VARIANCE",
-    "rotate:DEGREES",
-    "mask:PERCENT",
-    "mask:PERCENT,MEAN,VARIANCE",
-)
-STATE_FORMS = IMAGE_FORMS[:3]
+from jaxtyping import Array, Bool, Float, Key, Num
 
 
 class Perturbation(eqx.Module):
@@ -45,21 +26,32 @@ class Perturbation(eqx.Module):
 
 
 class ImagePerturbation(Perturbation):
-    """Rotates an image, then adds noise to a random part of its pixels.
+    """Rotates an image, then puts noise on a random part of its pixels.
 
-    With all strengths 0 the image is unchanged.
+    With all strengths 0 the image is unchanged. Images in [0, 1] are clipped and
+    rounded to uint8 after the noise. Unclipped ones are in DreamerV2's scale,
+    x / 255 - 0.5, and stay what they are: the encoder, which takes that very scale,
+    sees the noise as it was drawn. Where noise is added, the scale's offset does not
+    matter; where it replaces pixels, it does.
 
     Attributes:
         angle: rotation about the centre, degrees counterclockwise.
-        mean: mean of the noise, for an image in [0, 1].
+        mean: mean of the noise, where an image has a range of 1.
         variance: variance of the noise.
         share: probability that a pixel gets noise.
+        replaces: the noise is put in place of a pixel, not added to it.
+        clips: the image is clipped to [0, 1].
+        floats: the result is float32, from 0 to 255 where it is clipped. False only if
+            all conditions clip.
     """
 
     angle: Float[Array, "*conditions"]
     mean: Float[Array, "*conditions"]
     variance: Float[Array, "*conditions"]
     share: Float[Array, "*conditions"]
+    replaces: Bool[Array, "*conditions"]
+    clips: Bool[Array, "*conditions"]
+    floats: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -68,15 +60,20 @@ class ImagePerturbation(Perturbation):
         mean: float | Num[Array, "*conditions"] = 0.0,
         variance: float | Num[Array, "*conditions"] = 0.0,
         share: float | Num[Array, "*conditions"] = 0.0,
+        replaces: bool | Bool[Array, "*conditions"] = False,
+        clips: bool | Bool[Array, "*conditions"] = True,
+        floats: bool | None = None,
     ):
         self.angle = jnp.asarray(angle, jnp.float32)
         self.mean = jnp.asarray(mean, jnp.float32)
         self.variance = jnp.asarray(variance, jnp.float32)
         self.share = jnp.asarray(share, jnp.float32)
+        self.replaces, self.clips = jnp.asarray(replaces), jnp.asarray(clips)
+        self.floats = clips is False if floats is None else floats
 
     def __call__(
         self, key: Key[Array, ""], obs: Num[Array, "*obs"]
-    ) -> UInt8[Array, "*obs"]:
+    ) -> Num[Array, "*obs"]:
         """Args: a key; an image `(height, width, channels)` of dtype uint8.
 
         Raises:
@@ -88,10 +85,16 @@ class ImagePerturbation(Perturbation):
                 "uint8 (height, width, channels), and jax.vmap over a batch"
             )
         image = rotate(obs.astype(jnp.float32) / 255, self.angle)
-        image = add_noise(
+        noise, chosen = draw_noise(
             key, image, mean=self.mean, variance=self.variance, share=self.share
         )
-        return jnp.round(255 * jnp.clip(image, 0.0, 1.0)).astype(jnp.uint8)
+        middle = jnp.where(self.clips, 0.0, 0.5)
+        noisy = jnp.where(self.replaces, middle + noise, image + noise)
+        image = jnp.where(chosen, noisy, image)
+        clipped = jnp.round(255 * jnp.clip(image, 0.0, 1.0))
+        if not self.floats:
+            return clipped.astype(jnp.uint8)
+        return jnp.where(self.clips, clipped, 255 * image)
 
 
 class StateNoise(Perturbation):
@@ -153,23 +156,22 @@ def rotate(
     return jax.vmap(turn, in_axes=-1, out_axes=-1)(image)
 
 
-def add_noise(
+def draw_noise(
     key: Key[Array, ""],
     image: Float[Array, "height width channels"],
     *,
     mean: float | Float[Array, ""],
     variance: float | Float[Array, ""],
     share: float | Float[Array, ""] = 1.0,
-) -> Float[Array, "height width channels"]:
-    """Add N(mean, variance) to a random share of the pixels, unclipped.
+) -> tuple[Float[Array, "height width channels"], Bool[Array, "height width 1"]]:
+    """N(mean, variance) for every pixel and channel, and a random share of the pixels.
 
-    Pixels are chosen independently; a chosen one gets independent noise in each
+    Pixels are chosen independently; a chosen one has independent noise in each
     channel.
     """
     noise_key, mask_key = jax.random.split(key)
     noise = mean + jnp.sqrt(variance) * jax.random.normal(noise_key, image.shape)
-    chosen = jax.random.uniform(mask_key, (*image.shape[:2], 1)) < share
-    return image + jnp.where(chosen, noise, 0.0)
+    return noise, jax.random.uniform(mask_key, (*image.shape[:2], 1)) < share
 
 
 def stack[P: Perturbation](conditions: Sequence[P]) -> P:
@@ -177,68 +179,6 @@ def stack[P: Perturbation](conditions: Sequence[P]) -> P:
 
     >>> jax.vmap(lambda p: p(key, image))(stack([parse("none"), parse("rotate:20")]))
     """
+    if any(getattr(one, "floats", False) for one in conditions):
+        conditions = [dataclasses.replace(one, floats=True) for one in conditions]
     return jax.tree.map(lambda *rows: jnp.stack(rows), *conditions)
-
-
-def parse(text: str, *, pixels: bool = True) -> Perturbation:
-    """A perturbation from its short form.
-
-    For images: `none`, `noise:0.35` (variance, mean 0), `noise:0.5,0.35` (mean,
-    variance), `rotate:20` (degrees), `mask:50` (percent of the pixels, with the
-    paper's noise N(0.5, 0.15)), `mask:50,0.05,0.2` (percent, mean, variance). For
-    states: `none` and the two forms of `noise`.
-
-    Args:
-        text: the short form.
-        pixels: the observations are images, not state vectors.
-
-    Raises:
-        ValueError: the text is none of these, or a number is out of range or not
-            finite.
-    """
-    kind, _, rest = text.strip().lower().partition(":")
-    try:
-        numbers = [float(part) for part in rest.split(",")] if rest else []
-    except ValueError:
-        numbers = None
-    values = _values(kind, numbers) if numbers is not None else None
-    forms = IMAGE_FORMS if pixels else STATE_FORMS
-    if values is not None and not pixels and kind not in ("none", "noise"):
-        raise ValueError(
-            f"perturbation {text!r} is for images (--obs pixels), and these "
-            f"observations are vectors: use one of {', '.join(forms)}"
-        )
-    if values is None:
-        raise ValueError(
-            f"perturbation {text!r} is not understood: use one of {', '.join(forms)}"
-        )
-    if not all(map(math.isfinite, values.values())):
-        raise ValueError(f"perturbation {text!r}: the numbers must be finite")
-    if not 0 <= values.get("share", 0.0) <= 1:
-        raise ValueError(f"perturbation {text!r}: the percentage must be 0 to 100")
-    if values.get("variance", 0.0) < 0:
-        raise ValueError(f"perturbation {text!r}: the variance must not be negative")
-    if pixels:
-        return ImagePerturbation(**values)
-    return StateNoise(**{k: v for k, v in values.items() if k != "share"})
-
-
-def _values(kind: str, numbers: list[float]) -> dict[str, float] | None:
-    match kind, numbers:
-        case "none", []:
-            return {}
-        case "noise", [variance]:
-            return {"mean": 0.0, "variance": variance, "share": 1.0}
-        case "noise", [mean, variance]:
-            return {"mean": mean, "variance": variance, "share": 1.0}
-        case "rotate", [angle]:
-            return {"angle": angle}
-        case "mask", [percent]:
-            return {
-                "share": percent / 100,
-                "mean": MASK_MEAN,
-                "variance": MASK_VARIANCE,
-            }
-        case "mask", [percent, mean, variance]:
-            return {"share": percent / 100, "mean": mean, "variance": variance}
-    return None
