@@ -96,8 +96,14 @@ def parse(text: str, *, pixels: bool = True) -> Perturbation:
     if values.get("variance", 0.0) < 0:
         raise ValueError(f"perturbation {text!r}: the variance must not be negative")
     if pixels:
-        replaces = plain == "replace"
-        return ImagePerturbation(**values, replaces=replaces, clips=not unclipped)
+        return ImagePerturbation(
+            angle=values.get("angle", 0.0),
+            mean=values.get("mean", 0.0),
+            variance=values.get("variance", 0.0),
+            share=values.get("share", 0.0),
+            replaces=plain == "replace",
+            clips=not unclipped,
+        )
     return StateNoise(**{k: v for k, v in values.items() if k != "share"})
 
 
