@@ -93,7 +93,7 @@ def run(argv: Sequence[str]) -> int:
     options = read_options(argv)
     run_dir = Path(options.run).expanduser()
     config = read_run(run_dir)
-    chosen = choose_agents(options.agent, config.seeds)
+    chosen = choose_agents(options.agent, config.agents)
     check_output("--video", options.video, suffix=".gif")
     check_output("--json", options.json)
 
@@ -173,7 +173,10 @@ def make_film(film: Any, poses: Any, path: Path) -> int:
 
 def label(index: int, config: Config) -> str:
     """What an agent is called in the table."""
-    return f"agent {index}" if config.seeds > 1 else "policy"
+    if config.agents == 1:
+        return "policy"
+    swept = config.variants[index].label
+    return f"agent {index}" + (f" ({swept})" if swept else "")
 
 
 def read_options(argv: Sequence[str]) -> Options:

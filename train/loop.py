@@ -135,7 +135,7 @@ def _open_log(config: Config, run_dir: Path, restored_step: int | None) -> Logge
         return Logger(
             run_dir,
             total_steps=config.steps,
-            seeds=config.seeds,
+            agents=[variant.folder for variant in config.variants],
             restored_step=restored_step,
             sinks=sinks,
         )
@@ -195,7 +195,7 @@ class _Session:
         with self._phase("compiling acting"):
             keys = programs.keys(0)
             programs.init.prepare(keys)
-            run = programs.init(keys)
+            run = programs.init(keys)._replace(sweep=programs.swept())
             if warm:
                 self._logger.say(warm.line)
                 run = apply_warm_start(run, warm)
@@ -340,7 +340,7 @@ def show_open_loop(
         run.learner.agent, run.replay, programs.keys(1 + step)
     )
     films = coordination.fetch(films)
-    each = films if programs.config.seeds > 1 else films[None]
+    each = films if programs.config.agents > 1 else films[None]
     logger.write_gifs(step, "openloop", [encode(film) for film in each])
     return {"eval/openloop_error": coordination.fetch(error)}
 

@@ -1,6 +1,7 @@
 """Train a world-model agent: `python -m train.main --env walker --penalty pallas`."""
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -98,10 +99,13 @@ def start_jax(values: Mapping[str, Any]) -> str:
     Raises:
         UserError: the flags on processes do not fit, or the others did not connect.
     """
+    from train.config import Config, sweep
     from train.processes import coordination
 
     join = coordination.requested(values)
-    usual = 1 if join else coordination.cpu_devices(values.get("--seeds", 1))
+    swept = sweep.read(Config, values.get("--sweep", ""))
+    agents = values.get("--seeds", 1) * math.prod(map(len, swept.values()))
+    usual = 1 if join else coordination.cpu_devices(agents)
     devices = values.get("--devices") or usual
     processes = (join.num_processes if join else None) or 1
     coordination.offer_cpu_devices(max(1, devices // processes))

@@ -185,7 +185,7 @@ def load_policy(
     for name, value in {"agent": agent, "at": 0 if at is None else at}.items():
         if not isinstance(value, int | np.integer) or value < 0:
             raise UserError(f"{name}={value!r}: allowed: an integer from 0")
-    choose_agents(agent, config.seeds)
+    choose_agents(agent, config.agents)
     env = setup.make_env(config)
     _, agents = load_agents(path, config, env, at)
     return Policy(

@@ -128,7 +128,7 @@ def _usual(preset: str, settings: Settings) -> Settings:
 
 
 def _by_flag(config: dict[str, Any]) -> Settings:
-    left_out = MAY_CHANGE | {"--seed", "--seeds"}
+    left_out = MAY_CHANGE | {"--seed", "--seeds", "--sweep"}
     found = {
         flag.name: value
         for flag in flags(Config)

@@ -261,9 +261,7 @@ def host_seconds(config: Config, output: Any, repeats: int = 20) -> float:
     """
     console = rich.console.Console(file=io.StringIO())
     with tempfile.TemporaryDirectory() as folder:
-        logger = Logger(
-            Path(folder), total_steps=config.steps, seeds=config.seeds, console=console
-        )
+        logger = Logger(Path(folder), total_steps=config.steps, console=console)
         with logger:
             logger.progress(0, 0)
             start = time.perf_counter()

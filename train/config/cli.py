@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from train.config import sweep
 from train.config.fields import (
     Flag,
     allowed_values,
@@ -53,7 +54,7 @@ def read_words(argv: Sequence[str], options: type = Config) -> Words:
     """Read flags and values, checking each by itself.
 
     `--flag value` and `--flag=value` mean the same, as do `-` and `_` inside a name;
-    of a flag given twice, the last counts.
+    of a flag given twice, the last counts; several `--sweep` are one.
 
     Args:
         argv: the words after the program's name.
@@ -98,7 +99,10 @@ def read_words(argv: Sequence[str], options: type = Config) -> Words:
                 allowed = allowed_values(known[name])
                 raise UserError(f"{name}: no value given; allowed: {allowed}")
             text = words.pop(0)
-        values[name] = parse_value(known[name], text)
+        value = parse_value(known[name], text)
+        if known[name].joined and name in values:
+            value = f"{values[name]} {value}"
+        values[name] = value
     return Words(values, wants_help)
 
 
@@ -168,9 +172,27 @@ def read_command(
         choice = resolve_preset(asked, platform=start(words.values))
         preset = preset_values(choice.name)
         _check_penalty_wanted(preset, words.values)
+    if "--sweep" in given:
+        given["--sweep"] = _sweep(given)
     config = build(for_target(preset, given) | given)
     config = dataclasses.replace(config, env=_known_env(config.env))
     return Command(config, choice, frozenset(words.values))
+
+
+def _sweep(given: Mapping[str, Any]) -> str:
+    """The sweep as runs are compared by it.
+
+    Raises:
+        UserError: it is not allowed, or not together with the other flags.
+    """
+    if given.get("--fork"):
+        why = "a fork has the agents of the forked run"
+        raise invalid("--sweep", given["--sweep"], why, "without --fork")
+    for name in sweep.read(Config, given["--sweep"]):
+        if name in given:
+            why = "is swept as well"
+            raise invalid(name, given[name], why, f"{name} or --sweep {name[2:]}=...")
+    return sweep.canonical(Config, given["--sweep"])
 
 
 def parse(argv: Sequence[str], platform: str | Callable[[], str]) -> Config:

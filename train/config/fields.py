@@ -48,6 +48,10 @@ class Range:
         return None
 
 
+class Joined:
+    """Marks a text that may be given in several flags of the same name."""
+
+
 # Counters on the device are 32-bit integers.
 MAX_COUNT = 2**31 - 1
 Count = Annotated[int, Range(1, MAX_COUNT)]
@@ -72,6 +76,8 @@ class Flag:
     optional: bool
     """Whether the value may be None."""
     range: Range | None
+    joined: bool = False
+    """Given several times, the values are joined by spaces."""
 
 
 def invalid(
@@ -112,6 +118,7 @@ def flags(cls: type) -> tuple[Flag, ...]:
                 choices=choices,
                 optional=optional,
                 range=next((e for e in extras if isinstance(e, Range)), None),
+                joined=any(isinstance(e, Joined) for e in extras),
             )
         )
     return tuple(found)

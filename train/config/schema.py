@@ -6,6 +6,7 @@ the simulator, and one *decision* is `action_repeat` of them.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Annotated, Literal
 
@@ -16,6 +17,7 @@ from train.config.fields import (
     Count,
     Decay,
     Fraction,
+    Joined,
     NonNegative,
     Positive,
     Range,
@@ -25,6 +27,7 @@ from train.config.fields import (
 from train.config.latent import LatentErrorConfig
 from train.config.origin import OriginConfig
 from train.config.penalty import PenaltyConfig
+from train.config.sweep import Variant, check_sweep, variants
 
 # Decisions after which an evaluation cuts an episode off (no time limit, say).
 MAX_EVAL_DECISIONS = 10_000
@@ -143,6 +146,9 @@ class Config:
     """Seed of every random choice."""
     seeds: Count = 1
     """Agents trained side by side, with seeds seed, seed+1, ..."""
+    sweep: Annotated[str, Joined()] = ""
+    """Train agents with several values of a number side by side, each with all --seeds:
+    --sweep lambda0=0,0.1,0.5 --sweep learning-rate=1e-4,4e-5."""
     num_envs: Count = 16
     """Environments stepped side by side, for each agent."""
     train_ratio: Annotated[float, Range(0, 1e6, open_low=True)] = 512.0
@@ -214,6 +220,8 @@ class Config:
             raise invalid("--fork", self.origin.fork, why, "together with --logdir")
         self._check_probes()
         self._check_lengths()
+        if self.sweep:
+            check_sweep(self)
 
     def _check_probes(self) -> None:
         most, penalty = self.model.classes - 1, self.penalty
@@ -255,6 +263,16 @@ class Config:
         return SIZES[self.size]
 
     @property
+    def agents(self) -> int:
+        """Agents trained side by side: `seeds` for each setting of the sweep."""
+        return len(self.variants)
+
+    @functools.cached_property
+    def variants(self) -> list[Variant]:
+        """Seed and swept values of each agent."""
+        return variants(self)
+
+    @property
     def decisions(self) -> int:
         """Decisions of the run, all environments of one agent together."""
         return math.ceil(self.steps / self.action_repeat)
@@ -288,4 +306,4 @@ def replay_bytes(config: Config, *, obs_shape: tuple[int, ...], action_dim: int)
     obs = math.prod(obs_shape) * (1 if len(obs_shape) == 3 else 4)
     latent = config.replay_context * (2 * config.model.deter + config.model.stoch)
     row = obs + 4 * action_dim + 4 + 4 + latent
-    return config.seeds * config.replay_capacity * row
+    return config.agents * config.replay_capacity * row

@@ -52,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
     options = read_options(argv)
     run_dir, folder = Path(options.run).expanduser(), Path(options.to).expanduser()
     config = read_run(run_dir)
-    choose_agents(options.agent, config.seeds)
+    choose_agents(options.agent, config.agents)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--to {folder}: is a file; allowed: a folder")
 

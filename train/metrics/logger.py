@@ -6,7 +6,8 @@
     RUN/tensorboard/      the same for TensorBoard
     RUN/openloop/         of runs on images: what the model expected to see, as GIF
 
-With several seeds each has its own `RUN/seed_0/`, `RUN/seed_1/`, ... of these. Every
+Of several agents each has its own `RUN/seed_0/`, `RUN/seed_1/`, ... of these (with
+`--sweep`, `RUN/seed_0,lambda0=0.1/`). Every
 line has a `step`, in environment steps of one agent; so has the horizontal axis of
 TensorBoard. Names are paths:
 
@@ -71,8 +72,9 @@ class Logger:
     Args:
         run_dir: run directory.
         total_steps: environment steps of the run.
-        seeds: agents trained side by side; with more than one, `write` takes arrays
-            of shape `[seeds]` beside plain numbers, and the console shows means.
+        agents: names of the agents trained side by side; with more than one, each has
+            a directory of its name, `write` takes arrays of shape `[agents]` beside
+            plain numbers, and the console shows means.
         restored_step: step of the checkpoint the run goes on from; what was logged
             later is removed. None for a new run.
         console: where progress is shown; standard output by default, False for
@@ -85,7 +87,7 @@ class Logger:
         run_dir: str | os.PathLike[str],
         *,
         total_steps: int,
-        seeds: int = 1,
+        agents: Sequence[str] = ("seed_0",),
         restored_step: int | None = None,
         console: rich.console.Console | bool = True,
         sinks: Sequence[SinkFactory] = (TensorBoard,),
@@ -97,7 +99,7 @@ class Logger:
         self._meter = SpeedMeter(total_steps)
         self._latest: dict[str, float] = {}
         self._evaluated: int | None = None
-        directories = [run / f"seed_{i}" for i in range(seeds)] if seeds > 1 else [run]
+        directories = [run / name for name in agents] if len(agents) > 1 else [run]
         self._agents = [
             _AgentLog(directory, restored_step, sinks, self.say)
             for directory in directories

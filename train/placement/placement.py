@@ -2,8 +2,8 @@
 
 One agent: environments, replay buffer and batches are sharded along their environment
 or batch axis, parameters are replicated, and XLA sums the gradients. Several agents
-(`--seeds`): every device trains its own agents, without cross-device communication. The
-cores of a CPU are devices then.
+(`--seeds`, `--sweep`): every device trains its own agents, without cross-device
+communication. The cores of a CPU are devices then.
 """
 
 import contextlib
@@ -38,17 +38,17 @@ class Placement:
 
     Args:
         devices: at least one.
-        seeds: number of agents.
+        agents: number of agents.
 
     Attributes:
-        by_seed: there are several agents, whole on one device each.
+        by_agent: there are several agents, whole on one device each.
         in_turn: the agents of a device are computed one after another.
         mesh: of the devices; None with one.
     """
 
-    def __init__(self, devices: list[Device], *, seeds: int = 1) -> None:
+    def __init__(self, devices: list[Device], *, agents: int = 1) -> None:
         self.devices = devices
-        self.by_seed = seeds > 1
+        self.by_agent = agents > 1
         self.in_turn = devices[0].platform == "cpu"
         self.mesh = None
         if len(devices) > 1:
@@ -61,7 +61,7 @@ class Placement:
         Raises:
             UserError: there are not so many, or the work does not divide among them.
         """
-        return cls(choose_devices(config), seeds=config.seeds)
+        return cls(choose_devices(config), agents=config.agents)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -74,7 +74,7 @@ class Placement:
 
     def specs(self, run: RunState) -> RunState:
         """How every leaf of a run's state is divided (`jax.sharding.PartitionSpec`)."""
-        if self.by_seed:
+        if self.by_agent:
             return jax.tree.map(lambda _: ROWS, run)
         rows = lambda x: ROWS if x.ndim else WHOLE
         whole = lambda tree: jax.tree.map(lambda _: WHOLE, tree)
@@ -137,7 +137,7 @@ class Placement:
             function: returned as it is where there is one agent.
             in_place: see `train.placement.agents.one_by_one`.
         """
-        if not self.by_seed:
+        if not self.by_agent:
             return function
         if self.in_turn:
             function = one_by_one(function, in_place=in_place)
@@ -151,7 +151,7 @@ class Placement:
     def shapes(self, function: Callable[..., Any], *args: Any) -> Any:
         """Shapes of what `compile` would compute (`jax.eval_shape`)."""
         return jax.eval_shape(
-            side_by_side(function) if self.by_seed else function, *args
+            side_by_side(function) if self.by_agent else function, *args
         )
 
     def put(self, tree: PyTree, *, divided: bool = False) -> PyTree:
@@ -217,7 +217,7 @@ def choose_devices(config: Config) -> list[Device]:
     found, processes = jax.devices(), jax.process_count()
     usual = len(found) if processes > 1 else 1
     if processes == 1 and found[0].platform == "cpu":
-        usual = coordination.cpu_devices(config.seeds, len(found))
+        usual = coordination.cpu_devices(config.agents, len(found))
     count = config.scale.devices or usual
     if count > len(found):
         kind = found[0].platform.upper()
@@ -249,8 +249,9 @@ def check_division(config: Config, devices: int) -> None:
     Raises:
         UserError: the batch or the environments of one agent, or the agents.
     """
-    if config.seeds > 1:
-        parts = {"--seeds": config.seeds}
+    if config.agents > 1:
+        name = "--seeds" if not config.sweep else "--seeds times values swept:"
+        parts = {name: config.agents}
     else:
         parts = {"--batch-size": config.batch_size, "--num-envs": config.num_envs}
     for name, size in parts.items():

@@ -44,9 +44,10 @@ class Programs:
         )
         init = lambda key: init_run(config, env, key)
         shapes = place.shapes(init, self.keys(0))
+        shapes = shapes._replace(sweep=jax.eval_shape(self.swept))
         self.template = place.template(shapes)
         state = place.shardings(shapes)
-        self.init = place.compile(init, out=state)
+        self.init = place.compile(init, out=state._replace(sweep=None))
         self.prefill = place.compile(
             make_prefill(config, env, schedule), donate=True, out=(state, None)
         )
@@ -61,10 +62,21 @@ class Programs:
             self.open_loop = place.compile(make_open_loop(config, schedule))
 
     def keys(self, salt: int) -> jax.Array:
-        """A key for each seed, from the seed and `salt` alone."""
+        """A key for each agent, from its seed and `salt` alone."""
         key = lambda seed: jax.random.fold_in(jax.random.key(seed), salt)
-        first, count = self.config.seed, self.config.seeds
-        if count == 1:
-            return self._placement.put(key(first))
-        keys = jnp.stack([key(seed) for seed in range(first, first + count)])
+        seeds = [self.config.seed + variant.seed for variant in self.config.variants]
+        if len(seeds) == 1:
+            return self._placement.put(key(seeds[0]))
+        keys = jnp.stack([key(seed) for seed in seeds])
         return self._placement.put(keys, divided=True)
+
+    def swept(self) -> dict[str, jax.Array] | None:
+        """The agents' own values of swept flags: `[agents]` for each; None without."""
+        names = self.config.variants[0].values
+        if not names:
+            return None
+        own = {
+            name: jnp.asarray([x.values[name] for x in self.config.variants], float)
+            for name in names
+        }
+        return self._placement.put(own, divided=True)

@@ -127,7 +127,7 @@ def least_bytes(config: Config, parameters: int) -> int:
     batch = config.batch_size * config.batch_length
     states = batch + config.num_envs + config.eval_episodes
     imagined = 8 * batch * config.imagination_length
-    return config.seeds * (16 * parameters + latent * states + imagined)
+    return config.agents * (16 * parameters + latent * states + imagined)
 
 
 def available_memory() -> int | None:

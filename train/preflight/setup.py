@@ -123,6 +123,14 @@ def describe_evaluation(config: Config, spec: EnvSpec) -> str:
     )
 
 
+def _describe_sweep(config: Config) -> list[str]:
+    if not config.sweep:
+        return []
+    settings = config.agents // config.seeds
+    seeds = counted(config.seeds, "seed")
+    return [f"sweep        {config.sweep}: {settings} settings, {seeds} of each"]
+
+
 def describe(
     config: Config,
     env: VectorEnv,
@@ -143,7 +151,8 @@ def describe(
     sees = counted(spec.obs_shape[0], "observation")
     if spec.is_image:
         sees = f"images of {images}, {math.prod(spec.obs_shape) / 1024:g} KiB each"
-    seeds = f", for each of {config.seeds} seeds" if config.seeds > 1 else ""
+    each = "seeds" if not config.sweep else "agents"
+    seeds = f", for each of {config.agents} {each}" if config.agents > 1 else ""
     kind = platform.upper() if platform == "cpu" else f"{device.device_kind}"
     cores = f" ({usable_cores()} cores)" if platform == "cpu" else ""
     # The devices that a CPU stands for share its memory; nor does a machine know how
@@ -160,6 +169,7 @@ def describe(
         f"environment  {spec.name}: {sees}, "
         f"{counted(spec.action_dim, 'action')}, action repeat {spec.action_repeat}, "
         f"{counted(config.num_envs, 'environment')}{seeds}",
+        *_describe_sweep(config),
         f"parameters   {counts['total']:,} (dynamics {counts['dynamics']:,})",
         f"penalty      {penalty.reason}",
         f"replay       {memory}",

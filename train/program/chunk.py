@@ -14,6 +14,7 @@ from core.rssm import RSSM, State
 from core.transition import Transition
 from envs import VectorEnv
 from train.config import Config
+from train.config.sweep import with_values
 from train.errors import UserError
 from train.program import replay
 from train.program.collect import Episodes, collect
@@ -95,7 +96,7 @@ def make_prefill(
             schedule.prefill_rows,
             collect_key,
         )
-        return RunState(run.learner, collector, buffer, key), episodes
+        return run._replace(collector=collector, replay=buffer, key=key), episodes
 
     return prefill
 
@@ -137,9 +138,9 @@ def make_chunk(
     dtype: jnp.dtype,
 ) -> Callable[[RunState], tuple[RunState, ChunkOutput]]:
     """A function that runs `schedule.cycles` cycles of acting and learning."""
-    learn = make_learn(config, penalty, dtype)
 
     def cycle(run: RunState, _: None):
+        learn = make_learn(with_values(config, run.sweep or {}), penalty, dtype)
         key, collect_key, learn_key = jax.random.split(run.key, 3)
         (collector, buffer), episodes = collect(
             config,
@@ -153,7 +154,8 @@ def make_chunk(
         (learner, buffer), metrics = jax.lax.scan(learn, (run.learner, buffer), keys)
         last = jax.random.key_data(keys[-1]), jax.tree.map(lambda x: x[-1], metrics)
         metrics = jax.tree.map(finite_mean, metrics)
-        return RunState(learner, collector, buffer, key), (metrics, episodes, last)
+        run = RunState(learner, collector, buffer, key, run.sweep)
+        return run, (metrics, episodes, last)
 
     def chunk(run: RunState) -> tuple[RunState, ChunkOutput]:
         run, (metrics, episodes, last) = jax.lax.scan(

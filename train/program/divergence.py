@@ -108,9 +108,10 @@ class Watch:
             raise Diverged(f"{words}; last good checkpoint: {last}")
 
     def _tell(self, run: RunState, output: ChunkOutput, step: int, agent: int) -> str:
-        several = self._config.seeds > 1
-        folder = self._run_dir / f"seed_{agent}" if several else self._run_dir
-        who = f" of seed {self._config.seed + agent}" if several else ""
+        several, own = self._config.agents > 1, self._config.variants[agent]
+        folder = self._run_dir / own.folder if several else self._run_dir
+        who = f" of seed {self._config.seed + own.seed}" if several else ""
+        who += f" with {own.label}" if own.label else ""
         in_row = int(np.atleast_1d(output.skipped_in_row)[agent])
         updates = f"{counted(min(in_row, self._limit), 'update')} in a row{who}"
         drawn = jax.tree.map(coordination.fetch, last_batch(self._config, run, output))
@@ -183,7 +184,7 @@ def dump(
     Raises:
         OSError: the files cannot be written.
     """
-    several = config.seeds > 1
+    several, own = config.agents > 1, config.variants[agent]
     one = lambda x: np.asarray(x)[agent] if several else np.asarray(x)
     metrics = _metrics(output, agent)
     terms = failing_terms(metrics)
@@ -196,7 +197,8 @@ def dump(
     np.savez(directory / "diverged.npz", key=key, allow_pickle=False, **arrays)
     record: dict[str, Any] = {
         "step": step,
-        "seed": config.seed + agent,
+        "seed": config.seed + own.seed,
+        "sweep": own.values,
         "updates": int(one(output.updates)),
         "skipped_in_row": int(one(output.skipped_in_row)),
         "cause": "learning" if drawn.sound else "corrupt steps",
@@ -241,6 +243,6 @@ def last_batch(config: Config, run: RunState, output: ChunkOutput) -> LastBatch:
         stored = buffer.filled * buffer.rows.is_corrupt.shape[1]
         return LastBatch(initial, batch, jnp.any(window.usable), corrupt, stored)
 
-    if config.seeds > 1:
+    if config.agents > 1:
         draw = jax.vmap(draw)
     return jax.jit(draw)(run, jnp.asarray(output.last_key))

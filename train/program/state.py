@@ -52,6 +52,8 @@ class RunState(NamedTuple):
     collector: Collector
     replay: replay.Replay
     key: PRNGKeyArray
+    sweep: dict[str, Float[Array, ""]] | None = None
+    """The agent's own values of swept flags (`--sweep`), by flag."""
 
 
 def compute_dtype(config: Config, platform: str) -> jnp.dtype:

@@ -35,15 +35,15 @@ def load_agents(
         at: environment step.
 
     Returns:
-        The agents' environment step, and one agent for each seed of the run.
+        The agents' environment step, and all agents of the run.
 
     Raises:
         UserError: there is no agent, or it is not one of this configuration.
     """
     init = lambda key: init_agent(config, VectorEnv(env, 1), key)
     key = jax.random.key(0)
-    if config.seeds > 1:
-        init, key = jax.vmap(init), jax.random.split(key, config.seeds)
+    if config.agents > 1:
+        init, key = jax.vmap(init), jax.random.split(key, config.agents)
     template = SavedRun(SavedLearner(jax.eval_shape(init, key)))
     restored = restore_agent(run_dir, template, at)
     if restored is None:
@@ -52,10 +52,10 @@ def load_agents(
             f"(train.main does so every {config.save_every:,} environment steps)"
         )
     agent = restored.tree.learner.agent
-    if config.seeds == 1:
+    if config.agents == 1:
         return restored.step, [agent]
     one = lambda index: jax.tree.map(lambda x: x[index], agent)
-    return restored.step, [one(index) for index in range(config.seeds)]
+    return restored.step, [one(index) for index in range(config.agents)]
 
 
 class Score(NamedTuple):

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from train.config.fields import did_you_mean
+from train.config import Config, sweep
+from train.config.fields import did_you_mean, flags
 from train.errors import UserError
 
 EVALUATION_KEY = "eval/return_mean"
@@ -107,11 +108,24 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         seed = int(config["seed"])
-        if path.parent != run_dir and run_dir.name.startswith("seed_"):
-            seed += int(run_dir.name.removeprefix("seed_"))
+        own = sweep.of_folder(run_dir.name) if path.parent != run_dir else None
+        if own is not None:
+            seed += own[0]
+            _put(config, own[1])
         return config | {"env": str(config["env"]), "seed": seed}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no 'env' and 'seed' to be read there") from error
+
+
+def _put(config: dict[str, Any], values: dict[str, float]) -> None:
+    """Set values by flag in a configuration read from JSON."""
+    for flag in flags(Config):
+        if flag.name in values:
+            *parts, name = flag.path
+            part = config
+            for key in parts:
+                part = part[key]
+            part[name] = values[flag.name]
 
 
 def agents(run_dir: Path) -> list[Path]:
@@ -124,13 +138,13 @@ def agents(run_dir: Path) -> list[Path]:
         raise UserError(f"RUN_DIR {run_dir}: no such directory; give that of a run")
     if (run_dir / "metrics.jsonl").is_file():
         return [run_dir]
-    numbered = {
-        int(path.parent.name.removeprefix("seed_")): path.parent
+    found = {
+        path.parent: own
         for path in run_dir.glob("seed_*/metrics.jsonl")
-        if path.parent.name.removeprefix("seed_").isdecimal()
+        if (own := sweep.of_folder(path.parent.name)) is not None
     }
-    if numbered:
-        return [numbered[number] for number in sorted(numbered)]
+    if found:
+        return sorted(found, key=lambda x: (*found[x][1].values(), found[x][0]))
     runs = sorted(path.parent for path in run_dir.glob("*/config.json"))
     if runs:
         raise UserError(

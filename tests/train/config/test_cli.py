@@ -101,6 +101,7 @@ OTHER = {
     "--process-id": 1,
     "--logdir": "here",
     "--wandb": "project",
+    "--sweep": "lambda0=0.1,0.2",
     "--seed": 3,
     "--seeds": 2,
     "--steps": 401,

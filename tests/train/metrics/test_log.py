@@ -22,6 +22,9 @@ from train.metrics.logger import Logger, TensorBoard
 ROOT = pathlib.Path(__file__).parents[3]
 
 
+SEEDS = [f"seed_{seed}" for seed in range(3)]
+
+
 def lines(path: pathlib.Path) -> list[dict]:
     return jsonl.read(path)
 
@@ -108,7 +111,7 @@ def test_resuming_without_a_record_is_no_fault(tmp_path):
 def test_each_seed_has_its_own_log(tmp_path):
     console, text = plain_console()
     with Logger(
-        tmp_path, total_steps=100, seeds=3, console=console, sinks=[TensorBoard]
+        tmp_path, total_steps=100, agents=SEEDS, console=console, sinks=[TensorBoard]
     ) as log:
         log.write(10, {"episode/return": np.array([1.0, 2.0, 6.0]), "shared": 4})
         log.progress(10, 1)
@@ -124,7 +127,10 @@ def test_each_seed_has_its_own_log(tmp_path):
 
 @pytest.mark.parametrize("value", [np.zeros(2), np.zeros((3, 1)), np.zeros(1)])
 def test_a_value_for_the_wrong_number_of_seeds_is_refused(tmp_path, value):
-    with quiet(tmp_path, seeds=3) as log, pytest.raises(ValueError, match="metric x"):
+    with (
+        quiet(tmp_path, agents=SEEDS) as log,
+        pytest.raises(ValueError, match="metric x"),
+    ):
         log.write(1, {"x": value})
 
 

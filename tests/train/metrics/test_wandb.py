@@ -74,7 +74,7 @@ def history(records: list[Any]) -> list[dict[str, Any]]:
 
 
 def test_each_agent_is_a_run(tmp_path):
-    with log(tmp_path / "run", seeds=2) as logger:
+    with log(tmp_path / "run", agents=["seed_0", "seed_1"]) as logger:
         logger.write(10, {"train/loss/dyn": np.array([1.5, 2.5])})
         logger.write(20, {"eval/return_mean": 7.0})
     for seed, value in enumerate((1.5, 2.5)):
