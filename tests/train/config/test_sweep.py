@@ -86,7 +86,7 @@ def test_every_swept_flag_takes_two_values():
     for name in SWEPT:
         if name == "--lambda0-prior":
             continue  # with its target only
-        values = (0.001, 0.002) if name == "--lambda-min" else (0.7, 0.25)
+        values = (0.002, 0.004) if name == "--lambda-min" else (0.7, 0.25)
         if name == "--discount-horizon":
             values = (100, 200)
         config = configured(f"--sweep {name[2:]}={values[0]},{values[1]}")
