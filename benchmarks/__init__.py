@@ -19,6 +19,7 @@ BENCHMARKS = {
     "overhead": "the whole train step with and without the penalty",
     "readme": "the generated tables of README and docs, from the committed results",
     "render": "the ray caster against MuJoCo's renderer: speed and image differences",
+    "robustness": "returns under perturbations, against the smoothness of the model",
     "sensitivity": "sensitivity of posterior and prior to their inputs (Figure 9)",
     "soak": "memory, speed and checkpoints of a long run, each with a pass/fail limit",
     "suite": "many training runs as one job: tasks, arms, seeds; their statistics",

@@ -158,6 +158,16 @@ class MjxStates:
             corrupt_count=zero,
         )
 
+    @property
+    def own_gravity(self) -> float:
+        """Magnitude of the unchanged model's gravity, m/s²."""
+        return self._parametrization.gravity
+
+    @property
+    def fixed_physics(self) -> frozenset[str]:
+        """Arguments of `with_physics` that cannot be changed in this model."""
+        return frozenset(self._parametrization.fixed)
+
     def with_gravity(
         self, state: MjxState, gravity: float | Num[Array, "..."]
     ) -> MjxState:

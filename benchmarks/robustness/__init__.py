@@ -1,0 +1,1 @@
+"""Robustness of trained agents: the Jacobian-regularization paper's tests, and more."""

@@ -1,0 +1,71 @@
+"""The paper's Figure 1 for the agents at hand, and the surface against the norms."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.robustness.report import LEVELS, Result, cells, domain, paper
+
+
+def draw(result: Result) -> Figure:
+    """A panel for each kind (return by strength), and one for each Jacobian norm."""
+    norms = list(result["surface"]["norms"]) if result["surface"] else []
+    count = len(result["kinds"]) + len(norms)
+    columns = min(3, count)
+    rows = -(-count // columns)
+    figure = Figure(
+        figsize=(1 + 4.2 * columns, 0.6 + 3.1 * rows), dpi=130, layout="constrained"
+    )
+    panels = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
+    shown = cells(result)
+    for kind in result["kinds"]:
+        _levels(panels.pop(0), result, kind, shown)
+    for name in norms:
+        _norm(panels.pop(0), result, name)
+    for axes in panels:
+        axes.set_visible(False)
+    figure.suptitle(
+        f"{result['task']} from {result['obs']}; bands: one standard deviation over "
+        f"agents and {result['episodes']} episodes of each",
+        fontsize="medium",
+    )
+    return figure
+
+
+def _levels(axes: Axes, result: Result, kind: Any, shown: Any) -> None:
+    places = np.arange(len(kind["keys"]))
+    for index, arm in enumerate(result["arms"]):
+        means, deviations = np.array([shown[arm][key] for key in kind["keys"]]).T
+        axes.plot(places, means, f"C{index}", marker="o", markersize=3, label=arm)
+        low, high = means - deviations, means + deviations
+        axes.fill_between(places, low, high, color=f"C{index}", alpha=0.2)
+    table = LEVELS.get((domain(result) or "", kind["name"]))
+    if table:
+        theirs = np.array(paper()[table]["rows"])
+        theirs = np.array([row for row in theirs if row[0] in kind["levels"]])
+        at = [kind["levels"].index(level) for level in theirs[:, 0]]
+        axes.plot(at, theirs[:, 1], "k--", lw=1, label="paper, with Jac.")
+        axes.plot(at, theirs[:, 3], "k:", lw=1, label="paper, baseline")
+    labels = [key.rpartition(":")[2] for key in kind["keys"]]
+    axes.set_xticks(places, labels, fontsize="x-small", rotation=60)
+    axes.set(xlabel=kind["name"], ylabel="return")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="x-small")
+
+
+def _norm(axes: Axes, result: Result, name: str) -> None:
+    surface = result["surface"]
+    drops = np.array([np.nan if x is None else x for x in surface["drop"]])
+    for index, arm in enumerate(result["arms"]):
+        mine = [i for i, who in enumerate(surface["agents"]) if who["arm"] == arm]
+        norms = np.array(surface["norms"][name])[mine]
+        steps = np.array([surface["agents"][i]["step"] for i in mine])
+        sizes = 12 + 60 * steps / max(1, steps.max())
+        axes.scatter(norms, 100 * drops[mine], sizes, f"C{index}", alpha=0.7, label=arm)
+    axes.set(xlabel=f"exact ‖J‖² of the {name}", ylabel="mean drop of the return, %")
+    axes.set_xscale("log")
+    axes.set_title("all conditions of the surface; larger: later", fontsize="small")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="x-small")
