@@ -1,6 +1,7 @@
 """`--help` shows every flag, and the values that a command would take."""
 
 import ast
+import importlib
 import inspect
 import itertools
 import re
@@ -8,9 +9,6 @@ import re
 import pytest
 
 import envs
-import train.config.origin
-import train.config.penalty
-import train.config.schema
 from train.config import Config
 from train.config.cli import parse
 from train.config.fields import flags
@@ -71,7 +69,8 @@ def test_help_shows_the_coefficients_of_the_target(capsys, words, start, least):
 
 def test_every_field_is_documented():
     """Its docstring is the help text of its flag."""
-    modules = (train.config.schema, train.config.penalty, train.config.origin)
+    names = ("schema", "penalty", "origin", "latent")
+    modules = [importlib.import_module(f"train.config.{name}") for name in names]
     trees = [ast.parse(inspect.getsource(module)) for module in modules]
     fields = 0
     for owner in itertools.chain(*map(ast.walk, trees)):
@@ -81,4 +80,4 @@ def test_every_field_is_documented():
             if isinstance(field, ast.AnnAssign):
                 fields += 1
                 assert isinstance(following, ast.Expr), ast.unparse(field)
-    assert fields == len(flags(Config)) + 5  # and the five nested dataclasses
+    assert fields == len(flags(Config)) + 6  # and the six nested dataclasses

@@ -51,6 +51,10 @@ class OptimizerConfig:
     """Decay of the mean squared gradient."""
     eps: Positive = 1e-20
     """Added to the root of the mean squared gradient."""
+    actor_learning_rate: Positive | None = None
+    """Step size of the policy. Default: --learning-rate."""
+    critic_learning_rate: Positive | None = None
+    """Step size of the value. Default: --learning-rate."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -76,6 +80,9 @@ class LossConfig:
     """Weight of the value loss on imagined states."""
     replay_value_scale: NonNegative = 0.3
     """Weight of the value loss on replayed states."""
+    clip_rewards: Literal["none", "tanh"] = "none"
+    """tanh: the model learns tanh of each decision's reward, and so does all that
+    follows from its predictions; logged returns are not clipped."""
     free_nats: NonNegative = 1.0
     """KL divergences below this many nats are not reduced further."""
     unimix: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.01
@@ -168,6 +175,8 @@ class Config:
     """1: replayed sequences start from stored latent states. 0: from zeros."""
     prefill: Annotated[int, Range(0, MAX_COUNT)] = 1024
     """Decisions before learning starts, all environments together."""
+    prefill_policy: Literal["agent", "random"] = "agent"
+    """Who takes them: the untrained agent, or uniform random actions."""
     eval_every: Count = 5000
     """Environment steps between evaluations."""
     eval_episodes: Count = 3

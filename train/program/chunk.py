@@ -84,7 +84,8 @@ class ChunkOutput(NamedTuple):
 def make_prefill(
     config: Config, env: VectorEnv, schedule: Schedule
 ) -> Callable[[RunState], tuple[RunState, Episodes]]:
-    """A function that fills the replay with the untrained policy's decisions."""
+    """A function that fills the replay with decisions of the untrained policy, or with
+    random ones."""
 
     def prefill(run: RunState) -> tuple[RunState, Episodes]:
         key, collect_key = jax.random.split(run.key)
@@ -95,6 +96,7 @@ def make_prefill(
             (run.collector, run.replay),
             schedule.prefill_rows,
             collect_key,
+            random=config.prefill_policy == "random",
         )
         return run._replace(collector=collector, replay=buffer, key=key), episodes
 

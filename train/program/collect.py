@@ -37,8 +37,14 @@ def collect_step(
     collector: Collector,
     buffer: replay.Replay,
     key: PRNGKeyArray,
+    *,
+    random: bool = False,
 ) -> tuple[Collector, replay.Replay, Episodes]:
-    """Filter the current observation, store its row, and take one decision."""
+    """Filter the current observation, store its row, and take one decision.
+
+    Args:
+        random: the action is uniform in [−1, 1], not the policy's.
+    """
     timestep = collector.timestep
     seen = (
         collector.latent,
@@ -51,6 +57,9 @@ def collect_step(
         clean = latent
     else:
         latent, clean, action = agent.act_with_error(*seen, key=key, error=error)
+    if random:
+        random_key = jax.random.fold_in(key, 1)
+        action = jax.random.uniform(random_key, action.shape, minval=-1.0)
     row = latest_transition(config, collector._replace(latent=clean))
     buffer = replay.add(buffer, row)
     # Each device its own: a simulator's loops end when its own environments' do.
@@ -82,11 +91,15 @@ def collect(
     carry: tuple[Collector, replay.Replay],
     steps: int,
     key: PRNGKeyArray,
+    *,
+    random: bool = False,
 ) -> tuple[tuple[Collector, replay.Replay], Episodes]:
     """`steps` rows of every environment, and the episodes that ended in them."""
 
     def step(carry: tuple[Collector, replay.Replay], key: PRNGKeyArray):
-        collector, buffer, episodes = collect_step(config, env, agent, *carry, key)
+        collector, buffer, episodes = collect_step(
+            config, env, agent, *carry, key, random=random
+        )
         return (collector, buffer), episodes
 
     keys = jax.random.split(key, steps)

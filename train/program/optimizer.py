@@ -1,9 +1,11 @@
 """DreamerV3's optimizer: clip by parameter norm → scale by RMS → momentum → step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -94,9 +96,18 @@ def in_parts(node: Any) -> bool:
 def make_optimizer(
     config: OptimizerConfig, norms: Norms = one_by_one
 ) -> optax.GradientTransformation:
-    """LaProp: momentum is taken of the gradients after RMS scaling."""
-    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
-    rate = warmup if config.warmup else config.learning_rate
+    """LaProp: momentum is taken of the gradients after RMS scaling.
+
+    The policy and the value may have learning rates of their own. Nothing else of the
+    chain looks beyond one parameter, so this is an optimizer for each of them.
+    """
+    own = {"policy": config.actor_learning_rate, "value": config.critic_learning_rate}
+    rates: dict[Hashable, optax.GradientTransformation] = {
+        name: _scale(config, rate) for name, rate in own.items() if rate is not None
+    }
+    scale = _scale(config, config.learning_rate)
+    if rates:
+        scale = optax.partition(rates | {_REST: scale}, partial(_groups, [*rates]))
     return optax.chain(
         adaptive_clip(config.agc, config.agc_floor, norms)
         if config.agc
@@ -105,5 +116,22 @@ def make_optimizer(
             config.beta2, config.eps, eps_in_sqrt=False, bias_correction=True
         ),
         optax.ema(config.beta1, debias=True),
-        optax.scale_by_learning_rate(rate),
+        scale,
     )
+
+
+_REST = "rest"
+
+
+def _scale(config: OptimizerConfig, rate: float) -> optax.GradientTransformation:
+    warmup = optax.linear_schedule(0.0, rate, config.warmup)
+    return optax.scale_by_learning_rate(warmup if config.warmup else rate)
+
+
+def _groups(own: Sequence[Any], tree: Any) -> Any:
+    """The name of the group of every parameter of an `Agent`: the module's, or rest."""
+    labels = jax.tree.map(lambda _: _REST, tree)
+    for name in own:
+        mine = jax.tree.map(lambda _, name=name: name, getattr(tree, name))
+        labels = eqx.tree_at(lambda x, name=name: getattr(x, name), labels, mine)
+    return labels

@@ -153,6 +153,8 @@ def total_loss(
     weights, constants = config.loss, config.loss_constants
     observe_key, penalty_key, imagine_key, augment_key = jax.random.split(key, 4)
     batch = batch._replace(seen=augmented(config, batch.obs, augment_key))
+    if weights.clip_rewards == "tanh":
+        batch = batch._replace(reward=jnp.tanh(batch.reward))
     agent, slow_value, initial = cast(
         (learner.agent, learner.slow_value, initial), options.dtype
     )

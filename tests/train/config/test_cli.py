@@ -114,6 +114,8 @@ OTHER = {
     "--at": 400,
     "--init-from": "parent",
     "--init-parts": "encoder,decoder",
+    "--actor-learning-rate": 1e-4,
+    "--critic-learning-rate": 1e-4,
     "--drift-mean-low": 1.0,
     "--drift-variance-low": 1.0,
 }

@@ -101,6 +101,8 @@ def test_gpld_preset_is_table_2():
         0.9,
         0.999,
         1e-20,
+        None,
+        None,
     )
     penalty = config.penalty
     assert (penalty.lambda0, penalty.rho, penalty.lambda_min) == (0.5, 0.5, 0.001)
@@ -119,6 +121,19 @@ def test_jacreg_is_the_papers_constant_core_penalty():
     assert config.penalty.target == "core" and config.obs == "pixels"
     assert config.penalty.lambda0 == config.penalty.lambda_min == 0.01
     assert config.model.cnn_depth == 48 and config.model.deter == 200
+
+
+def test_jacreg_is_table_6_in_dreamerv2s_units():
+    config = preset_config("jacreg", platform="gpu")
+    assert config.eval_every == 10_000 * config.action_repeat  # counted in decisions
+    assert config.prefill == 1000 and config.prefill_policy == "random"
+    assert config.optimizer.learning_rate == 3e-4
+    assert config.optimizer.actor_learning_rate == 8e-5
+    assert config.loss.clip_rewards == "tanh" and config.discount == 0.99
+    assert config.replay_size == 2_000_000 and config.batch_size == 16
+    # One update every five decisions.
+    assert config.train_ratio * 5 == config.batch_size * config.batch_length
+    assert config.loss.dynamics_scale + config.loss.representation_scale == 1.0
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_run import assert_finite, configured
+from scipy import stats
+from toy_run import assert_finite, configured, vector_env
 
 import envs
 from core.agent import Agent
 from core.sizes import ModelSize
 from train.preflight import setup
 from train.program import replay
+from train.program.chunk import Schedule, make_prefill
 from train.program.collect import collect
 from train.program.state import init_run
 from train.rollout.player import make_player
@@ -90,3 +92,18 @@ def test_an_evaluated_episode_that_begins_with_nan_is_over():
     bad = played.decisions[0] == 0
     assert 20 < np.sum(bad) < 60 and not np.any(played.cut_off)
     np.testing.assert_array_equal(played.returns[0], np.where(bad, 0.0, 6.0))
+
+
+@pytest.mark.parametrize(("who", "uniform"), [("random", True), ("agent", False)])
+def test_prefill_by_random_actions(who, uniform):
+    config = configured(
+        f"--prefill-policy {who} --prefill 400 --num-envs 8 --steps 1000"
+    )
+    env = vector_env(config)
+    run = init_run(config, env, jax.random.key(0))
+    run, _ = jax.jit(make_prefill(config, env, Schedule.of(config)))(run)
+    rows = jax.tree.map(lambda x: np.asarray(x)[: run.replay.filled], run.replay.rows)
+    # The action before the first row of an episode is none of a policy's.
+    actions = rows.action[~rows.is_first].ravel()
+    assert len(actions) > 300
+    assert (stats.kstest(actions, stats.uniform(-1, 2).cdf)[1] > 0.01) == uniform

@@ -308,3 +308,47 @@ def test_coefficient_of_each_target(learner):
         TINY, penalty=dataclasses.replace(PENALTY, lambda0_prior=None)
     )
     assert penalty_coefficient(plain, later, "prior") == np.float32(0.2)
+
+
+# Learning rates of its own for each head
+
+
+SMALL = ModelSize(units=8, deter=16, hidden=8, stoch=3, classes=4, blocks=2)
+
+
+@pytest.mark.parametrize("own", [("policy",), ("policy", "value")])
+def test_each_head_is_trained_by_an_optimizer_of_its_own(own):
+    """Against one optimizer for each learning rate, of all parameters."""
+    agent: Any = Agent(3, 2, key=jax.random.key(0), size=SMALL)
+    names = {"policy": "actor_learning_rate", "value": "critic_learning_rate"}
+    rates = {"policy": 0.005, "value": 0.03}
+    base = OptimizerConfig(learning_rate=0.02, warmup=2)
+    both = dataclasses.replace(base, **{names[name]: rates[name] for name in own})
+
+    def after(config: OptimizerConfig) -> Any:
+        chain = make_optimizer(config)
+        params, state = agent, chain.init(agent)
+        for step in range(4):
+            keys = iter(jax.random.split(jax.random.key(step), 200))
+            draw = lambda x, keys=keys: jax.random.normal(next(keys), x.shape)
+            updates, state = chain.update(jax.tree.map(draw, params), state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    found = after(both)
+    for name in ("model", "policy", "value"):
+        rate = rates[name] if name in own else base.learning_rate
+        wanted = after(dataclasses.replace(base, learning_rate=rate))
+        chex.assert_trees_all_close(
+            getattr(found, name), getattr(wanted, name), rtol=1e-6
+        )
+        moved = jax.tree.map(
+            lambda x, y: np.any(x != y), getattr(found, name), getattr(agent, name)
+        )
+        assert any(jax.tree.leaves(moved))
+
+
+def test_without_them_the_state_of_the_optimizer_is_as_before():
+    params = {"w": jnp.ones(3)}
+    state = jax.tree.structure(make_optimizer(CONFIG).init(params))
+    assert state.num_leaves == 5  # two moments, their counts, the schedule's

@@ -144,3 +144,31 @@ def one_loss(dtype="float32"):
         key=jax.random.key(1),
         options=UpdateOptions(None, jnp.dtype(dtype)),
     )[0]
+
+
+def test_tanh_of_the_rewards_is_learned():
+    config = dataclasses.replace(
+        CONFIG, loss=dataclasses.replace(CONFIG.loss, clip_rewards="tanh")
+    )
+    agent = Agent(OBS, ACTION, key=jax.random.key(0), size=SIZE)
+    zero = jnp.zeros((), jnp.int32)
+    optimizer = make_optimizer(CONFIG.optimizer).init(agent)  # pyright: ignore
+    learner = Learner(
+        agent, agent.value, optimizer, ReturnScale.initial(), zero, zero, zero
+    )
+    rows = batch(jax.random.key(1))
+    options = UpdateOptions(None, jnp.dtype("float32"))
+
+    def losses(config, rows):
+        initial, key = agent.model.rssm.initial(BATCH), jax.random.key(2)
+        _, (_, _, metrics) = update_module.total_loss(
+            config, learner, initial, rows, key=key, options=options
+        )
+        return metrics
+
+    clipped = losses(config, rows)
+    by_hand = losses(CONFIG, rows._replace(reward=jnp.tanh(rows.reward)))
+    plain = losses(CONFIG, rows)
+    assert clipped["loss/total"] == by_hand["loss/total"]
+    for name in ("loss/rew", "loss/repval"):
+        assert clipped[name] == by_hand[name] != plain[name]
