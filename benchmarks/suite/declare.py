@@ -15,15 +15,21 @@
     [overrides]                                 # of one task, in every arm
     walker-walk = "--steps 3e5"
 
-Of a flag that is given several times the last counts: common, then the task's, then
+    [forks]                                     # arms that go on from another arm's run
+    late = {of = "none", at = 1e5}              # of the same task and seed
+
+A fork (`train.main --fork`) starts from the first checkpoint of the other run at or
+after that step, with that run's flags and, in `arms`, those in which it differs. Of a
+flag that is given several times the last counts: common, then the task's, then
 the arm's.
 """
 
 import dataclasses
+import math
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +50,7 @@ _KEYS = {
     "sensitivity": bool,
     "arms": dict,
     "overrides": dict,
+    "forks": dict,
 }
 _WORDS = {str: "a text", list: "a list", int: "an integer", dict: "a table"}
 _WORDS |= {bool: "true or false"}
@@ -53,7 +60,8 @@ _OURS = {
     "--seed": "seeds",
     "--seeds": "seeds",
     "--logdir": "--folder",
-    "--fork": "nothing: the preset of a fork is that of the forked run",
+    "--fork": "forks",
+    "--at": "forks",
     "--resume": "nothing: a run goes on from its last checkpoint",
     "--allow-changes": "another --folder",
 }
@@ -76,6 +84,13 @@ class Cell(NamedTuple):
         return f"{self.task}/{self.arm}/seed-{self.seed}"
 
 
+class Fork(NamedTuple):
+    """Where the runs of an arm begin: at another arm's, from a step on."""
+
+    of: str
+    at: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Suite:
     """What a suite file says, checked.
@@ -88,6 +103,7 @@ class Suite:
         sensitivity: whether the sensitivities of the final agent are measured.
         flags: words for `train.main`, of every task and arm, without the seed.
         configs: what those words mean, of every task and arm.
+        forks: of the arms that are forks.
     """
 
     name: str
@@ -100,6 +116,7 @@ class Suite:
     sensitivity: bool
     flags: Mapping[tuple[str, str], tuple[str, ...]]
     configs: Mapping[tuple[str, str], Config]
+    forks: Mapping[str, Fork] = dataclasses.field(default_factory=dict)
 
     def cells(self) -> Iterator[Cell]:
         """All runs; those of one seed together, so that early ones can be compared."""
@@ -115,6 +132,11 @@ class Suite:
     def config(self, cell: Cell) -> Config:
         """What these flags mean."""
         return dataclasses.replace(self.configs[cell.task, cell.arm], seed=cell.seed)
+
+    def source(self, cell: Cell) -> Cell | None:
+        """The run that this one is a fork of; None where it is none."""
+        fork = self.forks.get(cell.arm)
+        return None if fork is None else cell._replace(arm=fork.of)
 
 
 def load(name: str, *, quick: bool = False) -> Suite:
@@ -181,15 +203,31 @@ def read(record: Mapping[str, Any], name: str, *, quick: bool = False) -> Suite:
     episodes = record.get("final_episodes", 20)
     if episodes < 0:
         raise UserError(f"final_episodes: {episodes}; allowed: an integer >= 0")
+    forks = _forks(record.get("forks", {}), arms)
+    if quick:
+        forks = {arm: fork._replace(at=1) for arm, fork in forks.items()}
     flags, configs = {}, {}
     common = _words("common", record.get("common", ""))
     for task in tasks:
         own = _words(f"overrides.{task}", overrides.get(task, ""))
         for arm, text in arms.items():
-            words = [*common, *own, *_words(f"arms.{arm}", text)]
-            words += _QUICK.split() if quick else []
-            flags[task, arm] = ("--env", task, *words)
-            configs[task, arm] = _config(task, arm, flags[task, arm])
+            usual = ["--env", task, *common, *own]
+            last = _QUICK.split() if quick else []
+            words = _words(f"arms.{arm}", text)
+            if arm in forks:  # the other flags are those of the forked run
+                words += last[2:]  # without the preset
+                usual += _words(f"arms.{forks[arm].of}", arms[forks[arm].of])
+                config = _config(task, arm, [*usual, *words, *last])
+                if "--steps" in words:  # the stored replay buffer is not resized
+                    size = _config(task, arm, [*usual, *last]).replay_capacity
+                    config = dataclasses.replace(config, replay_size=size)
+                flags[task, arm] = ("--env", task, *words)
+            else:
+                words = [*usual, *words, *last]
+                config = _config(task, arm, words)
+                here = [fork for fork in forks.values() if fork.of == arm]
+                flags[task, arm] = (*words, *_kept(config, here))
+            configs[task, arm] = config
     return Suite(
         name=name,
         title=record.get("title", name),
@@ -201,7 +239,42 @@ def read(record: Mapping[str, Any], name: str, *, quick: bool = False) -> Suite:
         sensitivity=record.get("sensitivity", False),
         flags=flags,
         configs=configs,
+        forks=forks,
     )
+
+
+def _forks(table: Mapping[str, Any], arms: Mapping[str, str]) -> dict[str, Fork]:
+    found: dict[str, Fork] = {}
+    for arm, entry in table.items():
+        if arm not in arms:
+            raise UserError(
+                f"forks.{arm}: no arm of this suite; allowed: {', '.join(arms)}"
+                f"{did_you_mean(arm, arms)}"
+            )
+        if not isinstance(entry, dict) or entry.keys() != {"of", "at"}:
+            raise UserError(
+                f'forks.{arm}: {entry!r}; allowed: {{of = "ARM", at = STEP}}'
+            )
+        of, at = entry["of"], entry["at"]
+        others = [name for name in arms if name != arm and name not in table]
+        if of not in others:
+            raise UserError(
+                f"forks.{arm}.of: {of!r}; allowed, arms that are no forks: "
+                f"{', '.join(others)}"
+            )
+        if isinstance(at, bool) or not isinstance(at, int | float) or at < 1 or at % 1:
+            raise UserError(f"forks.{arm}.at: {at!r}; allowed: an integer >= 1")
+        found[arm] = Fork(of, int(at))
+    return found
+
+
+def _kept(config: Config, forks: Sequence[Fork]) -> list[str]:
+    """The flag that keeps the checkpoints at which a run is forked."""
+    if not forks or config.keep is not None:
+        return []
+    least = min(fork.at for fork in forks)
+    after = math.ceil(max(config.steps - least, 0) / config.save_every)
+    return ["--keep", str(after + 2)]
 
 
 def _check_keys(record: Mapping[str, Any]) -> None:
@@ -257,7 +330,7 @@ def _words(key: str, text: str) -> list[str]:
     return words
 
 
-def _config(task: str, arm: str, words: tuple[str, ...]) -> Config:
+def _config(task: str, arm: str, words: Sequence[str]) -> Config:
     """What the flags of one task and arm mean; the preset must be named."""
     if read_words(words).values.get("--preset", "auto") == "auto":
         raise UserError(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.suite.declare import Cell, Suite
+from train.checkpoint.checkpointer import Checkpointer
 from train.config import Config
 from train.errors import UserError
 from train.run_dir import record
@@ -109,15 +110,32 @@ class Place:
         measured = not suite.sensitivity or self.sensitivity() is not None
         return self.trained(suite.config(cell)) and played and measured
 
-    def other_settings(self, config: Config) -> list[str]:
+    def other_settings(self, suite: Suite, cell: Cell) -> list[str]:
         """In what the run on the disk is another one, as `--flag: old -> new`."""
         path = self.run_dir / "config.json"
         if not path.is_file():
             return []
         try:
-            return record.diff(record.read(path), config).refused
+            ours = record.read(path)
         except UserError as error:
             return [str(error)]
+        source = suite.source(cell)
+        if source and ours.origin.fork:  # from where on is a matter of the folder
+            ours = dataclasses.replace(ours, origin=suite.config(cell).origin)
+        elif source:
+            return [f"--fork:  -> {source}"]
+        return record.diff(ours, suite.config(cell)).refused
+
+    def fork_step(self, at: int) -> int | None:
+        """The first checkpoint at or after a step; None before there is one."""
+        steps = Checkpointer(self.run_dir).steps()
+        return next((step for step in steps if step >= at), None)
+
+    def forked_at(self) -> int | None:
+        """The step from which this fork went on; None before it has begun."""
+        with contextlib.suppress(UserError):
+            return record.read(self.run_dir / "config.json").origin.at
+        return None
 
     def failures(self, words: Sequence[str]) -> list[dict[str, Any]]:
         """Earlier ends with an error, of a run with these flags."""
@@ -158,7 +176,7 @@ class Place:
         step = self.step()
         if self.in_use():
             return State("running", step)
-        other = self.other_settings(suite.config(cell))
+        other = self.other_settings(suite, cell)
         if other:
             return State("other", step, "; ".join(other))
         if self.finished(suite, cell):
@@ -167,7 +185,9 @@ class Place:
         if failures:
             last = failures[-1]
             return State("failed", step, f"exit status {last['code']}: {last['says']}")
-        return State("stopped" if step else "missing", step)
+        source = suite.source(cell)
+        waits = f"a fork of {source}" if source and not step else ""
+        return State("stopped" if step else "missing", step, waits)
 
 
 class Claim:

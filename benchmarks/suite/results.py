@@ -5,6 +5,7 @@ before counts as done, if its settings are still those of the suite.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -76,6 +77,7 @@ def read_run(suite: Suite, cell: Cell, place: Place) -> Run:
         "sensitivity": place.sensitivity() if suite.sensitivity else None,
         "minutes": round(place.seconds() / 60, 1),
         "flags": " ".join(map(without_folders, suite.words(cell))),
+        "forked_at": place.forked_at() if suite.source(cell) else None,
         "commit": start.get("commit"),
         "modified": start.get("modified"),
         "date": start.get("date"),
@@ -148,8 +150,11 @@ def mismatch(suite: Suite, cell: Cell, run: Run) -> list[str]:
     """In what a record is not of the suite's run, as `--flag: old -> new`."""
     try:
         wanted = record.from_dict(_settings(suite.config(cell)))
-        difference = record.diff(record.from_dict(run["config"]), wanted)
-    except (UserError, TypeError) as error:
+        settings = dict(run["config"])
+        if suite.source(cell) and settings["origin"]["fork"]:
+            settings["origin"] = dataclasses.asdict(wanted.origin)
+        difference = record.diff(record.from_dict(settings), wanted)
+    except (UserError, TypeError, KeyError) as error:
         return [str(error)]
     lines = difference.refused
     lines += [x for x in difference.allowed if x.partition(":")[0] in _COUNTS]

@@ -130,12 +130,16 @@ class Runner:
 
     def _fill(self) -> bool:
         """Start runs as long as there are some to take; whether one lacks a core."""
+        waits = False
         for cell in self._suite.cells():
             if len(self._running) >= self._jobs:
                 break
             if cell in self._settled or self._done(cell):
                 continue
             place = Place.of(self._folder, cell)
+            if (source := self._missing_source(cell, place)) is not None:
+                waits |= self._wait_for(source, cell)
+                continue
             if is_locked(place.run_dir / "lock"):  # somebody trains there by hand
                 continue
             claim = Claim.take(place.beside("claim"))
@@ -157,6 +161,29 @@ class Runner:
             where = "" if core is None else f" on core {core}"
             goes_on = f" from step {step:,}" if (step := place.step()) else ""
             tell(f"started      {cell}{where}{goes_on}", sys.stdout)
+        return waits
+
+    def _missing_source(self, cell: Cell, place: Place) -> Cell | None:
+        """The run of which this one is a fork, if it has not come so far yet."""
+        source = self._suite.source(cell)
+        if source is None or place.forked_at() is not None:
+            return None
+        at = self._suite.forks[cell.arm].at
+        there = Place.of(self._folder, source).fork_step(at) is not None
+        return None if there else source
+
+    def _wait_for(self, source: Cell, cell: Cell) -> bool:
+        """Whether a run is still made whose checkpoint a fork needs."""
+        made_here = any(job.cell == source for job in self._running)
+        if made_here or Place.of(self._folder, source).in_use():
+            return True
+        if source not in self._settled and not self._done(source):
+            return True  # it is this process's turn to make it
+        self._settled.add(cell)
+        tell(
+            f"left out     {cell}: {source} has no checkpoint here to fork from",
+            sys.stderr,
+        )
         return False
 
     def _next_program(self, cell: Cell, place: Place) -> list[str] | None:
@@ -169,12 +196,21 @@ class Runner:
         recent = any(each["time"] > self._started for each in failures)
         if recent or len(failures) >= TRIES:
             return None
-        if not place.other_settings(suite.config(cell)):
+        if not place.other_settings(suite, cell):
             if place.finished(suite, cell):
                 return None
             if place.trained(suite.config(cell)):
                 return self._measurement(place)
-        return [TRAIN, *words, "--logdir", str(place.run_dir)]
+        return [TRAIN, *words, *self._fork(cell, place), "--logdir", str(place.run_dir)]
+
+    def _fork(self, cell: Cell, place: Place) -> list[str]:
+        """Flags of a fork: the run and the step that it goes on from."""
+        source = self._suite.source(cell)
+        if source is None:
+            return []
+        there = Place.of(self._folder, source)
+        at = place.forked_at() or there.fork_step(self._suite.forks[cell.arm].at)
+        return ["--fork", str(there.run_dir), "--at", str(at)]
 
     def _measurement(self, place: Place) -> list[str]:
         """What is still to be known of a trained run."""

@@ -28,6 +28,10 @@ def train(run_dir: Path, config: Any, seconds: float) -> int:
         log = run_dir.with_name(f"{run_dir.name}.starts.txt")
         begun = len(log.read_text().splitlines()) if log.exists() else 0
         done = len(list((run_dir / "checkpoints").glob("*")))
+        if config.origin.fork and not done:
+            done = CHUNKS * config.origin.at // config.steps
+            for chunk in range(done):
+                write_chunk(run_dir, config, chunk)
         with log.open("a") as file:
             file.write(f"{done}\n")
         if config.eval_episodes == 7 or (config.eval_episodes == 8 and not begun):
@@ -77,11 +81,25 @@ def measure(run_dir: Path, path: Path) -> int:
 
 def parse(argv: Sequence[str], platform: str = "") -> Any:
     """The configuration, whatever the task is."""
+    from train.config import Config
     from train.config.cli import read_words
+    from train.config.fields import flags
     from train.config.presets import build, preset_values
+    from train.run_dir.record import read_run
 
     values = read_words(argv).values
-    return build(preset_values(values["--preset"]) | values)
+    if "--fork" not in values:
+        return build(preset_values(values["--preset"]) | values)
+    parent = read_run(values["--fork"])
+    inherited = {flag.name: value_of(parent, flag) for flag in flags(Config)}
+    return build(inherited | values)
+
+
+def value_of(config: Any, flag: Any) -> Any:
+    """A flag's value in a configuration."""
+    for name in flag.path:
+        config = getattr(config, name)
+    return config
 
 
 def main(argv: list[str], seconds: float = 0.5) -> int:

@@ -7,6 +7,7 @@ import pytest
 from benchmarks.ablations import __main__ as ablations
 from benchmarks.suite.__main__ import main
 from benchmarks.suite.declare import FILES, Cell, load, read
+from train.errors import UserError
 
 GOOD = {
     "common": "--preset smoke --steps 400",
@@ -57,6 +58,50 @@ def test_every_suite_of_the_project_is_understood(path):
     assert suite.baseline in suite.arms
     quick = load(path.stem, quick=True)
     assert {config.size for config in quick.configs.values()} == {"1m"}
+
+
+def test_the_flags_of_a_fork_are_those_in_which_it_differs():
+    record = {
+        "common": "--preset laptop --steps 200000",
+        "tasks": ["walker-walk"],
+        "seeds": [3],
+        "arms": {"late": "--penalty xla --steps 250000", "none": "--penalty none"},
+        "forks": {"late": {"of": "none", "at": 1e5}},
+    }
+    suite = read(record, "forks")
+    late, none = suite.cells()
+    assert suite.source(late) == none and suite.source(none) is None
+    flags = "--env walker-walk --penalty xla --steps 250000 --seed 3"
+    assert suite.words(late) == flags.split()
+    ours, theirs = suite.config(late), suite.config(none)
+    assert ours.preset == "laptop" and ours.penalty.active
+    # A stored replay buffer keeps its size.
+    assert ours.replay_capacity == theirs.replay_capacity == 100_000
+    # Checkpoints at 50, 100, 150 and 200 thousand steps: that of 100 is kept.
+    assert suite.words(none)[-4:] == ["--keep", "4", "--seed", "3"]
+    assert theirs.save_every == 50_000
+    quick = read(record, "forks", quick=True)
+    assert quick.config(late).steps == quick.config(none).steps == 400
+    assert quick.words(late)[:7] == [*flags.split()[:6], "--steps"]
+    assert "--preset" not in quick.words(late)
+
+
+@pytest.mark.parametrize(
+    ("forks", "says"),
+    [
+        ({"x": {}}, "forks.x: no arm of this suite; allowed: a, b"),
+        ({"a": {"of": "b"}}, r"forks.a: \{.*allowed: \{of = "),
+        ({"a": {"of": "a", "at": 9}}, "forks.a.of: 'a'; allowed, .*: b"),
+        ({"a": {"of": "b", "at": 9}, "b": {"of": "a", "at": 9}}, "forks.a.of: 'b'"),
+        ({"a": {"of": "b", "at": 0}}, "forks.a.at: 0; allowed: an integer >= 1"),
+        ({"a": {"of": "b", "at": 1.5}}, "forks.a.at: 1.5; allowed"),
+    ],
+)
+def test_forks_that_are_not_allowed(forks, says):
+    record = {"common": "--preset laptop", "tasks": ["walker-walk"]}
+    record |= {"arms": {"a": "", "b": ""}, "forks": forks}
+    with pytest.raises(UserError, match=says):
+        read(record, "mine")
 
 
 def test_evidence_compares_what_the_issue_asks_for():

@@ -15,7 +15,9 @@ from kills import PATIENCE, ROOT, assert_same_run, wait_for
 from benchmarks.suite import runner
 from benchmarks.suite.declare import Cell, load, read
 from benchmarks.suite.place import Claim, Place
+from benchmarks.suite.results import collect, merge
 from benchmarks.suite.runner import Runner
+from train.run_dir import record
 from train.run_dir.lock import RunLock
 
 COMMON = "--preset smoke --steps 400"
@@ -92,6 +94,51 @@ def test_a_failing_run_stops_no_other_and_is_tried_once_more(tmp_path, capsys):
     # With other flags it is another matter.
     changed = suite(arms=arms | {"bad": ""}, seeds=[0])
     assert Runner(changed, tmp_path, jobs=1, pin=False).work().finished == [bad]
+
+
+FORKS = {"arms": {"late": "--rho 1", "a": "", "b": ""}, "seeds": [0]}
+FORKS |= {"forks": {"late": {"of": "a", "at": 150}}}
+
+
+def test_a_fork_waits_for_the_checkpoint_that_it_goes_on_from(tmp_path, capsys):
+    of = suite(**FORKS)
+    late, a, _ = of.cells()
+    place = Place.of(tmp_path, late)
+    assert place.state(of, late).note == f"a fork of {a}"
+    tally = Runner(of, tmp_path, jobs=2, pin=False).work()
+    assert not tally.failed and set(tally.finished) == set(of.cells())
+    # Checkpoints are at 40, 80, ...: the first at or after 150 is that of 160.
+    assert starts(place) == [4] and place.forked_at() == 160
+    config = record.read(place.run_dir / "config.json")
+    assert config.origin.fork == str(Place.of(tmp_path, a).run_dir)
+    assert (config.penalty.rho, config.seed, config.steps) == (1.0, 0, 400)
+    assert place.state(of, late).kind == "done"
+    found = collect(of, tmp_path)
+    assert [run["forked_at"] for run in found] == [160, None, None]
+    assert merge(of, [], found) == (found, [])
+    assert Runner(of, tmp_path, jobs=2, pin=False).work().finished == []
+    said = capsys.readouterr().out
+    assert said.index(f"started      {a}") < said.index(f"started      {late}")
+
+
+def test_a_fork_of_a_run_that_is_not_here_is_left_out(tmp_path, capsys):
+    of = suite(**FORKS)
+    late, a, b = of.cells()
+    runner = Runner(of, tmp_path, jobs=1, pin=False, done=lambda cell: cell == a)
+    assert runner.work().finished == [b]
+    assert f"left out     {late}: {a} has no checkpoint" in capsys.readouterr().err
+    failing = suite(**FORKS | {"arms": {"late": "", "a": "--eval-episodes 7"}})
+    tally = Runner(failing, tmp_path / "2", jobs=1, pin=False).work()
+    assert tally.failed == [a] and tally.finished == []
+
+
+def test_another_run_in_the_place_of_a_fork_is_noticed(tmp_path):
+    of = suite(**FORKS)
+    late, a, _ = of.cells()
+    place = Place.of(tmp_path, late)
+    place.run_dir.mkdir(parents=True)
+    record.write(of.config(late), place.run_dir / "config.json")
+    assert place.other_settings(of, late) == [f"--fork:  -> {a}"]
 
 
 def test_runs_that_are_known_or_in_use_are_left_alone(tmp_path):
