@@ -26,6 +26,7 @@ from kernels.sharding import divide
 
 Target = Literal["posterior", "prior", "both", "core"]
 Normalization = Literal["sampled", "batch"]
+Decay = Literal["sqrt", "exponential", "linear", "cosine", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +63,31 @@ def decayed_coefficient(
     initial: float = 0.5,
     minimum: float = 0.001,
     decay_scale: float = 1000.0,
+    decay: Decay = "sqrt",
+    start: int = 0,
 ) -> Float[Array, ""]:
-    """λ_T = max(λ_0/√(1 + T/c), λ_min) after T optimizer updates (Algorithm 2)."""
-    return jnp.maximum(initial / jnp.sqrt(1.0 + updates / decay_scale), minimum)
+    """λ_T = max(λ_0·d(T/c), λ_min) after T optimizer updates.
+
+        sqrt         d(x) = 1/√(1 + x)           (GPLD, Algorithm 2)
+        exponential  d(x) = exp(−x)
+        linear       d(x) = max(1 − x, 0)
+        cosine       d(x) = (1 + cos(π·min(x, 1)))/2
+        none         d(x) = 1
+
+    Args:
+        decay_scale: c, in updates.
+        start: λ is 0 before this update, and T counts from it.
+    """
+    x = jnp.maximum(updates - start, 0) / decay_scale
+    factor = {
+        "sqrt": lambda: 1.0 / jnp.sqrt(1.0 + x),
+        "exponential": lambda: jnp.exp(-x),
+        "linear": lambda: jnp.maximum(1.0 - x, 0.0),
+        "cosine": lambda: 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(x, 1.0))),
+        "none": lambda: jnp.ones_like(x),
+    }[decay]()
+    coefficient = jnp.maximum(initial * factor, minimum)
+    return jnp.where(updates < start, 0.0, coefficient) if start else coefficient
 
 
 def sample_states(key: PRNGKeyArray, total: int, rho: float) -> Int[Array, " sampled"]:

@@ -265,11 +265,22 @@ def test_every_state_is_sampled_equally_often():
         (10**9, {}, 0.001),  # 0.0005 without the floor
         (3, {"initial": 0.8, "minimum": 0.0, "decay_scale": 1.0}, 0.4),
         (15, {"initial": 0.8, "minimum": 0.3, "decay_scale": 1.0}, 0.3),
+        (1000, {"decay": "exponential"}, 0.5 * 2.718281828**-1),
+        (250, {"decay": "linear"}, 0.375),
+        (5000, {"decay": "linear", "minimum": 0.0}, 0.0),
+        (0, {"decay": "cosine"}, 0.5),
+        (500, {"decay": "cosine"}, 0.25),
+        (5000, {"decay": "cosine"}, 0.001),
+        (10**6, {"decay": "none"}, 0.5),
+        (99, {"start": 100}, 0.0),
+        (100, {"start": 100}, 0.5),
+        (3100, {"start": 100}, 0.25),
+        (1100, {"start": 100, "decay": "linear", "minimum": 0.2}, 0.2),
     ],
 )
 def test_coefficient_by_hand(updates, options, wanted):
     coefficient = decayed_coefficient(jnp.asarray(updates), **options)
-    np.testing.assert_allclose(coefficient, wanted, rtol=1e-6)
+    np.testing.assert_allclose(coefficient, wanted, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize(

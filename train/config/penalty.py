@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from train.config.fields import (
+    MAX_COUNT,
     Count,
     Fraction,
     NonNegative,
     Positive,
+    Range,
     check_fields,
     invalid,
 )
@@ -37,8 +39,14 @@ class PenaltyConfig:
     """The same for the prior, with target prior or both. Default: --lambda0."""
     lambda_min: NonNegative = 0.001
     """Lower bound of the decaying coefficient; --lambda0 with target core."""
+    decay: Literal["sqrt", "exponential", "linear", "cosine", "none"] = "sqrt"
+    """How the coefficient falls, by d(updates / c) with c = --decay-scale:
+    lambda = max(lambda0 d, lambda_min). sqrt: 1 / sqrt(1 + x) (the paper).
+    exponential: exp(-x). linear and cosine: 1 to 0, where x is 1. none: 1."""
     decay_scale: Positive = 1000.0
-    """c in lambda = max(lambda0 / sqrt(1 + updates / c), lambda_min)."""
+    """c in the decay, in updates."""
+    penalty_start: Annotated[int, Range(0, MAX_COUNT)] = 0
+    """Updates before the penalty sets in; the decay begins there."""
     normalization: Literal["sampled", "batch"] = "sampled"
     """sampled: mean over the sampled states (Algorithm 1).
     batch: their sum over all states, so that the weight is lambda * rho

@@ -70,9 +70,16 @@ def coefficients(penalty: PenaltyConfig) -> str:
     if penalty.target == "prior":
         del starts["lambda"]
     least = penalty.lambda_min
+    how = "" if penalty.decay == "sqrt" else f" ({penalty.decay})"
     words = [
         f"{name} {start:g} "
-        + ("throughout" if start == least else f"decaying to {least:g}")
+        + (
+            "throughout"
+            if start == least or penalty.decay == "none"
+            else f"decaying to {least:g}{how}"
+        )
         for name, start in starts.items()
     ]
+    if penalty.penalty_start:
+        words.append(f"from update {penalty.penalty_start:,} on")
     return ", ".join(words)

@@ -244,7 +244,7 @@ def augmented(
 
 
 def penalty_coefficient(config: Config, learner: Learner, target: str) -> Array:
-    """λ of one target after the learner's updates so far (GPLD Algorithm 2)."""
+    """λ of one target after the learner's updates so far."""
     options = config.penalty
     initial = options.lambda0
     if target == "prior":
@@ -254,4 +254,6 @@ def penalty_coefficient(config: Config, learner: Learner, target: str) -> Array:
         initial=initial,
         minimum=options.lambda_min,
         decay_scale=options.decay_scale,
+        decay=options.decay,
+        start=options.penalty_start,
     )

@@ -226,4 +226,4 @@ def test_the_normalizations_differ_where_not_all_states_are_sampled():
 
 def test_a_constant_coefficient_is_constant():
     penalty = load("ablations-decay").configs["walker-walk", "constant"].penalty
-    assert penalty.lambda0 == penalty.lambda_min == 0.5
+    assert (penalty.lambda0, penalty.decay) == (0.5, "none")
