@@ -68,7 +68,7 @@ _OURS = {
 """Flags that the suite itself sets, and what sets them."""
 _QUICK = (
     "--preset smoke --steps 400 --prefill 32 --eval-every 200 --eval-episodes 1 "
-    "--log-every 100 --save-every 200"
+    "--log-every 100 --save-every 200 --batch-size 2 --batch-length 8 --train-ratio 4"
 )
 """Follows all other flags with `--quick`, which also leaves all seeds but one out."""
 

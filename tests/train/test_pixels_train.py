@@ -11,6 +11,7 @@ from PIL import Image
 
 import envs
 from core.agent import Agent
+from core.latent_error import zero_drift
 from core.sizes import ModelSize
 from core.transition import Transition
 from envs import VectorEnv, perturb
@@ -259,6 +260,27 @@ def test_open_loop_watches_and_then_imagines(getkey):
     start = start._replace(deter=start.deter + 1.0)
     np.testing.assert_array_equal(show(), shown)
     assert np.any(show(is_first=no) != shown)
+
+
+def test_open_loop_with_a_latent_error(getkey):
+    """No error of variance 0; and every image has one, the watched ones too."""
+    agent = Agent((16, 16, 3), 1, key=getkey(), size=TINY)
+    no = jnp.zeros((5, 2), bool)
+    rows = Transition(
+        jax.random.randint(getkey(), (5, 2, 16, 16, 3), 0, 256).astype(jnp.uint8),
+        jax.random.uniform(getkey(), (5, 2, 1)),
+        jnp.zeros((5, 2)),
+        no.at[0].set(True),
+        no,
+        no,
+    )
+    key, start = getkey(), agent.model.rssm.initial(2)
+    show = lambda error: openloop.predict(agent, start, rows, 2, key=key, error=error)
+    plain = show(None).model
+    np.testing.assert_allclose(show(zero_drift(0.0)).model, plain, atol=1e-6)
+    noisy = show(zero_drift(1.0)).model
+    changed = np.mean(np.abs(noisy - plain), axis=(1, 2, 3, 4))
+    assert noisy.shape == plain.shape and np.all(changed > 1e-3)
 
 
 def test_film_marks_what_was_watched():

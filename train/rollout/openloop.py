@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from core.agent import Agent
+from core.latent_error import ERROR, LatentError
 from core.loops import block_gru
 from core.networks.decoder import ImageDecoder
 from core.rssm import State
@@ -23,6 +24,7 @@ from core.transition import Transition
 from train.config import Config
 from train.program import replay
 from train.program.chunk import Schedule, draw_batch
+from train.program.latent import latent_error
 from train.rollout.video import save_gif
 
 CONTEXT = 5  # images the model watches, as DreamerV3 has it
@@ -44,33 +46,67 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    agent: Agent, initial: State, rows: Transition, context: int, *, key: PRNGKeyArray
+    agent: Agent,
+    initial: State,
+    rows: Transition,
+    context: int,
+    *,
+    key: PRNGKeyArray,
+    error: LatentError | None = None,
 ) -> Prediction:
     """Watch `context` rows of replayed sequences of images, and imagine the others.
 
     Args:
         initial: the latent states before the sequences.
+        error: of every z, observed and imagined; the pictures are of the noisy states.
     """
     rssm, decoder = agent.model.rssm, agent.model.decoder
     assert isinstance(decoder, ImageDecoder)
     seen = jax.tree.map(lambda x: x[:context], rows)
     observe_key, imagine_key = jax.random.split(key)
     embeds = agent.model.encoder(seen.obs)
+    errors = None
+    if error is not None:
+        every = (len(rows.action), *initial.stoch.shape)
+        like = jnp.broadcast_to(initial.stoch, every)
+        errors = error.draw(jax.random.fold_in(key, ERROR), like)
     last, observed = block_gru.observe(
-        rssm, initial, embeds, seen.action, seen.is_first, key=observe_key
+        rssm,
+        initial,
+        embeds,
+        seen.action,
+        seen.is_first,
+        key=observe_key,
+        errors=None if errors is None else errors[:context],
     )
 
     actions = rows.action[context:]
     uniforms = jax.random.uniform(imagine_key, (*actions.shape[:2], rssm.categoricals))
-    end, imagined = block_gru.imagine(
-        rssm, last, lambda state, action: (action, state), actions, uniforms=uniforms
-    )
-    # The first of the imagined states is the last observed one.
+    if errors is None:
+        end, imagined = block_gru.imagine(
+            rssm,
+            last,
+            lambda state, action: (action, state),
+            actions,
+            uniforms=uniforms,
+        )
+        # The first of the imagined states is the last observed one.
+        imagined = jax.tree.map(
+            lambda b, c: jnp.concatenate([b[1:], c[None]]), imagined, end
+        )
+    else:
+
+        def step(state: State, row: tuple[Array, ...]) -> tuple[State, State]:
+            action, uniform, error = row
+            h = block_gru.recurrent(rssm, state, action)
+            z = rssm.sample(rssm.prior_logits(h), uniform)
+            state = State(h, z).plus(error)
+            return state, state
+
+        inputs = actions, uniforms, errors[context:]
+        _, imagined = jax.lax.scan(step, last, inputs)
     states = jax.tree.map(
-        lambda a, b, c: jnp.concatenate([a, b[1:], c[None]]),
-        observed.states,
-        imagined,
-        end,
+        lambda a, b: jnp.concatenate([a, b]), observed.states, imagined
     )
     truth = rows.obs.astype(jnp.float32) / 255
     return Prediction(truth, decoder(states.features), context)
@@ -105,7 +141,14 @@ def make_open_loop(config: Config, schedule: Schedule):
         chosen = order[:SEQUENCES]
         initial = jax.tree.map(lambda x: x[chosen], initial)
         batch = jax.tree.map(lambda x: x[:, chosen], batch)
-        prediction = predict(agent, initial, batch, context, key=predict_key)
+        prediction = predict(
+            agent,
+            initial,
+            batch,
+            context,
+            key=predict_key,
+            error=latent_error(config),
+        )
         # After an episode's end, nobody could know how the next one begins.
         known = ~jnp.cumsum(batch.is_first[context:], axis=0, dtype=bool)
         difference = (prediction.model - prediction.truth)[context:]
