@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cli import Parser, command, count, publish
+from benchmarks.cli import Parser, command, count, publish, save_figure
 from benchmarks.robustness.correlate import correlate, paragraph, relative_drop
 from benchmarks.robustness.draw import draw
 from benchmarks.robustness.kinds import AXES, QUICK_AXES, kinds_of, surface_of
 from benchmarks.robustness.play import Agents, norms, play, read_agents
 from benchmarks.robustness.report import tables
+from benchmarks.robustness.strips import draw_strips, make_strips
 from train.preflight import setup
 
 
@@ -55,6 +56,13 @@ def _parser() -> Parser:
         help="levels of an axis of the surface, the unchanged one first: factors of "
         f"{', '.join(list(AXES)[:4])}, variances of noise, latent. Defaults: "
         + "; ".join(f"{k}={','.join(f'{x:g}' for x in v)}" for k, v in AXES.items()),
+    )
+    parser.add_argument(
+        "--strips",
+        type=Path,
+        metavar="OUT",
+        help="of runs from pixels: draw open-loop reconstructions under latent errors "
+        "to this file (Figures 7 and 8)",
     )
     parser.add_argument(
         "--copies", type=count, default=8, help="environments for the norms"
@@ -115,7 +123,13 @@ def _run(options: argparse.Namespace) -> int:
             )
     if options.only != "grids":
         result["surface"] = _surface(agents, options)
+    strips = []
+    if options.strips is not None:
+        strips = make_strips(final, seed=options.seed)
+        result["open_loop_errors"] = {x.label: x.error for x in strips if x.error}
     publish(options, result, tables(result), lambda: draw(result))
+    if options.strips is not None:
+        save_figure("--strips", options.strips, draw_strips(strips))
     return 0
 
 

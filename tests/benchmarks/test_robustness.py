@@ -14,11 +14,13 @@ from benchmarks.robustness import correlate, report
 from benchmarks.robustness.__main__ import main
 from benchmarks.robustness.draw import draw
 from benchmarks.robustness.kinds import AXES, kinds_of, surface_of
-from benchmarks.robustness.play import Trained
+from benchmarks.robustness.play import Trained, read_agents
+from benchmarks.robustness.strips import draw_strips, make_strips
 from envs.perturb import ImagePerturbation
 from train import evaluate
 from train.config import Config
 from train.program.state import RunState
+from train.rollout.openloop import CONTEXT
 
 
 def sensitive(config: Config) -> RunState:
@@ -243,3 +245,24 @@ def test_the_quick_study_of_a_simulated_run(tmp_path, capsys):
     assert names == ["noise", "gravity", "mass", "latent"]
     assert set(result["surface"]["axes"]) == set(AXES)
     assert "Unseen dynamics" in capsys.readouterr().out
+
+
+def test_strips_need_images(runs, tmp_path, capsys):
+    words = ["--run", runs[0], "--only", "grids", "--quick"]
+    assert main([*words, "--strips", str(tmp_path / "strips.png")]) == 2
+    assert "--strips: these runs of toy-target see states" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_strips_of_an_agent_that_sees_images(tmp_path):
+    config = configured("--env cartpole-balance --obs pixels")
+    run = save_run(tmp_path / "run", config, sensitive(config))
+    agents = read_agents([run], last_only=True)
+    truth, plain, zero, drift = make_strips(agents, seed=0)
+    assert truth.error is None and truth.images.shape == (50, 64, 64, 3)
+    np.testing.assert_array_equal(truth.images, truth.images.clip(0, 1))
+    for strip in (plain, zero, drift):
+        squares = np.square(strip.images - truth.images)[CONTEXT:]
+        assert strip.error == pytest.approx(squares.mean(), rel=1e-4)
+    assert "σ² = 5" in zero.label and not np.array_equal(plain.images, zero.images)
+    assert len(draw_strips([truth, plain]).axes) == 2 * 10
