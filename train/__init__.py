@@ -1,6 +1,12 @@
 """Training: configuration, replay, compiled programs, loop, logs, checkpoints."""
 
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from train.api import Result as Result
+    from train.api import run as run
+    from train.config import Config as Config
 
 # Before any module is read that another version would call a syntax error, or that
 # lacks a dependency there.
@@ -11,3 +17,14 @@ if sys.version_info[:2] != (3, 12):
         print(f"error: {_line}", file=sys.stderr)
         sys.exit(2)
     raise ImportError(_line)
+
+_LAZY = {"run": "train.api", "Result": "train.api", "Config": "train.config"}
+
+
+def __getattr__(name: str) -> Any:
+    """`train.run` and its types, loaded when they are asked for."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'train' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

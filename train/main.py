@@ -6,9 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from train.errors import guarded, one_line, tell
+
+if TYPE_CHECKING:
+    from train.config.cli import Command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,10 +33,17 @@ def run(argv: Sequence[str]) -> int:
     from train.run_dir.record import read_run
 
     check_origin()
-    config, preset, given = read_command(
-        argv, start_jax, lambda run: read_run(run, "--fork")
-    )
+    command = read_command(argv, start_jax, lambda run: read_run(run, "--fork"))
+    return start(command, began)[1]
 
+
+def start(command: "Command", began: float) -> tuple[Path, int]:
+    """Say what will happen, and train; the run directory and the exit code.
+
+    Args:
+        began: when the program was started, by `time.monotonic()`.
+    """
+    config, preset, given = command
     # Imported only now: a mistyped flag is answered before JAX and MuJoCo load.
     import jax
 
@@ -80,7 +91,7 @@ def run(argv: Sequence[str]) -> int:
             _, code = loop.train(config, env, run_dir, penalty, placement, began=began)
         except loop.Diverged as error:
             tell(f"diverged: {one_line(error)}", sys.stderr)
-            return 1
+            return run_dir, 1
         except jax.errors.JaxRuntimeError as error:
             if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
                 raise
@@ -90,7 +101,7 @@ def run(argv: Sequence[str]) -> int:
                 sys.stderr,
             )
             os._exit(1)  # JAX's own shutdown would wait for the dead process
-    return code
+    return run_dir, code
 
 
 def start_jax(values: Mapping[str, Any]) -> str:
