@@ -1,10 +1,13 @@
 """`--help` shows every flag, and the values that a command would take."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import itertools
+import json
 import re
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,8 @@ import envs
 from train.config import Config
 from train.config.cli import parse
 from train.config.fields import flags
+from train.config.presets import PRESETS
+from train.main import main
 
 
 def parsed(words: str, platform: str = "cpu") -> Config:
@@ -81,3 +86,30 @@ def test_every_field_is_documented():
                 fields += 1
                 assert isinstance(following, ast.Expr), ast.unparse(field)
     assert fields == len(flags(Config)) + 6  # and the six nested dataclasses
+
+
+def ended(words: list[str]) -> Any:
+    """The code with which a command that prints something ends."""
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    return caught.value.code
+
+
+def test_lists_of_tasks_and_presets(capsys):
+    assert ended(["--list-envs"]) == 0
+    listed = capsys.readouterr().out.split()
+    assert sorted(listed) == sorted(envs.TASKS)
+    assert ended(["--list-presets"]) == 0
+    lines = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    assert set(lines) == set(PRESETS)
+    for name, words in lines.items():
+        assert words.startswith("--")
+        assert parsed(f"--preset {name} {words}") == parsed(f"--preset {name}")
+
+
+def test_the_settings_of_a_command_are_printed(capsys):
+    words = "--preset smoke --env walker --rho 0.25"
+    assert ended([*words.split(), "--print-config"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == dataclasses.asdict(parse(words.split(), "cpu"))
+    assert main(["--rho", "7", "--print-config"]) == 2

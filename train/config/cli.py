@@ -6,6 +6,7 @@ integer nor ranges. tyro writes the help.
 
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -39,7 +40,10 @@ DESCRIPTION = f"""Train a DreamerV3 agent with smooth latent dynamics (GPLD).
   {PROGRAM} --env walker --penalty pallas
   {PROGRAM} --preset gpld --penalty none      (the paper's baseline)
 
-Values that are not given come from the preset; the same command resumes a run."""
+Values that are not given come from the preset; the same command resumes a run.
+--list-envs, --list-presets and --print-config (all settings of a command, as JSON)
+print and end."""
+_LISTS = ("--list-envs", "--list-presets", "--print-config")
 
 
 class Words(NamedTuple):
@@ -153,7 +157,14 @@ def read_command(
         UserError: the command line is not understood or not allowed.
         SystemExit: with code 0, after printing the help that was asked for.
     """
-    words = read_words(argv)
+    shown = [word for word in argv if word in _LISTS]
+    words = read_words([word for word in argv if word not in _LISTS])
+    if "--list-envs" in shown:
+        print("\n".join(_task_lines()))
+    if "--list-presets" in shown:
+        print("\n".join(_preset_lines()))
+    if shown and "--print-config" not in shown:
+        raise SystemExit(0)
     asked = words.values.get("--preset", "auto")
     if words.help:
         _print_help(asked, words.values, start({}))
@@ -176,6 +187,9 @@ def read_command(
         given["--sweep"] = _sweep(given)
     config = build(for_target(preset, given) | given)
     config = dataclasses.replace(config, env=_known_env(config.env))
+    if "--print-config" in shown:
+        print(json.dumps(dataclasses.asdict(config), indent=2))
+        raise SystemExit(0)
     return Command(config, choice, frozenset(words.values))
 
 
@@ -234,14 +248,9 @@ def _print_help(asked: str, given: Mapping[str, Any], platform: str) -> None:
         given: values of flags; --penalty-target alone counts, as defaults follow it.
         platform: `jax.default_backend()`.
     """
-    import envs
-
     choice = resolve_preset(asked, platform=platform)
     target = {name: x for name, x in given.items() if name == "--penalty-target"}
-    domains: dict[str, list[str]] = {}
-    for task in envs.TASKS:
-        domains.setdefault(task.partition("-")[0], []).append(task)
-    tasks = "\n".join("  " + " ".join(names) for names in domains.values())
+    tasks = "\n".join("  " + line for line in _task_lines())
     tyro.cli(
         Config,
         prog=PROGRAM,
@@ -256,6 +265,30 @@ Tasks, beside toys and your own (docs/environments.md):
         default=build(for_target(preset_values(choice.name), target) | target),
         config=(tyro.conf.OmitArgPrefixes,),
     )
+
+
+def _task_lines() -> list[str]:
+    """All tasks, a line for each domain."""
+    import envs
+
+    domains: dict[str, list[str]] = {}
+    for task in envs.TASKS:
+        domains.setdefault(task.partition("-")[0], []).append(task)
+    return [" ".join(names) for names in domains.values()]
+
+
+def _preset_lines() -> list[str]:
+    """Each preset with the flags that it stands for."""
+
+    def written(flag: str, value: Any) -> str:
+        if isinstance(value, bool):
+            return flag if value else f"--no-{flag[2:]}"
+        return f"{flag} {value}"
+
+    return [
+        f"{name}: " + " ".join(written(*each) for each in values.items())
+        for name, values in PRESETS.items()
+    ]
 
 
 def _check_penalty_wanted(
