@@ -53,7 +53,8 @@ def correlate(
     if known.sum() < FEWEST:
         return None
     table = np.array(columns)[:, known]
-    runs = np.array([f"{one.run} {one.seed}" for one in who])[known]
+    # In a suite's folder the runs of every arm have the same names.
+    runs = np.array([f"{one.arm} {one.run} {one.seed}" for one in who])[known]
     value = _spearman(table)
     if not np.isfinite(value):
         return None

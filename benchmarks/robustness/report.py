@@ -130,7 +130,8 @@ def _surface(surface: Mapping[str, Any]) -> str:
     for index, who in enumerate(surface["agents"]):
         rows.append(
             [
-                f"{who['arm']} seed {who['seed']}",
+                who["arm"],
+                str(who["seed"]),
                 f"{who['step']:,}",
                 f"{surface['clean'][index]:.1f}",
                 f"{surface['worst'][index]:.1f}",
@@ -138,7 +139,7 @@ def _surface(surface: Mapping[str, Any]) -> str:
                 *(f"{surface['norms'][name][index]:.3g}" for name in names),
             ]
         )
-    head = ["agent", "step", "return", "worst", "mean drop"]
+    head = ["arm", "seed", "step", "return", "worst", "mean drop"]
     head += [f"‖J‖² {name}" for name in names]
     axes = " × ".join(
         f"{name} {', '.join(f'{level:g}' for level in levels)}"

@@ -266,3 +266,10 @@ def test_strips_of_an_agent_that_sees_images(tmp_path):
         assert strip.error == pytest.approx(squares.mean(), rel=1e-4)
     assert "σ² = 5" in zero.label and not np.array_equal(plain.images, zero.images)
     assert len(draw_strips([truth, plain]).axes) == 2 * 10
+
+
+def test_runs_of_one_name_in_several_arms_are_several():
+    """A suite's folders: TASK/ARM/seed-N."""
+    who = [Trained(f"arm{a}", "seed-0", 0, 100, True) for a in range(6)]
+    found = correlate.correlate(np.arange(6.0), np.array([0.0, 2, 1, 3, 5, 4]), who)
+    assert found is not None and found.low is not None
