@@ -193,6 +193,10 @@ def test_conditions_are_all_pairs(getkey):
     assert isinstance(conditions.perturbation, perturb.ImagePerturbation)
     np.testing.assert_allclose(conditions.perturbation.angle, [0, 20, 0, 20])
     assert read_conditions(env, "", "4").labels == ("gravity 4",)
+    paper = read_conditions(env, "rotate:5 paper-walker", "").labels
+    assert paper == ("rotate:5", *perturb.SETS["paper-walker"])
+    with pytest.raises(UserError, match="is for images"):
+        read_conditions(envs.make("pendulum"), "paper-walker", "")
 
 
 @pytest.mark.parametrize(
