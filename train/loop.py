@@ -76,7 +76,7 @@ def train(
     with coordination.leader_first():
         # One agent more than is kept is there while it is written.
         agents = (kept_agents(config) + 1) * agent_bytes(template)
-        check_disk(run_dir, template, keep, agents)
+        check_disk(run_dir, template, keep + len(config.kept_steps), agents)
     warn = None if coordination.leads() else lambda _: None
     checkpoints = Checkpointer(run_dir, keep, warn=warn)
     agents = AgentSaver(run_dir, warn=warn)
@@ -236,7 +236,7 @@ class _Session:
         config, logger = self._config, self._logger
         every = config.keep_every or 0
         step, updates = env_steps(config, run), count(run.learner.updates)
-        goes_on, first = self.goes_on(run), True
+        goes_on, first, keep = self.goes_on(run), True, False
         if goes_on:
             logger.progress(step, updates)
         while goes_on:
@@ -259,21 +259,25 @@ class _Session:
             logger.progress(step, updates)
             # Asked for once, so that no signal ends the loop without a checkpoint.
             goes_on = self.goes_on(run)
-            due = crossed(before, step, config.save_every)
+            keep = any(before < at <= step for at in config.kept_steps)
+            due = keep or crossed(before, step, config.save_every)
             forever = bool(every) and crossed(before, step, every)
             if due or forever or not goes_on:
                 # Before the checkpoint: what resumes from it has the agents up to it.
                 self._agents.save(step, run, forever=forever)
             if goes_on and due:
-                self._save(run, step, updates)
+                self._save(run, step, updates, forever=keep)
                 if self.unsaved:
                     logger.say("training goes on, and the next save will try again")
         if self.unsaved:
-            self._save(run, step, updates)
+            self._save(run, step, updates, forever=keep)
         return run
 
-    def _save(self, run: RunState, step: int, updates: int) -> None:
-        saved = self._checkpoints.save(step, run, {"updates": updates})
+    def _save(
+        self, run: RunState, step: int, updates: int, *, forever: bool = False
+    ) -> None:
+        facts = {"updates": updates} | ({"forever": True} if forever else {})
+        saved = self._checkpoints.save(step, run, facts)
         self.unsaved = not saved
 
     def last_words(self, run: RunState, run_dir: Path) -> str:

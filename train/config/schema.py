@@ -193,6 +193,9 @@ class Config:
     """Environment steps between checkpoints."""
     keep: Count | None = None
     """Newest checkpoints that are kept. Default: 3, or 2 if one exceeds 512 MiB."""
+    keep_at: str = ""
+    """Environment steps, separated by commas: a checkpoint is saved at the end of the
+    chunk that passes each, and kept permanently, to be forked."""
     keep_every: Count | None = None
     """Environment steps between agents that are kept permanently, without replay buffer
     and optimizer (some MB each). Default: only the newest is kept."""
@@ -229,6 +232,7 @@ class Config:
             raise invalid("--fork", self.origin.fork, why, "together with --logdir")
         self._check_probes()
         self._check_lengths()
+        _ = self.kept_steps
         if self.sweep:
             check_sweep(self)
 
@@ -285,6 +289,21 @@ class Config:
     def decisions(self) -> int:
         """Decisions of the run, all environments of one agent together."""
         return math.ceil(self.steps / self.action_repeat)
+
+    @property
+    def kept_steps(self) -> tuple[int, ...]:
+        """The steps of `keep_at`.
+
+        Raises:
+            UserError: it is no list of positive integers.
+        """
+        allowed = "integers >= 1, separated by commas"
+        found = []
+        for word in filter(None, self.keep_at.split(",")):
+            if not word.strip().isdecimal() or not int(word):
+                raise invalid("--keep-at", self.keep_at, "no list of steps", allowed)
+            found.append(int(word))
+        return tuple(found)
 
     @property
     def learning_starts(self) -> int:

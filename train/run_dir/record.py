@@ -26,6 +26,7 @@ MAY_CHANGE = frozenset(
         "--log-every",
         "--save-every",
         "--keep",
+        "--keep-at",
         "--keep-every",
         "--logdir",
         "--wandb",

@@ -83,3 +83,19 @@ def test_the_start_says_what_a_checkpoint_is_made_of(toy):
     checkpoints, agents = describe_checkpoints(config, template)
     assert checkpoints.endswith("; the newest one is kept")
     assert agents.endswith("and one every 5,000 steps for ever")
+
+
+def test_a_checkpoint_to_fork_is_kept_whatever_comes_later(toy, tmp_path):
+    """That of the chunk which passes the step; also between two regular saves."""
+    config = dataclasses.replace(toy.config, keep=1, keep_at="90,130", save_every=10**6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toy, "config", config)
+        toy.train(tmp_path)
+    store = Checkpointer(tmp_path, keep=1)
+    logged = [line["step"] for line in log_lines(tmp_path)]
+    wanted = [next(step for step in logged if step >= at) for at in (90, 130)]
+    last = logged[-1]
+    assert store.steps() == [*wanted, last] and wanted[0] < wanted[1] < last
+    for step in (last + 10, last + 20):  # as stops would save
+        store.save(step, toy.filled(), {"updates": 1})
+    assert store.steps() == [*wanted, last + 20]

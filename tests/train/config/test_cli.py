@@ -110,6 +110,7 @@ OTHER = {
     "--replay-context": 0,
     "--keep": 1,
     "--keep-every": 40,
+    "--keep-at": "100,200",
     "--penalty-start": 5,
     "--fork": "parent",
     "--at": 400,
