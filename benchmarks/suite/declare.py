@@ -25,7 +25,6 @@ the arm's.
 """
 
 import dataclasses
-import math
 import re
 import shlex
 import tomllib
@@ -62,6 +61,7 @@ _OURS = {
     "--logdir": "--folder",
     "--fork": "forks",
     "--at": "forks",
+    "--keep-at": "forks",
     "--resume": "nothing: a run goes on from its last checkpoint",
     "--allow-changes": "another --folder",
 }
@@ -225,7 +225,7 @@ def read(record: Mapping[str, Any], name: str, *, quick: bool = False) -> Suite:
             else:
                 words = [*usual, *words, *last]
                 config = _config(task, arm, words)
-                here = [fork for fork in forks.values() if fork.of == arm]
+                here = {name: fork for name, fork in forks.items() if fork.of == arm}
                 flags[task, arm] = (*words, *_kept(config, here))
             configs[task, arm] = config
     return Suite(
@@ -268,13 +268,20 @@ def _forks(table: Mapping[str, Any], arms: Mapping[str, str]) -> dict[str, Fork]
     return found
 
 
-def _kept(config: Config, forks: Sequence[Fork]) -> list[str]:
-    """The flag that keeps the checkpoints at which a run is forked."""
-    if not forks or config.keep is not None:
-        return []
-    least = min(fork.at for fork in forks)
-    after = math.ceil(max(config.steps - least, 0) / config.save_every)
-    return ["--keep", str(after + 2)]
+def _kept(config: Config, forks: Mapping[str, Fork]) -> list[str]:
+    """The flag that keeps the checkpoints at which a run is forked.
+
+    Raises:
+        UserError: the run ends before one of them.
+    """
+    for name, fork in forks.items():
+        if fork.at > config.steps:
+            raise UserError(
+                f"forks.{name}.at: {fork.at}; allowed: at most the {config.steps} "
+                f"steps of {fork.of}"
+            )
+    steps = sorted({fork.at for fork in forks.values()})
+    return ["--keep-at", ",".join(map(str, steps))] if steps else []
 
 
 def _check_keys(record: Mapping[str, Any]) -> None:

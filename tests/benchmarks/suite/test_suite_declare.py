@@ -77,9 +77,7 @@ def test_the_flags_of_a_fork_are_those_in_which_it_differs():
     assert ours.preset == "laptop" and ours.penalty.active
     # A stored replay buffer keeps its size.
     assert ours.replay_capacity == theirs.replay_capacity == 100_000
-    # Checkpoints at 50, 100, 150 and 200 thousand steps: that of 100 is kept.
-    assert suite.words(none)[-4:] == ["--keep", "4", "--seed", "3"]
-    assert theirs.save_every == 50_000
+    assert suite.words(none)[-4:] == ["--keep-at", "100000", "--seed", "3"]
     quick = read(record, "forks", quick=True)
     assert quick.config(late).steps == quick.config(none).steps == 400
     assert quick.words(late)[:7] == [*flags.split()[:6], "--steps"]
@@ -95,6 +93,7 @@ def test_the_flags_of_a_fork_are_those_in_which_it_differs():
         ({"a": {"of": "b", "at": 9}, "b": {"of": "a", "at": 9}}, "forks.a.of: 'b'"),
         ({"a": {"of": "b", "at": 0}}, "forks.a.at: 0; allowed: an integer >= 1"),
         ({"a": {"of": "b", "at": 1.5}}, "forks.a.at: 1.5; allowed"),
+        ({"a": {"of": "b", "at": 1e6}}, "forks.a.at: 1000000; allowed: at most the"),
     ],
 )
 def test_forks_that_are_not_allowed(forks, says):
