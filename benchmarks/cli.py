@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from train.errors import UserError, guarded, tell
 from train.provenance import write_result
 
-QUICK = "a check of the machinery"
+QUICK = "a quick check, not a measurement"
+"""What a result of `--quick` is, in its file. Older files have `WAS_QUICK`."""
+WAS_QUICK = "a check of the machinery"
 MEASURED = "a measurement"
 
 
@@ -127,7 +129,7 @@ def publish(
     finally:
         print(text, flush=True)
         if options.quick:
-            print(f"--quick: {QUICK}, no measurement")
+            print(f"--quick: {QUICK}")
     if options.json is not None:
         print(f"wrote {options.json}")
     if options.png is not None:

@@ -217,7 +217,7 @@ def run_stage(
     gather_logs(entries_path(out, stage, "").parent, path.with_suffix(".log"))
     print(summary(parts))
     if quick:
-        print("--quick: tiny sizes, a check of the machinery, no measurement")
+        print(f"--quick: tiny sizes, {WHAT[True]}")
     print(f"wrote {path}")
     if "checks" in parts and stage != "all":
         return 0 if all_passed(parts["checks"]) else 1

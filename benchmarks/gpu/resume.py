@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cli import MEASURED, QUICK
 from train.errors import UserError
 from train.provenance import provenance
 
-WHAT = ("a measurement", "a check of the machinery")
+WHAT = (MEASURED, QUICK)
 """What a result is: of a stage, or of its rehearsal."""
 
 

@@ -104,8 +104,8 @@ def measure_variance(options: argparse.Namespace) -> Outcome:
         )
     else:
         config = read_run(options.run)
-        if config.seeds > 1:
-            config = dataclasses.replace(config, seeds=1)
+        if config.agents > 1:
+            config = dataclasses.replace(config, seeds=1, sweep="")
     env = make_env(config)
     key = jax.random.key(config.seed)
     init = jax.jit(lambda key: init_agent(config, envs.VectorEnv(env, 1), key))

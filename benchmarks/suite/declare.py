@@ -58,6 +58,7 @@ _OURS = {
     "--env": "tasks",
     "--seed": "seeds",
     "--seeds": "seeds",
+    "--sweep": "arms",
     "--logdir": "--folder",
     "--fork": "forks",
     "--at": "forks",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.cli import MEASURED, QUICK
+from benchmarks.cli import MEASURED, QUICK, WAS_QUICK
 from benchmarks.suite.declare import Cell, Suite
 from benchmarks.suite.place import Place
 from benchmarks.suite.summary import summarize
@@ -187,7 +187,7 @@ def read_results(path: Path, *, quick: bool = False) -> list[Run]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no result of a suite ({error!r})") from None
-    if what != (QUICK if quick else MEASURED):
+    if what not in ((QUICK, WAS_QUICK) if quick else (MEASURED,)):
         raise UserError(
             f"{path}: holds {what}; allowed: another file "
             f"{'with' if quick else 'without'} --quick"

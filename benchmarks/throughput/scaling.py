@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from matplotlib.figure import Figure
 
-from benchmarks.cli import publish
+from benchmarks.cli import MEASURED, QUICK, publish
 from benchmarks.measure import collectives
 from benchmarks.measure.tables import text_table
 from benchmarks.measure.timing import Spread, interleave
@@ -120,7 +120,7 @@ def measure(size: str, devices: Sequence[int], *, quick: bool) -> dict[str, Any]
     last = rows[-1]
     virtual = jax.default_backend() == "cpu"
     return {
-        "what": "a check of the machinery" if quick or virtual else "a measurement",
+        "what": QUICK if quick or virtual else MEASURED,
         "devices_are": "parts of one CPU" if virtual else "devices",
         "shape": {
             "size": size,
@@ -148,7 +148,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     lines = [text_table(head, rows, left=0)]
     if result["devices_are"] != "devices":
-        lines.append("times are of parts of one CPU: a check of the machinery")
+        lines.append(f"times are of parts of one CPU: {QUICK}")
     lines.append("estimated (not measured) for the collectives of the last row:")
     for each in result["estimates"]:
         lines.append(

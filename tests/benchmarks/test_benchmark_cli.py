@@ -33,9 +33,11 @@ def test_printed_written_and_drawn(tmp_path, capsys):
     asked = options(tmp_path, quick=True)
     cli.publish(asked, {"x": 1}, "a table", Figure)
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "a table" and said[1].startswith("--quick: a check of the")
+    assert said[0] == "a table" and said[1].startswith("--quick: a quick check")
     assert said[2:] == [f"wrote {asked.json}", f"drew {asked.png}"]
-    assert json.loads(asked.json.read_text())["what"] == "a check of the machinery"
+    assert (
+        json.loads(asked.json.read_text())["what"] == "a quick check, not a measurement"
+    )
     assert asked.png.read_bytes().startswith(b"\x89PNG")
 
 

@@ -158,7 +158,7 @@ def test_tiny_run(tmp_path, monkeypatch, capsys):
     arguments = ["--quick", "--rounds", "1", "--json", str(out)]
     assert op.main([*arguments, "--png", str(tmp_path / "op.png")]) == 0
     result = json.loads(out.read_text())
-    assert result["what"] == "a check of the machinery"
+    assert result["what"] == "a quick check, not a measurement"
     assert result["rounds"] == 1
     assert result["provenance"]["machine"]["devices"]
     assert result["product_gflops"]["median"] > 0

@@ -30,7 +30,7 @@ def test_all_studies_in_one_file_and_one_picture(tmp_path, monkeypatch, capsys):
     arguments = ["all", "--quick", "--json", str(json_path), "--png", str(png_path)]
     assert program.main(arguments) == 0
     result = json.loads(json_path.read_text())
-    assert result["what"] == "a check of the machinery"
+    assert result["what"] == "a quick check, not a measurement"
     assert list(result["studies"]) == list(program.STUDIES)
     assert all(s["quick"] and s["seconds"] >= 0 for s in result["studies"].values())
     assert result["provenance"]["versions"]["jax"]
@@ -39,7 +39,7 @@ def test_all_studies_in_one_file_and_one_picture(tmp_path, monkeypatch, capsys):
     for name in program.STUDIES:
         assert f"table of {name}" in printed
     assert "bound (1 of 6): 100 %, 0 s left" in printed
-    assert "no measurement" in printed
+    assert "--quick: a quick check, not a measurement" in printed
 
     (tmp_path / "file").write_text("")
     assert program.main(["noise", "--json", str(tmp_path / "file" / "x.json")]) == 2

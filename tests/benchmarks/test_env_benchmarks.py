@@ -169,7 +169,9 @@ def test_parity_in_both_precisions(tmp_path, capsys):
     words = ["--tasks", "pendulum", "--states", "8", "--quick", "--json", str(path)]
     assert parity.main([*words, "--png", str(tmp_path / "parity.png")]) == 0
     result = json.loads(path.read_text(encoding="utf-8"))
-    assert result["what"] == "a check of the machinery" and "provenance" in result
+    assert (
+        result["what"] == "a quick check, not a measurement" and "provenance" in result
+    )
     found = result["tasks"]["pendulum-swingup"]
     assert found["float64"]["state"]["max"] < 1e-12
     assert found["float32"]["state"]["max"] > 1e-12

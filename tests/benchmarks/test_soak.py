@@ -94,7 +94,7 @@ def test_a_short_real_run(tmp_path, capsys):
     words = ["--quick", "--minutes", "1.5", "--env", "toy-target"]
     assert soak.main([*words, "--json", str(out), "--png", str(png)]) == 0
     record = json.loads(out.read_text())
-    assert record["what"] == "a check of the machinery"
+    assert record["what"] == "a quick check, not a measurement"
     assert len(record["samples"]) > 8 and len(record["verdicts"]) == 3
     assert all(sample["resident_mb"] > 100 for sample in record["samples"])
     assert 3 <= record["samples"][-1]["checkpoints"] <= 4

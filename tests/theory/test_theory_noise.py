@@ -326,4 +326,4 @@ def test_quick_study():
         assert abs(row["extra_enumerated"] - row["extra_formula"]) < 1e-9
         deviation = abs(row["extra_sampled"] - row["extra_formula"])
         assert deviation < 4.5 * row["extra_sampled_error"]
-    assert "quick: a check of the machinery" in study.tables
+    assert "--quick: a quick check, not a measurement" in study.tables

@@ -292,7 +292,7 @@ def test_quick_study():
     assert fractions[-1] == 1.0
     json.dumps(study.entries, allow_nan=False)
     study.draw(Figure())
-    assert "quick: a check of the machinery" in study.tables
+    assert "--quick: a quick check, not a measurement" in study.tables
     for case in study.entries["cases"]:
         for scores in case["scores"].values():
             assert len(scores) == study.entries["seeds"]

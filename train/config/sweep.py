@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from train.config.fields import Flag, flags, invalid, nearest, parse_value
@@ -132,18 +132,29 @@ def variants(config: "Config") -> list[Variant]:
     for values in itertools.product(*swept.values()):
         setting = dict(zip(swept, values, strict=True))
         label = ",".join(_written(name, value) for name, value in setting.items())
-        setting = _suited(config, setting)
+        setting = _suited(config, swept, setting)
         found += [Variant(seed, setting, label) for seed in range(config.seeds)]
     return found
 
 
-def _suited(config: "Config", values: Values) -> Values:
-    """With target core λ is constant by default: λ_min follows λ0."""
+def _suited(
+    config: "Config", swept: Mapping[str, Sequence[float]], values: Values
+) -> Values:
+    """λ_min that suits this agent's λ0, where λ0 alone is swept.
+
+    With target core λ is constant by default: λ_min follows λ0. An agent whose
+    coefficients are all 0 has no penalty: its λ_min is 0.
+    """
     penalty = config.penalty
-    constant = penalty.target == "core" and penalty.lambda_min == penalty.lambda0
-    if constant and "--lambda0" in values and "--lambda-min" not in values:
+    if "--lambda0" not in swept or "--lambda-min" in swept:
+        return values
+    if penalty.target == "core" and penalty.lambda_min == penalty.lambda0:
         return values | {"--lambda-min": values["--lambda0"]}
-    return values
+    if 0 not in swept["--lambda0"]:
+        return values
+    prior = values.get("--lambda0-prior", penalty.lambda0_prior)
+    least = penalty.lambda_min if values["--lambda0"] or prior else 0.0
+    return values | {"--lambda-min": least}
 
 
 def check_sweep(config: "Config") -> None:

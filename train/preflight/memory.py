@@ -105,12 +105,14 @@ def check_memory(
         )
     least = least_bytes(config, parameters) + needed
     if free is not None and least > free:
+        swept = f" --sweep {config.sweep}," if config.sweep else ""
         raise UserError(
             f"--batch-size {config.batch_size}, --batch-length {config.batch_length}, "
             f"--imagination-length {config.imagination_length}, --num-envs "
             f"{config.num_envs}, --eval-episodes {config.eval_episodes}, --seeds "
-            f"{config.seeds}, --size {config.size}: take at least {least / MIB:,.0f} "
-            f"MiB of {free / MIB:,.0f} MiB free memory; allowed: smaller values"
+            f"{config.seeds},{swept} --size {config.size}: take at least "
+            f"{least / MIB:,.0f} MiB of {free / MIB:,.0f} MiB free memory; "
+            "allowed: smaller values"
         )
     return f"{config.replay_capacity:,} decisions, {needed / MIB:,.0f} MiB"
 

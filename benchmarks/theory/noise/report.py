@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
+from benchmarks.cli import QUICK
 from benchmarks.measure.tables import text_table
 from benchmarks.theory.noise.measure import (
     ACTIONS,
@@ -36,7 +37,7 @@ def tables(
     """All results as text."""
     lines = ["REINFORCE with noisy rewards (section 5)"]
     if quick:
-        lines.append("quick: a check of the machinery, not a result")
+        lines.append(f"--quick: {QUICK}")
     lines += [
         f"random MDP, {STATES} states, {ACTIONS} actions, H = {HORIZON}, σ = {NOISE:g}",
         "",

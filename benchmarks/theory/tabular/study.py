@@ -15,6 +15,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
+from benchmarks.cli import QUICK
 from benchmarks.measure.tables import text_table
 from benchmarks.theory.study import Progress, Study
 from core.theory import tabular as tb
@@ -186,7 +187,7 @@ def _tables(
 ) -> str:
     lines = ["Finite-difference smoothing of tabular transition laws (GPLD, eq. 1)"]
     if quick:
-        lines.append("quick: a check of the machinery, not a result")
+        lines.append(f"--quick: {QUICK}")
     lines.append(
         "means ± standard errors over seeds, median λ; 'best' has the lowest mean.\n"
         "Validation: P mixed with 1 % uniform, or with 1e-6 (less mixed).\n"

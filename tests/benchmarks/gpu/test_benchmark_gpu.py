@@ -210,7 +210,12 @@ def test_a_stage_goes_on_from_an_earlier_result(tmp_path, monkeypatch, capsys):
     for words, old, new, said in [
         (again, '"commit": ', '"commit": "0" and ', "no result of a stage"),
         (again, '"stage": "throughput"', '"stage": "env"', "the stage was env, now"),
-        (again, '"a check of the machinery"', '"a measurement"', "the result was a m"),
+        (
+            again,
+            '"a quick check, not a measurement"',
+            '"a measurement"',
+            "the result was a m",
+        ),
         (again, '"devices": [', '"devices": ["NVIDIA H200", ', "the device was NVIDIA"),
         (["--stage", "learn", *again[2:]], "", "", "stage learn goes on by itself"),
     ]:

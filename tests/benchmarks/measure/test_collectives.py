@@ -77,7 +77,7 @@ def test_a_real_program(tmp_path):
         env=os.environ,
     )
     assert child.returncode == 0, child.stderr
-    assert "a check of the machinery" in child.stdout
+    assert "a quick check, not a measurement" in child.stdout
     record = json.loads(out.read_text())
     one, four = record["rows"]
     assert one["collectives"] == 0

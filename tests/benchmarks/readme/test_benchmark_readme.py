@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.cli import QUICK, WAS_QUICK
 from benchmarks.gpu.parts import STAGES
 from benchmarks.readme import __main__ as readme
 from benchmarks.readme import tables as readme_tables
@@ -165,8 +166,9 @@ def test_the_later_file_of_a_machine_and_size_counts(written):
     assert text.index("Size 1m") < text.index("Size 12m")
 
 
-def test_what_is_no_measurement_is_left_out(written):
-    rehearsal = overhead() | {"what": "a check of the machinery"}
+@pytest.mark.parametrize("what", [QUICK, WAS_QUICK])
+def test_what_is_no_measurement_is_left_out(written, what):
+    rehearsal = overhead() | {"what": what}
     assert "1.25" not in written(a=rehearsal, other={"rows": [1]})
 
 

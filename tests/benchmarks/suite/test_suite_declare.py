@@ -1,12 +1,14 @@
 """Suite files: what they mean, and the one line for what they may not say."""
 
 import re
+from typing import get_args
 
 import pytest
 
 from benchmarks.ablations import __main__ as ablations
 from benchmarks.suite.__main__ import main
 from benchmarks.suite.declare import FILES, Cell, load, read
+from core.penalty import Decay
 from train.errors import UserError
 
 GOOD = {
@@ -149,6 +151,10 @@ def test_the_papers_protocol():
         ({"arms": {"a": "--rho 3"}}, "arms.a: --rho 3: out of range"),
         ({"arms": {"a": "--rho '1"}}, "arms.a: No closing quotation"),
         ({"arms": {"a": "--seed 1"}}, "arms.a: --seed is not for flags; set by seeds"),
+        (
+            {"arms": {"a": "--sweep entropy=0,1"}},
+            "arms.a: --sweep is not for flags; set by arms",
+        ),
         ({"arms": {"a": "--logdir x"}}, "arms.a: --logdir .* set by --folder"),
         ({"arms": {"a": "--help"}}, "arms.a: --help is no setting"),
         ({"common": "--steps 400"}, "common: names no --preset"),
@@ -221,6 +227,32 @@ def test_the_normalizations_differ_where_not_all_states_are_sampled():
         if (penalty := config.penalty).active
     }
     assert len(found) == len(suite.arms) - 1 == 7
+
+
+def test_the_ablations_have_every_schedule_probe_and_coefficient():
+    """What the suites are there for: an arm for each choice."""
+
+    def penalties(name):
+        configs = load(f"ablations-{name}").configs
+        found = [
+            config.penalty for (task, _), config in configs.items() if "walker" in task
+        ]
+        return [penalty for penalty in found if penalty.active]
+
+    decays = penalties("decay")
+    assert {each.decay for each in decays} == set(get_args(Decay))
+    assert any(each.penalty_start > 0 for each in decays)
+    probes = penalties("probes")
+    counts = {each.probes for each in probes if each.probe_kind == "rademacher"}
+    assert counts == {1, 4} and any(each.probe_kind == "exact" for each in probes)
+    starts = {(each.target, each.lambda0) for each in penalties("lambda0")}
+    assert starts >= {("posterior", 0.25), ("posterior", 0.5), ("posterior", 1.0)}
+    assert starts >= {("prior", 0.5), ("both", 0.25), ("both", 0.5), ("both", 0.75)}
+    rho = {(each.normalization, each.rho) for each in penalties("rho")}
+    partial = {
+        (how, share) for how in ("sampled", "batch") for share in (0.25, 0.5, 0.75)
+    }
+    assert rho == partial | {("sampled", 1.0)}
 
 
 def test_a_constant_coefficient_is_constant():

@@ -9,6 +9,7 @@ import pytest
 from fake_trainer import CHUNKS, evaluate, measure, write_chunk
 from matplotlib.image import imread
 
+from benchmarks.cli import QUICK, WAS_QUICK
 from benchmarks.suite import draw, results
 from benchmarks.suite.__main__ import main
 from benchmarks.suite.declare import Cell, read
@@ -237,7 +238,14 @@ def test_quick_results_stay_apart(tmp_path, capsys):
     words = [name, "--aggregate-only", "--folder", str(tmp_path / "runs")]
     assert main([*words, "--quick"]) == 0
     assert main(words) == 2
-    assert "holds a check of the machinery" in capsys.readouterr().err
+    assert "holds a quick check, not a measurement" in capsys.readouterr().err
+    path = tmp_path / "runs" / "suite.json"
+    path.write_text(path.read_text().replace(QUICK, WAS_QUICK))
+    assert main([*words, "--quick"]) == 0
+    capsys.readouterr()
+    path.write_text(path.read_text().replace(QUICK, WAS_QUICK))
+    assert main(words) == 2
+    assert f"holds {WAS_QUICK}" in capsys.readouterr().err
 
 
 def test_no_runs_are_said(tmp_path):

@@ -55,6 +55,15 @@ def test_with_the_core_as_target_the_coefficient_stays_constant():
     assert all(set(x.values) == {"--lambda0"} for x in decaying.variants)
 
 
+def test_an_agent_whose_coefficient_is_zero_has_no_penalty():
+    lambda_min = lambda words: [
+        x.values["--lambda-min"]
+        for x in configured(f"--sweep lambda0={words}").variants
+    ]
+    assert lambda_min("0,0.1,0.5") == [0, 0.001, 0.001]
+    assert lambda_min("0,0.5 --penalty-target both --lambda-min 0.01") == [0, 0.01]
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -70,7 +79,11 @@ def test_with_the_core_as_target_the_coefficient_stays_constant():
         ("lambda0=0.1", ["one setting", "--lambda0 0.1"]),
         ("lambda0=0.1,0.2 --sweep lambda0=1,2", ["--lambda0 is swept twice"]),
         ("lambda0=0.1,0.2 --lambda0 1", ["--lambda0 1.0: is swept as well"]),
-        ("lambda0=0,0.5", ["--lambda-min 0.001: exceeds --lambda0 0"]),
+        ("lambda0=0.0005,0.5", ["--lambda-min 0.001: exceeds --lambda0 0.0005"]),
+        (
+            "lambda0=0,0.5 --penalty-target both --lambda0-prior 0.5",
+            ["--lambda-min 0.001: exceeds --lambda0 0"],
+        ),
         ("lambda-min=0.1,9", ["--lambda-min 9: exceeds --lambda0 0.5"]),
         ("entropy=0,1 --fork x --logdir y", ["--sweep", "without --fork"]),
     ],
