@@ -44,7 +44,7 @@ def test_all_studies_in_one_file_and_one_picture(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     assert program.main(["noise", "--json", str(tmp_path / "file" / "x.json")]) == 2
     captured = capsys.readouterr()
-    assert "error:" in captured.err and "no measurement" not in captured.out
+    assert "error:" in captured.err and "quick check" not in captured.out
 
 
 def test_progress_lines_are_rare_and_say_what_is_left(monkeypatch, capsys):
