@@ -148,6 +148,93 @@ def horizon_bound(
     return bound + weight * (critic_error + critic_slope * deviation)
 
 
+class ModelErrors(NamedTuple):
+    """ε_f, ε_r, ε_V and L_V of `horizon_bound`."""
+
+    dynamics: float
+    reward: float
+    critic: float = 0.0
+    critic_slope: float = 0.0
+
+
+class BoundCheck(NamedTuple):
+    """A bound beside the return error that was realized.
+
+    Attributes:
+        bound: on |gap|; infinite where the statement's condition fails.
+        tightness: R = |gap| / bound, 1 if the bound is attained and above 1 if it is
+            violated; 1 where both are zero.
+        vacuous: the bound is not below the largest error that is possible at all.
+    """
+
+    bound: float
+    tightness: float
+    vacuous: bool
+
+
+def check_bounds(
+    gap: float,
+    constants: LipschitzConstants,
+    errors: ModelErrors,
+    *,
+    discount: float,
+    horizon: int,
+    largest_gap: float,
+) -> dict[str, BoundCheck]:
+    """The bounds on the error of an H-step return, each beside the realized error.
+
+    Args:
+        gap: J - Ĵ, as of `core.theory.attribution.attribute`.
+        constants: separate for state and action; "joint" forms use `joined()`.
+        largest_gap: the largest |gap| that is possible, such as the range of the
+            reward times Σ_{t<H} γ^t: a bound of this size says nothing.
+
+    Returns:
+        "horizon, split", "horizon, joint" and, for a return without a critic (ε_V and
+        L_V zero), "Lemma 1": infinite if γ c ≥ 1 or γ = 1.
+
+    Raises:
+        ValueError: as `horizon_bound`, or `largest_gap` is not positive.
+    """
+    if not largest_gap > 0:
+        raise ValueError(f"largest_gap={largest_gap:g} must be above 0")
+    joint = constants.joined()
+    bounds = {
+        f"horizon, {name}": horizon_bound(
+            form,
+            discount=discount,
+            horizon=horizon,
+            dynamics_error=errors.dynamics,
+            reward_error=errors.reward,
+            critic_error=errors.critic,
+            critic_slope=errors.critic_slope,
+        )
+        for name, form in {"split": constants, "joint": joint}.items()
+    }
+    if errors.critic == errors.critic_slope == 0:
+        holds = discount < 1 and discount * joint.contraction < 1
+        bounds["Lemma 1"] = (
+            simulation_bound(
+                joint,
+                discount=discount,
+                dynamics_error=errors.dynamics,
+                reward_error=errors.reward,
+            )
+            if holds
+            else float("inf")
+        )
+    return {
+        name: BoundCheck(bound, _tightness(abs(gap), bound), bound >= largest_gap)
+        for name, bound in bounds.items()
+    }
+
+
+def _tightness(error: float, bound: float) -> float:
+    if bound == 0:
+        return 1.0 if error == 0 else float("inf")
+    return error / bound
+
+
 def curvature_bound(
     slope: float | Float[Array, "*batch"], *, form: Literal["sharp", "printed"]
 ) -> Float[Array, "*batch"]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from core.theory.attribution import System, attribute, imagined_return
+from core.theory.bounds import LipschitzConstants, ModelErrors, check_bounds
 from envs.synthetic import lqg, teacher
 
 STEPS, GAMMA = 12, 0.95
@@ -152,3 +153,64 @@ def test_steps_are_checked():
     true, policy, start = next(cases())
     with pytest.raises(ValueError, match="steps=0: must be at least 1"):
         attribute(true, true, policy, start, steps=0)
+
+
+def tight(dynamics: float, errors: ModelErrors) -> tuple[System, System]:
+    """The linear system and model that attain the bounds, with L_r = 0.7."""
+    slope = errors.critic_slope
+    true = System(
+        lambda s, a: dynamics * (s + a),
+        lambda s, a: 0.7 * (s + a)[0],
+        lambda s, a: 0.9 * jnp.ones(()),
+        lambda s: slope * s[0],
+    )
+    model = System(
+        lambda s, a: true.dynamics(s, a) + errors.dynamics,
+        lambda s, a: true.reward(s, a) + errors.reward,
+        true.discount,
+        lambda s: true.value(s) + errors.critic,
+    )
+    return true, model
+
+
+def tight_checks(dynamics: float, errors: ModelErrors, steps: int):
+    true, model = tight(dynamics, errors)
+    gap = float(found(true, model, lambda s: 0.4 * s, [0.0], steps).gap)
+    constants = LipschitzConstants.joint(dynamics=dynamics, reward=0.7, policy=0.4)
+    largest = 2 * abs(gap)
+    return check_bounds(
+        gap, constants, errors, discount=0.9, horizon=steps, largest_gap=largest
+    )
+
+
+@pytest.mark.parametrize("dynamics", [0.6, 1 / 1.4, 0.9])
+def test_the_bounds_with_a_critic_are_attained(dynamics):
+    checks = tight_checks(dynamics, ModelErrors(0.1, 0.2, 0.3, 1.5), 15)
+    assert set(checks) == {"horizon, split", "horizon, joint"}
+    for check in checks.values():
+        assert check.tightness == pytest.approx(1.0, abs=1e-9)
+        assert not check.vacuous
+
+
+def test_lemma_1_is_attained_by_a_long_return():
+    check = tight_checks(0.6, ModelErrors(0.1, 0.2), 300)["Lemma 1"]
+    assert check.tightness == pytest.approx(1.0, abs=1e-9)
+
+
+def test_a_bound_without_its_condition_is_vacuous():
+    check = tight_checks(0.9, ModelErrors(0.1, 0.2), 15)["Lemma 1"]
+    assert check == (float("inf"), 0.0, True)
+
+
+def test_a_bound_that_says_nothing_is_called_vacuous():
+    constants = LipschitzConstants(0.5, 0.2, 1.0, 0.3, 0.5)
+    errors = ModelErrors(0.1, 0.1)
+    for largest, vacuous in ((0.1, True), (100.0, False)):
+        checks = check_bounds(
+            0.01, constants, errors, discount=0.9, horizon=9, largest_gap=largest
+        )
+        assert [check.vacuous for check in checks.values()] == [vacuous] * 3
+        split, joint, lemma = (check.bound for check in checks.values())
+        assert 0.01 < split < joint < lemma
+    with pytest.raises(ValueError, match="largest_gap=0 must be above 0"):
+        check_bounds(0.0, constants, errors, discount=0.9, horizon=9, largest_gap=0)
