@@ -80,9 +80,9 @@ def start(command: "Command", began: float) -> tuple[Path, int]:
         with coordination.leader_first():
             if coordination.leads():
                 changes = check_resume(config, run_dir)
+                stack.enter_context(RunLock(run_dir))  # refused before anything is said
                 for line in (*lines, *kept):
                     tell(line, sys.stdout)
-                stack.enter_context(RunLock(run_dir))
                 tell(f"run directory {run_dir}", sys.stdout)
                 changes = [f"changed      {line}" for line in changes]
                 for line in [*changes, *prepare_fork(config, run_dir)]:
