@@ -161,7 +161,9 @@ def _load(model: Any) -> tuple[MjModel, str]:
     except (OSError, ValueError):  # too long for a path, or with a null character
         found = False
     if not found:
-        shown = str(model) if len(str(model)) < 80 else f"{str(model)[:77]}..."
+        shown = str(model)
+        if len(shown) > 240:  # the name of a file is at its end
+            shown = f"{shown[:100]}...{shown[-100:]}"
         raise FileNotFoundError(f"model={shown!r}: there is no such file")
     binary = path.suffix.lower() == ".mjb"
     load = mujoco.MjModel.from_binary_path if binary else mujoco.MjModel.from_xml_path
