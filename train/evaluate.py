@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
-from train.config import MAX_COUNT, Config, Count
-from train.config.cli import read_words
+from train.config import MAX_COUNT, Config, Count, cli
 from train.config.fields import Range
 from train.errors import UserError, guarded, one_line, tell
 from train.rollout.report import Report
@@ -186,13 +183,13 @@ def read_options(argv: Sequence[str]) -> Options:
         UserError: the command line is not understood or not allowed.
         SystemExit: with code 0, after printing the help that was asked for.
     """
-    words = read_words(join_lists(argv), Options)
-    if words.help:
-        tyro.cli(Options, prog=PROGRAM, description=DESCRIPTION, args=["--help"])
-    if "--run" not in words.values:
-        raise UserError("--run: not given; allowed: the directory of a run")
-    values = {name[2:].replace("-", "_"): x for name, x in words.values.items()}
-    return Options(**values)
+    return cli.read_options(
+        join_lists(argv),
+        Options,
+        program=PROGRAM,
+        description=DESCRIPTION,
+        required={"--run": "the directory of a run"},
+    )
 
 
 def join_lists(argv: Sequence[str]) -> list[str]:

@@ -17,10 +17,8 @@ import rich.console
 import rich.live
 import rich.table
 import rich.text
-import tyro
 
-from train.config import Count
-from train.config.cli import read_words
+from train.config import Count, cli
 from train.config.fields import Range
 from train.errors import UserError, guarded
 from train.run_dir.curve import Curve, agents, read_config, read_curve, read_records
@@ -258,11 +256,10 @@ def read_options(argv: Sequence[str]) -> tuple[list[Path], Options]:
     """
     flags = [index for index, word in enumerate(argv) if word.startswith("-")]
     first = flags[0] if flags else len(argv)
-    words = read_words(argv[first:], Options)
-    if words.help:
-        tyro.cli(Options, prog=PROGRAM, description=DESCRIPTION, args=["--help"])
-    values = {name[2:].replace("-", "_"): x for name, x in words.values.items()}
-    return [Path(word).expanduser() for word in argv[:first]], Options(**values)
+    options = cli.read_options(
+        argv[first:], Options, program=PROGRAM, description=DESCRIPTION
+    )
+    return [Path(word).expanduser() for word in argv[:first]], options
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import tyro
@@ -108,6 +109,33 @@ def read_words(argv: Sequence[str], options: type = Config) -> Words:
             value = f"{values[name]} {value}"
         values[name] = value
     return Words(values, wants_help)
+
+
+def read_options[T](
+    argv: Sequence[str],
+    options: type[T],
+    *,
+    program: str,
+    description: str,
+    required: Mapping[str, str] = MappingProxyType({}),
+) -> T:
+    """The options of a program other than `train.main`, as a dataclass.
+
+    Args:
+        required: flags that must be given, and what they are, in words.
+
+    Raises:
+        UserError: the command line is not understood or not allowed.
+        SystemExit: with code 0, after printing the help that was asked for.
+    """
+    words = read_words(argv, options)
+    if words.help:
+        tyro.cli(options, prog=program, description=description, args=["--help"])
+    for flag, what in required.items():
+        if flag not in words.values:
+            raise UserError(f"{flag}: not given; allowed: {what}")
+    values = {name[2:].replace("-", "_"): x for name, x in words.values.items()}
+    return options(**values)
 
 
 def _nearest_flag(name: str, value: str | None, known: Mapping[str, Flag]) -> str:

@@ -164,15 +164,13 @@ def check_sweep(config: "Config") -> None:
         UserError: see `read`; or what that agent's run alone would be refused with.
     """
     for variant in variants(config)[:: config.seeds]:
-        parts: dict[str, dict[str, float]] = {}
-        for flag in flags(type(config)):
-            if flag.name in variant.values:
-                part, name = ("", *flag.path)[-2:]
-                parts.setdefault(part, {})[name] = variant.values[flag.name]
-        changed: dict[str, Any] = dict(parts.pop("", {}))
-        for part, values in parts.items():
-            changed[part] = dataclasses.replace(getattr(config, part), **values)
-        dataclasses.replace(config, sweep="", **changed)
+        changed = with_values(config, {**variant.values, "--sweep": ""})
+        for part in vars(changed).values():
+            if dataclasses.is_dataclass(part) and not isinstance(part, type):
+                dataclasses.replace(
+                    part
+                )  # checks its values, as does that of the whole
+        dataclasses.replace(changed)
 
 
 def with_values(config: "Config", values: Mapping[str, Any]) -> "Config":

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from train.config import MAX_COUNT
-from train.config.cli import read_words
+from train.config import MAX_COUNT, cli
 from train.config.fields import Range
 from train.errors import UserError, guarded, tell
 from train.evaluate import choose_agents
@@ -84,15 +81,13 @@ def read_options(argv: Sequence[str]) -> Options:
         UserError: the command line is not understood or not allowed.
         SystemExit: with code 0, after printing the help that was asked for.
     """
-    words = read_words(argv, Options)
-    if words.help:
-        tyro.cli(Options, prog=PROGRAM, description=DESCRIPTION, args=["--help"])
-    allowed = {"--run": "the directory of a run", "--to": "a folder for the files"}
-    for flag, what in allowed.items():
-        if flag not in words.values:
-            raise UserError(f"{flag}: not given; allowed: {what}")
-    values = {name[2:].replace("-", "_"): x for name, x in words.values.items()}
-    return Options(**values)
+    return cli.read_options(
+        argv,
+        Options,
+        program=PROGRAM,
+        description=DESCRIPTION,
+        required={"--run": "the directory of a run", "--to": "a folder for the files"},
+    )
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ class WandB:
         # Only here: a broken installation must cost this sink alone.
         import wandb
 
+        self._video = wandb.Video
         directory = directory.resolve()
         run_dir = directory.parent if directory.name.startswith("seed_") else directory
         settings = wandb.Settings(console="off", silent=True)
@@ -57,9 +58,7 @@ class WandB:
 
     def write_gif(self, step: int, name: str, gif: bytes) -> None:
         """Show a film among the media."""
-        import wandb
-
-        film = wandb.Video(io.BytesIO(gif), format="gif")
+        film = self._video(io.BytesIO(gif), format="gif")
         self._run.log({"step": step, name: film})
 
     def close(self) -> None:
