@@ -142,7 +142,11 @@ def test_every_benchmark_is_listed():
         for path in [*root.glob("*.py"), *root.glob("environments/*.py")]
         if "def main(" in path.read_text(encoding="utf-8")
     }
-    programs |= {path.parent.name for path in root.glob("*/__main__.py")}
+    programs |= {
+        ".".join(path.parent.relative_to(root).parts)
+        for path in root.rglob("__main__.py")
+        if path.parent != root
+    }
     assert programs == set(BENCHMARKS)
 
 

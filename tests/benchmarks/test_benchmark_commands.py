@@ -15,6 +15,7 @@ RESULTS = sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
 MOVED = {
     "benchmarks.env_parity": "benchmarks.environments.parity",
     "benchmarks.env_throughput": "benchmarks.environments.throughput",
+    "benchmarks.render": "benchmarks.environments.render",
 }
 """Commands that were renamed after results had been made with them."""
 

@@ -8,14 +8,14 @@ import pytest
 
 import envs
 from benchmarks.environments import parity, throughput
+from benchmarks.environments.render import __main__ as render
+from benchmarks.environments.render.scenes import Comparison
 from benchmarks.environments.throughput import Row
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import env as gpu_env
 from benchmarks.gpu import resume as gpu_resume
 from benchmarks.measure import rollouts as env_cases
 from benchmarks.measure.timing import Spread
-from benchmarks.render import __main__ as render
-from benchmarks.render.scenes import Comparison
 
 
 def row(task, program, batch, threads, speed):

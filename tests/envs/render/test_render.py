@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.render import scenes as render_scenes
+from benchmarks.environments.render import scenes as render_scenes
 from envs.mjx._mjx import mjx, mujoco
 from envs.render import Renderer
 from envs.render.opengl import NoOpenGLError

@@ -126,7 +126,7 @@ def test_no_home_and_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
         ("JAX_PLATFORMS=cuda", "train.main --preset smoke --require-gpu"),
         ("JAX_PLATFORMS=nonsense", "benchmarks.op --quick"),
         ("MUJOCO_GL=nonsense", "train.main --preset smoke --env cartpole"),
-        ("MUJOCO_GL=nonsense", "benchmarks.render --quick"),
+        ("MUJOCO_GL=nonsense", "benchmarks.environments.render --quick"),
         ("JAX_ENABLE_X64=maybe", "train.main --preset smoke"),
     ],
 )

@@ -1,7 +1,7 @@
 """The ray caster compared with MuJoCo's renderer: speed, segmentation and colours.
 
-    MUJOCO_GL=osmesa python -m benchmarks.render [--quick] [--json OUT] [--png OUT]
-        [--sheet OUT]
+    MUJOCO_GL=osmesa python -m benchmarks.environments.render [--quick] [--json OUT]
+        [--png OUT] [--sheet OUT]
 
 Both render the same random poses at 64×64. MuJoCo renders frame by frame with its
 default settings (shadows, reflections, four samples per pixel); the time includes
@@ -21,9 +21,7 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 
 from benchmarks.cli import QUICK, Parser, command, publish, save_figure
-from benchmarks.measure.tables import text_table
-from benchmarks.measure.timing import Spread, bars, interleave
-from benchmarks.render.scenes import (
+from benchmarks.environments.render.scenes import (
     DOMAINS,
     Comparison,
     Reference,
@@ -32,6 +30,8 @@ from benchmarks.render.scenes import (
     random_states,
     stack_poses,
 )
+from benchmarks.measure.tables import text_table
+from benchmarks.measure.timing import Spread, bars, interleave
 from envs import perturb
 from envs.render import Renderer
 from envs.render.opengl import NoOpenGLError
@@ -261,7 +261,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _parser() -> Parser:
     parser = Parser(
-        "render",
+        "environments.render",
         description="Compare the ray caster with MuJoCo's renderer.",
     )
     parser.add_outputs(quick="three domains, few poses")
