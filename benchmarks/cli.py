@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from matplotlib.figure import Figure
 
 from train.errors import UserError, guarded, tell
-from train.provenance import write_result
+from train.run_dir.provenance import write_result
 
 QUICK = "a quick check, not a measurement"
 """What a result of `--quick` is, in its file. Older files have `WAS_QUICK`."""
@@ -113,7 +113,7 @@ def publish(
             added.
         text: printed on the terminal.
         draw: makes the figure; called only with `--png`.
-        with_device: see `train.provenance.provenance`.
+        with_device: see `train.run_dir.provenance.provenance`.
 
     Raises:
         UserError: a file cannot be written.

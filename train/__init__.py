@@ -4,9 +4,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from train.api import Result as Result
-    from train.api import run as run
     from train.config import Config as Config
+    from train.main import Result as Result
+    from train.main import run as run
 
 # Before any module is read that another version would call a syntax error, or that
 # lacks a dependency there.
@@ -18,7 +18,7 @@ if sys.version_info[:2] != (3, 12):
         sys.exit(2)
     raise ImportError(_line)
 
-_LAZY = {"run": "train.api", "Result": "train.api", "Config": "train.config"}
+_LAZY = {"run": "train.main", "Result": "train.main", "Config": "train.config"}
 
 
 def __getattr__(name: str) -> Any:

@@ -97,10 +97,10 @@ def run(argv: Sequence[str]) -> int:
     # Imported only now: a mistyped flag is answered before JAX and MuJoCo load.
     from train.preflight import setup
     from train.program.latent import latent_error
-    from train.provenance import provenance
     from train.rollout.conditions import read_conditions, read_errors
     from train.rollout.scores import Episodes, load_agents, make_scorer
     from train.rollout.video import Film
+    from train.run_dir.provenance import provenance
 
     setup.enable_compilation_cache()
     env = setup.make_env(config)

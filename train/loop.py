@@ -36,9 +36,9 @@ from train.program.divergence import Diverged as Diverged
 from train.program.divergence import Watch
 from train.program.penalty import Penalty
 from train.program.state import RunState
-from train.provenance import provenance
 from train.rollout.openloop import encode
 from train.run_dir import record
+from train.run_dir.provenance import provenance
 
 # After so many updates in a row without a finite loss and gradient, a run has diverged.
 MAX_SKIPPED_IN_ROW = 50

@@ -1,4 +1,7 @@
-"""Train a world-model agent: `python -m train.main --env walker --penalty pallas`."""
+"""Train a world-model agent: `python -m train.main --env walker --penalty pallas`.
+
+The same from Python is `train.run(env="walker", penalty="pallas")`.
+"""
 
 import contextlib
 import math
@@ -7,12 +10,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from train.errors import guarded, one_line, tell
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # not loaded here: a mistyped flag is answered before JAX and MuJoCo
+    from train.config import Config
     from train.config.cli import Command
+    from train.policy import Policy
+    from train.run_dir.curve import Curve
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,10 +28,96 @@ def main(argv: Sequence[str] | None = None) -> int:
     could not be saved; 130 or 143 stopped by a signal.
     """
     words = sys.argv[1:] if argv is None else argv
-    return guarded(lambda: run(words), "stopped at once; existing checkpoints are kept")
+    return guarded(
+        lambda: _train(words), "stopped at once; existing checkpoints are kept"
+    )
 
 
-def run(argv: Sequence[str]) -> int:
+class Result(NamedTuple):
+    """A run that has ended.
+
+    Attributes:
+        run_dir: with its logs and checkpoints; the same call goes on from there.
+        exit_code: as of `train.main`: 0 finished, 1 diverged or not saved, 130 or 143
+            stopped by a signal.
+    """
+
+    run_dir: Path
+    exit_code: int
+
+    @property
+    def config(self) -> "Config":
+        """The settings of the run."""
+        from train.run_dir.record import read_run
+
+        return read_run(self.run_dir)
+
+    def curves(self, metric: str | None = None) -> "list[Curve]":
+        """The learning curve of each agent: returns, or another metric of the log.
+
+        Raises:
+            UserError: no such metric, or no value yet.
+        """
+        from train.run_dir.curve import agents, read_curve
+
+        return [read_curve(folder, metric) for folder in agents(self.run_dir)]
+
+    def policy(self, *, agent: int = 0, **options: Any) -> "Policy":
+        """The trained policy; see `train.policy.load_policy`."""
+        from train.policy import load_policy
+
+        return load_policy(self.run_dir, agent=agent, **options)
+
+
+def run(config: "Config | None" = None, **flags: Any) -> Result:
+    """Train, as `python -m train.main` does; returns when the run has ended.
+
+    Args:
+        config: all settings at once, instead of flags.
+        flags: those of `train.main`, with `_` for `-`: `env="walker-walk"`,
+            `learning_rate=1e-4`, `require_gpu=True`. Several values, of `sweep` for
+            instance, as a list. Values that are not given come from the preset.
+
+    Raises:
+        UserError: what the command line refuses in one line.
+        TypeError: both a configuration and flags.
+    """
+    began = time.monotonic()
+    from train.config import Config
+    from train.config.cli import Command, read_command
+    from train.config.fields import flags as flags_of
+    from train.config.presets import PresetChoice
+    from train.run_dir.record import read_run
+
+    if config is None:
+        read = lambda run: read_run(run, "--fork")
+        command = read_command(words(flags), _start_jax, read)
+    elif flags:
+        raise TypeError("run() takes a configuration or flags, not both")
+    else:
+        _start_jax({"--seeds": config.agents, "--devices": config.scale.devices})
+        given = frozenset(flag.name for flag in flags_of(Config))
+        command = Command(config, PresetChoice(config.preset, "as configured"), given)
+    return Result(*_start(command, began))
+
+
+def words(flags: dict[str, Any]) -> list[str]:
+    """Flags as words of a command line."""
+    found = []
+    for key, value in flags.items():
+        name = "--" + key.replace("_", "-")
+        if value is True:
+            found.append(name)
+        elif value is False:
+            found.append("--no-" + name[2:])
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            for each in values:
+                found += [name, "none" if each is None else str(each)]
+    return found
+
+
+def _train(argv: Sequence[str]) -> int:
     """Parse, say what will happen, train."""
     began = time.monotonic()
     from train.config.cli import read_command
@@ -33,11 +125,11 @@ def run(argv: Sequence[str]) -> int:
     from train.run_dir.record import read_run
 
     check_origin()
-    command = read_command(argv, start_jax, lambda run: read_run(run, "--fork"))
-    return start(command, began)[1]
+    command = read_command(argv, _start_jax, lambda run: read_run(run, "--fork"))
+    return _start(command, began)[1]
 
 
-def start(command: "Command", began: float) -> tuple[Path, int]:
+def _start(command: "Command", began: float) -> tuple[Path, int]:
     """Say what will happen, and train; the run directory and the exit code.
 
     Args:
@@ -104,7 +196,7 @@ def start(command: "Command", began: float) -> tuple[Path, int]:
     return run_dir, code
 
 
-def start_jax(values: Mapping[str, Any]) -> str:
+def _start_jax(values: Mapping[str, Any]) -> str:
     """Start JAX as the flags given ask, joining other processes; the platform's name.
 
     Raises:

@@ -19,7 +19,7 @@ from benchmarks.cli import Parser, command, save_figure
 from benchmarks.curves.arms import read_curves
 from benchmarks.curves.draw import QUICK_POINTS, draw, table
 from train.errors import UserError
-from train.provenance import write_result
+from train.run_dir.provenance import write_result
 
 
 def main(argv: Sequence[str] | None = None) -> int:

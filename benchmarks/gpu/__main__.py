@@ -48,7 +48,7 @@ from benchmarks.gpu.resume import WHAT, all_passed, all_well, whole_parts
 from benchmarks.gpu.summary import summary
 from benchmarks.measure.device_time import PEAKS, peak_of
 from train.errors import UserError, one_line_errors
-from train.provenance import write_result
+from train.run_dir.provenance import write_result
 
 SHARED_CACHE = ("throughput", "overhead", "all")
 """Stages whose parts share compiled programs, in a new folder at each call."""

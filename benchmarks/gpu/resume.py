@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.cli import MEASURED, QUICK
 from train.errors import UserError
-from train.provenance import provenance
+from train.run_dir.provenance import provenance
 
 WHAT = (MEASURED, QUICK)
 """What a result is: of a stage, or of its rehearsal."""

@@ -25,7 +25,7 @@ from benchmarks.suite.declare import FILES, Cell, Suite, load
 from benchmarks.suite.place import Place
 from benchmarks.suite.report import report, status_table
 from train.errors import UserError, one_line, tell
-from train.provenance import usable_cores
+from train.processes.cores import usable_cores
 
 
 def main(argv: Sequence[str] | None = None, *, program: str = "suite") -> int:

@@ -21,9 +21,9 @@ from benchmarks.suite.place import Place
 from benchmarks.suite.summary import summarize
 from train.config import Config
 from train.errors import UserError
-from train.provenance import provenance, without_folders
 from train.run_dir import record
 from train.run_dir.curve import read_curve
+from train.run_dir.provenance import provenance, without_folders
 
 Run = dict[str, Any]
 

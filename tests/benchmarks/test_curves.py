@@ -12,7 +12,7 @@ from benchmarks import curves
 from benchmarks.curves.__main__ import main
 from train.config.cli import parse
 from train.errors import UserError
-from train.provenance import command_line, provenance, write_result
+from train.run_dir.provenance import command_line, provenance, write_result
 
 
 def make_run(path: Path, records: list[dict], seed: int = 3) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from train.provenance import write_result
+from train.run_dir.provenance import write_result
 
 
 class Record:

@@ -56,8 +56,8 @@ def run(argv: Sequence[str]) -> int:
     # Imported only now: a mistyped flag is answered before JAX and MuJoCo load.
     from train.export import files
     from train.preflight import setup
-    from train.provenance import provenance
     from train.rollout.scores import load_agents
+    from train.run_dir.provenance import provenance
 
     env = setup.make_env(config)
     step, agents = load_agents(run_dir, config, env, options.at)

@@ -16,8 +16,8 @@ from train.checkpoint.manifest import Damaged
 from train.config import Config
 from train.config.fields import invalid
 from train.errors import UserError, logdir_errors
-from train.provenance import provenance
 from train.run_dir import record
+from train.run_dir.provenance import provenance
 
 RECORD = "fork.json"
 _LOGS = ("metrics.jsonl", "timing.jsonl")

@@ -9,8 +9,8 @@ from typing import Any
 from train.checkpoint.checkpointer import Checkpointer
 from train.config import Config
 from train.errors import UserError, logdir_errors
-from train.provenance import compiler_flags, jax_settings
 from train.run_dir import record
+from train.run_dir.provenance import compiler_flags, jax_settings
 
 
 def check_resume(config: Config, run_dir: Path) -> list[str]:

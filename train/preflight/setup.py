@@ -15,10 +15,10 @@ from train.config import Config
 from train.errors import UserError, counted
 from train.placement.placement import Placement
 from train.preflight.memory import check_memory
+from train.processes.cores import usable_cores
 from train.program.chunk import Schedule
 from train.program.penalty import Penalty
 from train.program.state import compute_dtype, init_agent
-from train.provenance import usable_cores
 from train.rollout.conditions import read_perturbation
 
 

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 
 from train.errors import UserError, one_line
 from train.processes import rendezvous
-from train.provenance import usable_cores
+from train.processes.cores import usable_cores
 
 _PATIENCE = 2 * 3600 * 1000  # milliseconds; a dead process is detected long before
 _MOST_CPU_DEVICES = 256

@@ -15,7 +15,7 @@ from benchmarks.gpu.compile import estimate, target
 from benchmarks.gpu.parts import attempt
 from train.errors import UserError
 from train.program.compiler import GPU_OPTIONS
-from train.provenance import write_result
+from train.run_dir.provenance import write_result
 
 WHAT = "a count of what was compiled, no measurement"
 

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from train import provenance
 from train.errors import ending
 from train.errors.streams import encodable
 from train.preflight import resume, setup
+from train.run_dir import provenance
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 

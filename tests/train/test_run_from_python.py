@@ -7,10 +7,10 @@ import pytest
 from toy_run import SMOKE
 
 import train
-from train.api import words
 from train.config import Config
 from train.config.cli import parse
 from train.errors import UserError
+from train.main import words
 
 
 def test_flags_are_those_of_the_command_line():
