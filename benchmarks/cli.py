@@ -35,13 +35,25 @@ class Parser(argparse.ArgumentParser):
         tell(f"error: {text} (--help lists all flags)", sys.stderr)
         raise SystemExit(2)
 
-    def add_outputs(self, *, quick: str) -> None:
-        """Add the flags that `publish` reads; `quick` is the help text of `--quick`."""
+    def add_outputs(self, *, quick: str, html: bool = False) -> None:
+        """Add the flags that `publish` reads.
+
+        Args:
+            quick: help text of `--quick`.
+            html: also add `--html`, for `publish(page=...)`.
+        """
         self.add_argument("--quick", action="store_true", help=quick)
         self.add_argument(
             "--json", type=Path, metavar="OUT", help="write the result to this file"
         )
         self.add_argument("--png", type=Path, metavar="OUT", help="plot to this file")
+        if html:
+            self.add_argument(
+                "--html",
+                type=Path,
+                metavar="OUT",
+                help="write a report to this file: one HTML page without other files",
+            )
 
 
 def command(
@@ -101,18 +113,21 @@ def publish(
     text: str,
     draw: Callable[[], Figure],
     *,
+    page: Callable[[], str] | None = None,
     with_device: bool = True,
 ) -> None:
-    """Write `--json`, print `text`, then plot to `--png`.
+    """Write `--json`, print `text`, then plot to `--png` and write `--html`.
 
     The text is printed even if the JSON file cannot be written.
 
     Args:
-        options: has `json` and `png`, each a path or None, and `quick`.
+        options: has `json` and `png`, each a path or None, and `quick`; with `page`
+            also `html`, a path or None.
         result: content of `--json`; `what` (measurement or not) and provenance are
             added.
         text: printed on the terminal.
         draw: makes the figure; called only with `--png`.
+        page: makes the report (`benchmarks.measure.page`); called only with `--html`.
         with_device: see `train.run_dir.provenance.provenance`.
 
     Raises:
@@ -134,6 +149,8 @@ def publish(
         print(f"wrote {options.json}")
     if options.png is not None:
         save_figure("--png", options.png, draw())
+    if page is not None and options.html is not None:
+        save_page("--html", options.html, page())
 
 
 def save_figure(flag: str, path: Path, figure: Figure) -> None:
@@ -148,6 +165,20 @@ def save_figure(flag: str, path: Path, figure: Figure) -> None:
     except (OSError, ValueError) as error:  # ValueError: unknown image format
         raise _refused(flag, path, error) from None
     print(f"drew {path}")
+
+
+def save_page(flag: str, path: Path, text: str) -> None:
+    """Write an HTML page; parent folders are created.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise _refused(flag, path, error) from None
+    print(f"wrote {path}")
 
 
 def _refused(flag: str, path: Path, error: Exception) -> UserError:

@@ -41,6 +41,19 @@ def test_printed_written_and_drawn(tmp_path, capsys):
     assert asked.png.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_page_is_written_where_it_is_asked_for(tmp_path, capsys):
+    asked = options(tmp_path, html=tmp_path / "c" / "r.html", json=None, png=None)
+    cli.publish(asked, {"x": 1}, "a table", Figure, page=lambda: "<p>ä")
+    assert asked.html.read_bytes() == "<p>ä".encode()
+    assert f"wrote {asked.html}" in capsys.readouterr().out
+    asked.html = tmp_path
+    with pytest.raises(UserError, match=r"--html .*cannot be written"):
+        cli.publish(asked, {"x": 1}, "a table", Figure, page=lambda: "")
+    asked.html = None
+    never = lambda: pytest.fail("made a page that nobody asked for")
+    cli.publish(asked, {"x": 1}, "a table", Figure, page=never)
+
+
 @pytest.mark.parametrize("flag", ["json", "png"])
 def test_a_file_that_cannot_be_written_loses_nothing(tmp_path, capsys, flag):
     (tmp_path / "file").touch()
