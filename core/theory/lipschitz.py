@@ -1,53 +1,15 @@
 """Lower and upper bounds on Lipschitz constants.
 
-The two lower bounds evaluate the function or its Jacobian at sampled points. The upper
-bound is the product of layer norms of a network, and is usually very loose.
+The lower bound evaluates the function at sampled points; another one is the norm of its
+Jacobian at a point, `core.smoothness.spectral_norm`. The upper bound is the product of
+layer norms of a network, and is usually very loose.
 """
 
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
-
-_TINY = 1e-30
-
-
-def local_lower_bound(
-    f: Callable[[Float[Array, " inputs"]], Float[Array, "*outputs"]],
-    x: Float[Array, " inputs"],
-    *,
-    key: Key[Array, ""],
-    iterations: int = 15,
-) -> Float[Array, ""]:
-    """‖J v‖ for the unit vector v from power iteration on JᵀJ, with J = ∂f/∂x.
-
-    It is at most ‖J‖₂, a lower bound on the Lipschitz constant of f on any
-    neighbourhood of x, and converges to ‖J‖₂ from below. An iteration costs one jvp and
-    one vjp. For a set of points, take the maximum over a `jax.vmap`; for one argument
-    of f only, close over the others.
-
-    Args:
-        f: a differentiable function of one array.
-        x: the point at which J is taken.
-        key: PRNG key of the initial v.
-        iterations: applications of JᵀJ, at least 1.
-
-    Raises:
-        ValueError: `iterations` is below 1.
-    """
-    if iterations < 1:
-        raise ValueError(f"iterations={iterations} must be at least 1")
-    _, pushed = jax.linearize(f, x)
-    pulled = jax.linear_transpose(pushed, x)
-
-    def body(v, _):
-        (w,) = pulled(pushed(v))
-        return _unit(w), None
-
-    first = _unit(jax.random.normal(key, x.shape, x.dtype))
-    v, _ = jax.lax.scan(body, first, length=iterations)
-    return jnp.sqrt(jnp.sum(pushed(v) ** 2))
+from jaxtyping import Array, Float
 
 
 def pairs_lower_bound(
@@ -83,8 +45,3 @@ def layers_upper_bound(
         raise ValueError("weights: no layers; give at least one matrix")
     norms = jnp.stack([jnp.linalg.norm(weight, ord=2) for weight in weights])
     return jnp.prod(norms) * activation_slope ** (len(weights) - 1)
-
-
-def _unit(v: Array) -> Array:
-    # If J v = 0 the result is 0, not NaN.
-    return v / jnp.maximum(jnp.sqrt(jnp.sum(v**2)), _TINY)

@@ -1,4 +1,4 @@
-"""How smooth the latent maps of a trained model are, at given states.
+"""How smooth posterior and prior of a trained model are, at given states.
 
 Exact Jacobian norms of posterior and prior; the KL sensitivity of GPLD's Appendix F:
 
