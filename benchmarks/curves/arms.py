@@ -16,6 +16,11 @@ from train.run_dir.record import MAY_CHANGE
 
 Settings = dict[str, Any]
 
+_LEFT_OUT = MAY_CHANGE | {"--seed", "--seeds", "--sweep"}
+_OF_PENALTY = frozenset(
+    flag.name for flag in flags(Config) if flag.path[0] == "penalty"
+) - {"--penalty"}
+
 
 def read_curves(
     run_dirs: Sequence[Path], *, metric: str | None = None, each: bool = False
@@ -34,22 +39,33 @@ def read_curves(
     Raises:
         UserError: not a run directory, a corrupt file, or an unknown metric.
     """
-    folders = [folder for run_dir in run_dirs for folder in agents(run_dir)]
-    read = [(folder, read_curve(folder, metric)) for folder in folders]
-    arms: dict[tuple[Any, ...], list[tuple[Path, Curve]]] = {}
-    for folder, curve in read:
-        key = tuple(sorted(_settings(folder).items(), key=str))
-        arms.setdefault(tuple(map(str, key)), []).append((folder, curve))
-    groups: list[list[tuple[Path, Curve]]] = []
-    for members in arms.values():
-        seeds = [curve.seeds[0] for _, curve in members]
-        one = not each and len(set(seeds)) == len(seeds)
-        groups += [members] if one else [[member] for member in members]
-    labels = _labels([[folder for folder, _ in members] for members in groups])
     return [
-        replace(average([curve for _, curve in members]), label=label)
-        for members, label in zip(groups, labels, strict=True)
+        replace(
+            average([read_curve(folder, metric) for folder in folders]), label=label
+        )
+        for label, folders in group_agents(run_dirs, each=each)
     ]
+
+
+def group_agents(
+    run_dirs: Sequence[Path], *, each: bool = False
+) -> list[tuple[str, list[Path]]]:
+    """Agents grouped as `read_curves` does: (label, folders) of each arm.
+
+    Args:
+        run_dirs: run directories; a run with `--seeds` has several agents.
+        each: a group per agent.
+
+    Raises:
+        UserError: not a run directory.
+    """
+    folders = [folder for run_dir in run_dirs for folder in agents(run_dir)]
+    groups: list[list[Path]] = []
+    for members in _by_settings(folders):
+        seeds = {read_config(folder)["seed"] for folder in members}
+        one = not each and len(seeds) == len(members)
+        groups += [members] if one else [[member] for member in members]
+    return list(zip(_labels(groups), groups, strict=True))
 
 
 def group_runs(run_dirs: Sequence[Path]) -> list[tuple[str, list[Path]]]:
@@ -58,13 +74,16 @@ def group_runs(run_dirs: Sequence[Path]) -> list[tuple[str, list[Path]]]:
     Raises:
         UserError: not a run directory.
     """
-    arms: dict[str, list[Path]] = {}
-    for run_dir in run_dirs:
-        arms.setdefault(str(sorted(_settings(run_dir).items(), key=str)), []).append(
-            run_dir
-        )
-    groups = list(arms.values())
+    groups = _by_settings(run_dirs)
     return list(zip(_labels(groups), groups, strict=True))
+
+
+def _by_settings(folders: Sequence[Path]) -> list[list[Path]]:
+    arms: dict[str, list[Path]] = {}
+    for folder in folders:
+        key = str(sorted(settings_of(folder).items(), key=str))
+        arms.setdefault(key, []).append(folder)
+    return list(arms.values())
 
 
 def average(curves: Sequence[Curve]) -> Curve:
@@ -111,8 +130,12 @@ def _mean(series: Sequence[Series]) -> Series:
     )
 
 
-def _settings(run_dir: Path) -> Settings:
-    """The settings of a run that affect training, by flag, without the seed."""
+def settings_of(run_dir: Path) -> Settings:
+    """The settings of a run that affect training, by flag, without the seed.
+
+    A setting that is missing has its default: the run is older than the setting. Those
+    of the penalty are left out if there is none.
+    """
     return _by_flag(read_config(run_dir))
 
 
@@ -128,22 +151,31 @@ def _usual(preset: str, settings: Settings) -> Settings:
 
 
 def _by_flag(config: dict[str, Any]) -> Settings:
-    left_out = MAY_CHANGE | {"--seed", "--seeds", "--sweep"}
-    found = {
-        flag.name: value
-        for flag in flags(Config)
-        if flag.name not in left_out
-        and (value := _value(config, flag.path)) is not None
-    }
+    usual = asdict(Config())
+    without = _value(config, ("penalty", "implementation"), usual) == "none"
+    idle = _LEFT_OUT | (_OF_PENALTY if without else frozenset())
+    found = {}
+    for flag in flags(Config):
+        value = _value(config, flag.path, usual)
+        if flag.name not in idle and value is not None:
+            found[flag.name] = value
     if found.get("--penalty") == "pallas":  # the same computation, on a GPU
         found["--penalty"] = "xla"
     return found
 
 
-def _value(config: Any, path: tuple[str, ...]) -> Any:
+def _value(config: Any, path: tuple[str, ...], usual: Any) -> Any:
+    """A setting, or its default where the configuration does not have it."""
     for name in path:
-        config = config.get(name) if isinstance(config, dict) else None
+        usual = usual[name]
+        config = config[name] if isinstance(config, dict) and name in config else usual
     return config
+
+
+def _values(name: str, found: Sequence[Settings]) -> set[str]:
+    """The distinct values of a setting; one of the penalty, where there is one."""
+    have = [x for x in found if name not in _OF_PENALTY or x["--penalty"] != "none"]
+    return {str(settings.get(name)) for settings in have}
 
 
 def _labels(groups: Sequence[Sequence[Path]]) -> list[str]:
@@ -151,15 +183,11 @@ def _labels(groups: Sequence[Sequence[Path]]) -> list[str]:
 
     If presets differ, a label has the preset and the settings that deviate from it.
     """
-    found = [_settings(members[0]) for members in groups]
+    found = [settings_of(members[0]) for members in groups]
     presets = [str(read_config(members[0]).get("preset")) for members in groups]
     several = len(set(presets)) > 1 and set(presets) <= set(PRESETS)
     names = {name: None for settings in found for name in settings if name != "--env"}
-    differing = [
-        name
-        for name in names
-        if len({str(settings.get(name)) for settings in found}) > 1
-    ]
+    differing = [name for name in names if len(_values(name, found)) > 1]
     labels = []
     for members, settings, preset in zip(groups, found, presets, strict=True):
         parts = [settings["--env"], *([f"preset {preset}"] if several else [])]
@@ -167,7 +195,8 @@ def _labels(groups: Sequence[Sequence[Path]]) -> list[str]:
         parts += [
             f"{name} {settings.get(name, 'none')}"
             for name in differing
-            if name not in usual or usual[name] != settings.get(name)
+            if (name not in usual or usual[name] != settings.get(name))
+            and not (name in _OF_PENALTY and settings["--penalty"] == "none")
         ]
         seed = read_config(members[0])["seed"]
         count = len(members)

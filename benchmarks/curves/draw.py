@@ -123,4 +123,6 @@ def table(curves: Sequence[Curve], *, metric: str = "return") -> str:
 
 def _shown(series: Series, index: int) -> str:
     value = f"{series.values[index]:.4g}"
-    return f"{value} ± {series.spread[index]:.2g}" if series.spread else value
+    # Where one agent alone has got so far, there is no spread to be known.
+    several = bool(series.agents) and series.agents[index] > 1
+    return f"{value} ± {series.spread[index]:.2g}" if several else value

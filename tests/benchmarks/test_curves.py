@@ -204,6 +204,8 @@ def test_agents_that_are_not_as_far_count_as_far_as_they_got(tmp_path):
     assert found.steps == [2000, 3000, 4000] and found.agents == [2, 2, 1]
     assert found.values == [25.0, (37.5 + 47.5) / 2, 50.0]
     assert found.spread[0] == found.spread[2] == 0.0
+    row = curves.table([curve]).splitlines()[-1]
+    assert "25 ± 0" in row and "50 ± 0" not in row
 
 
 def test_runs_are_grouped_into_arms_named_by_what_differs(tmp_path):
@@ -216,8 +218,43 @@ def test_runs_are_grouped_into_arms_named_by_what_differs(tmp_path):
     found = curves.read_curves(runs)
     assert [curve.seeds for curve in found] == [[0, 1], [0, 1]]
     first, second = (curve.label for curve in found)
-    assert first == "walker-walk, --penalty none, --rho none, 2 seeds"
-    assert second == "walker-walk, --penalty xla, --rho 0.5, 2 seeds"
+    assert first == "walker-walk, --penalty none, 2 seeds"
+    assert second == "walker-walk, --penalty xla, 2 seeds"
+
+
+def test_a_run_older_than_a_setting_has_its_default(tmp_path):
+    """Seeds that were trained before and after a flag was added are one arm."""
+    runs = [
+        configured(tmp_path / "a", "--env cartpole-balance --seed 1"),
+        configured(tmp_path / "b", "--env cartpole-balance --seed 2"),
+    ]
+    path = runs[0] / "config.json"
+    old = json.loads(path.read_text())
+    del old["origin"], old["optimizer"]["agc_floor"], old["replay_context"]
+    path.write_text(json.dumps(old))
+    (curve,) = curves.read_curves(runs)
+    assert curve.label == "cartpole-balance, 2 seeds"
+
+
+def test_settings_of_the_penalty_name_those_that_have_one(tmp_path):
+    words = ["none", "xla --rho 0.5", "xla --rho 0.25"]
+    base = "--env cartpole-balance --preset laptop --penalty"
+    runs = [configured(tmp_path / str(i), f"{base} {x}") for i, x in enumerate(words)]
+    assert [curve.label for curve in curves.read_curves(runs)] == [
+        "cartpole-balance, --penalty none, seed 0",
+        "cartpole-balance, --penalty xla, --rho 0.5, seed 0",
+        "cartpole-balance, --penalty xla, --rho 0.25, seed 0",
+    ]
+
+
+def test_settings_of_a_penalty_that_is_off_do_not_count(tmp_path):
+    words = "--env cartpole-balance --preset laptop --penalty none --rho"
+    runs = [
+        configured(tmp_path / "a", f"{words} 0.5 --seed 1"),
+        configured(tmp_path / "b", f"{words} 0.25 --seed 2"),
+    ]
+    (curve,) = curves.read_curves(runs)
+    assert curve.label == "cartpole-balance, 2 seeds"
 
 
 def configured(path: Path, words: str) -> Path:
