@@ -19,11 +19,12 @@ BENCHMARKS = {
     "op": "the penalty op alone: time and memory of each implementation",
     "overhead": "the whole train step with and without the penalty",
     "readme": "the generated tables of README and docs, from the committed results",
+    "report": "one HTML page about runs: curves, returns, differences, speed, films",
     "robustness": "returns under perturbations, against the smoothness of the model",
     "sensitivity": "sensitivity of posterior and prior to their inputs (Figure 9)",
-    "soak": "memory, speed and checkpoints of a long run, each with a pass/fail limit",
     "suite": "many training runs as one job: tasks, arms, seeds; their statistics",
     "theory": "the papers' theoretical experiments, six studies",
     "throughput": "an update by phase, several agents, and the whole training loop",
+    "throughput.soak": "memory, speed and checkpoints of a long run, with limits",
 }
 """What each benchmark measures. To add one, add its module and a line here."""

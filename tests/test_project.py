@@ -139,8 +139,10 @@ def test_every_benchmark_is_listed():
     root = ROOT / "benchmarks"
     programs = {
         ".".join(path.relative_to(root).with_suffix("").parts)
-        for path in [*root.glob("*.py"), *root.glob("environments/*.py")]
-        if "def main(" in path.read_text(encoding="utf-8")
+        for folder in ("", "environments", "throughput")
+        for path in (root / folder).glob("*.py")
+        if path.name != "__main__.py"
+        and "def main(" in path.read_text(encoding="utf-8")
     }
     programs |= {
         ".".join(path.parent.relative_to(root).parts)

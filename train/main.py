@@ -6,6 +6,7 @@ The same from Python is `train.run(env="walker", penalty="pallas")`.
 import contextlib
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -193,6 +194,11 @@ def _start(command: "Command", began: float) -> tuple[Path, int]:
                 sys.stderr,
             )
             os._exit(1)  # JAX's own shutdown would wait for the dead process
+        if code == 0 and coordination.leads():
+            where = shlex.quote(str(run_dir))
+            tell(
+                f"for a page about it: python -m benchmarks.report {where}", sys.stdout
+            )
     return run_dir, code
 
 

@@ -172,6 +172,15 @@ def _value(config: Any, path: tuple[str, ...], usual: Any) -> Any:
     return config
 
 
+def differing(found: Sequence[Settings]) -> list[str]:
+    """The flags, but for the task's, whose values are not the same in all settings.
+
+    Those of the penalty are compared where there is one.
+    """
+    names = dict.fromkeys(name for settings in found for name in settings)
+    return [n for n in names if n != "--env" and len(_values(n, found)) > 1]
+
+
 def _values(name: str, found: Sequence[Settings]) -> set[str]:
     """The distinct values of a setting; one of the penalty, where there is one."""
     have = [x for x in found if name not in _OF_PENALTY or x["--penalty"] != "none"]
@@ -186,15 +195,14 @@ def _labels(groups: Sequence[Sequence[Path]]) -> list[str]:
     found = [settings_of(members[0]) for members in groups]
     presets = [str(read_config(members[0]).get("preset")) for members in groups]
     several = len(set(presets)) > 1 and set(presets) <= set(PRESETS)
-    names = {name: None for settings in found for name in settings if name != "--env"}
-    differing = [name for name in names if len(_values(name, found)) > 1]
+    names = differing(found)
     labels = []
     for members, settings, preset in zip(groups, found, presets, strict=True):
         parts = [settings["--env"], *([f"preset {preset}"] if several else [])]
         usual = _usual(preset, settings) if several else {}
         parts += [
             f"{name} {settings.get(name, 'none')}"
-            for name in differing
+            for name in names
             if (name not in usual or usual[name] != settings.get(name))
             and not (name in _OF_PENALTY and settings["--penalty"] == "none")
         ]

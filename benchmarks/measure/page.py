@@ -37,7 +37,9 @@ h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; } nav a { margin-right: 1.2em;
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid var(--line); }
 th { text-align: left; vertical-align: bottom; background: var(--soft); }
-.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td:first-child { min-width: 12rem; }
+.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.n { white-space: nowrap; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
 figcaption { font-size: .9rem; opacity: .8; }
 .films { display: flex; flex-wrap: wrap; gap: 1rem; } .films figure { margin: 0; }

@@ -16,6 +16,7 @@ MOVED = {
     "benchmarks.env_parity": "benchmarks.environments.parity",
     "benchmarks.env_throughput": "benchmarks.environments.throughput",
     "benchmarks.render": "benchmarks.environments.render",
+    "benchmarks.soak": "benchmarks.throughput.soak",
 }
 """Commands that were renamed after results had been made with them."""
 

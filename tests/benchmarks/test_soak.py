@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from benchmarks import soak
-from benchmarks.soak import Sample, judge, slope, speeds
+from benchmarks.throughput import soak
+from benchmarks.throughput.soak import Sample, judge, slope, speeds
 
 
 def samples(growth: float = 0.0, most: int = 3) -> list[Sample]:

@@ -24,12 +24,14 @@ def test_flags_are_those_of_the_command_line():
     assert config.penalty.rho == 0.25
 
 
-def test_a_configuration_is_run_and_gone_on_with(tmp_path):
+def test_a_configuration_is_run_and_gone_on_with(tmp_path, capsys):
     given = f"{SMOKE} --logdir {tmp_path / 'run'}"
     config = parse(given.split(), "cpu")
     result = train.run(config)
     assert result == train.Result(tmp_path / "run", 0)
     assert result.config == config
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith(f": python -m benchmarks.report {tmp_path / 'run'}")
     last = result.curves()[0].evaluation.steps[-1]
     assert last >= 400
     again = train.run(config)  # nothing is left to do

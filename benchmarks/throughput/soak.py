@@ -1,6 +1,6 @@
 """Soak test: do memory, speed and checkpoint count of a long run stay constant?
 
-    python -m benchmarks.soak [--minutes 120] [--preset laptop] [--env NAME]
+    python -m benchmarks.throughput.soak [--minutes 120] [--preset laptop] [--env NAME]
         [--logdir DIR] [--json OUT] [--png OUT] [--quick] [-- FLAGS OF train.main]
 
 Starts the trainer as a subprocess, samples its resident memory, stops it by SIGTERM and
@@ -266,7 +266,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        "soak",
+        "throughput.soak",
         description="Watch a long run's memory, speed and checkpoints.",
     )
     parser.add_argument("--minutes", type=amount, default=120.0)
