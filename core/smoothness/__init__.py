@@ -1,9 +1,22 @@
 """How smooth the maps of a trained model are, at given states.
 
 `jacobian` is for any JAX function: ‖J‖₂, ‖J‖_F and the growth of products of Jacobians
-along a rollout. `categorical` has GPLD's row-wise norms and its KL sensitivity.
+along a rollout. `agent` applies it to the maps of an agent. `categorical` has GPLD's
+row-wise norms and its KL sensitivity.
 """
 
+from core.smoothness.agent import (
+    AgentNorms,
+    Curvature,
+    NormOptions,
+    StateNorms,
+    agent_maps,
+    agent_norms,
+    closed_loop,
+    mean_curvature,
+    state_norms,
+    summarize,
+)
 from core.smoothness.categorical import Inputs, jacobian_norms, kl_sensitivity
 from core.smoothness.jacobian import (
     FrobeniusNorm,
@@ -15,13 +28,23 @@ from core.smoothness.jacobian import (
 )
 
 __all__ = [
+    "AgentNorms",
+    "Curvature",
     "FrobeniusNorm",
     "Growth",
     "Inputs",
+    "NormOptions",
     "SpectralNorm",
+    "StateNorms",
+    "agent_maps",
+    "agent_norms",
+    "closed_loop",
     "frobenius_norm",
     "growth",
     "jacobian_norms",
     "kl_sensitivity",
+    "mean_curvature",
     "spectral_norm",
+    "state_norms",
+    "summarize",
 ]

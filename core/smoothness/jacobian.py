@@ -19,6 +19,31 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 Point = PyTree[Float[Array, "..."]]
 
 
+class Products(NamedTuple):
+    """J = ∂f/∂x at a point, as products with flat vectors."""
+
+    like: Float[Array, " inputs"]
+    """The flat x: its size and type."""
+    pushed: Callable[[Float[Array, " inputs"]], Float[Array, " outputs"]]
+    """v ↦ Jv, a jvp."""
+    pulled: Callable[[Float[Array, " outputs"]], Float[Array, " inputs"]]
+    """w ↦ Jᵀw, a vjp."""
+
+    @classmethod
+    def of(cls, f: Callable[[Point], Point], x: Point) -> "Products":
+        """Linearize f at x, once for all products.
+
+        Raises:
+            ValueError: x is empty.
+        """
+        flat, restore = ravel_pytree(x)
+        if not flat.size:
+            raise ValueError("x: it has no entries, and so there is no Jacobian")
+        _, pushed = jax.linearize(lambda x: ravel_pytree(f(restore(x)))[0], flat)
+        transposed = jax.linear_transpose(pushed, flat)
+        return cls(flat, pushed, lambda w: transposed(w)[0])
+
+
 class SpectralNorm(NamedTuple):
     """What power iteration found."""
 
@@ -89,12 +114,25 @@ def spectral_norm(
     Raises:
         ValueError: an option is out of its range, or x is empty.
     """
+    return power_iteration(
+        Products.of(f, x), key=key, tolerance=tolerance, max_iterations=max_iterations
+    )
+
+
+def power_iteration(
+    jacobian: Products, *, key: PRNGKeyArray, tolerance: float, max_iterations: int
+) -> SpectralNorm:
+    """`spectral_norm` of a function that is linearized already.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
     if not tolerance > 0:
         raise ValueError(f"tolerance={tolerance}: must be above 0")
     if max_iterations < 1:
         raise ValueError(f"max_iterations={max_iterations}: must be at least 1")
-    size, dtype, pushed, pulled = _products(f, x)
-    rounding = 4 * float(jnp.finfo(dtype).eps)
+    like, pushed, pulled = jacobian
+    rounding = 4 * float(jnp.finfo(like.dtype).eps)
 
     def advance(carry: _Iteration) -> _Iteration:
         image = pushed(_unit(pulled(_unit(carry.image))))
@@ -109,8 +147,8 @@ def spectral_norm(
     def goes_on(carry: _Iteration) -> Array:
         return ~carry.converged & (carry.count < max_iterations)
 
-    image = pushed(_unit(jax.random.normal(key, (size,), dtype)))
-    zero = jnp.zeros((), dtype)
+    image = pushed(_unit(jax.random.normal(key, like.shape, like.dtype)))
+    zero = jnp.zeros((), like.dtype)
     first = _Iteration(
         image, _length(image), zero, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
     )
@@ -144,11 +182,20 @@ def frobenius_norm(
     Raises:
         ValueError: there are fewer than 2 probes, or x is empty.
     """
+    return hutchinson(Products.of(f, x), key=key, probes=probes)
+
+
+def hutchinson(jacobian: Products, *, key: PRNGKeyArray, probes: int) -> FrobeniusNorm:
+    """`frobenius_norm` of a function that is linearized already.
+
+    Raises:
+        ValueError: there are fewer than 2 probes.
+    """
     if probes < 2:
         raise ValueError(f"probes={probes}: must be at least 2")
-    size, dtype, pushed, _ = _products(f, x)
-    signs = jax.random.rademacher(key, (probes, size), dtype)
-    squares = jnp.sum(jnp.square(jax.vmap(pushed)(signs)), axis=-1)
+    like = jacobian.like
+    signs = jax.random.rademacher(key, (probes, like.size), like.dtype)
+    squares = jnp.sum(jnp.square(jax.vmap(jacobian.pushed)(signs)), axis=-1)
     deviation = jnp.std(squares, ddof=1)
     return FrobeniusNorm(jnp.mean(squares), deviation / probes**0.5)
 
@@ -203,18 +250,6 @@ def growth(
         return (x, vectors), Growth(restore(x), average, largest)
 
     return jax.lax.scan(advance, (flat, directions), inputs)[1]
-
-
-def _products(
-    f: Callable[[Point], Point], x: Point
-) -> tuple[int, Any, Callable[[Array], Array], Callable[[Array], Array]]:
-    """Size and type of the flat x, and v ↦ Jv and w ↦ Jᵀw on flat vectors."""
-    flat, restore = ravel_pytree(x)
-    if not flat.size:
-        raise ValueError("x: it has no entries, and so there is no Jacobian")
-    _, pushed = jax.linearize(lambda x: ravel_pytree(f(restore(x)))[0], flat)
-    transposed = jax.linear_transpose(pushed, flat)
-    return flat.size, flat.dtype, pushed, lambda w: transposed(w)[0]
 
 
 def _scale(x: Array) -> Array:
