@@ -2,9 +2,10 @@
 
 Pages link to committed results, the README and CONTRIBUTING by relative paths, which
 work where the repository is browsed. In the site, results and CONTRIBUTING are files of
-their own, and the README is its start page.
+their own, and the README is its start page. No page loads anything from another host.
 """
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = "benchmarks/results"
+MATHJAX = re.compile(r"<script data-mkdocs-jupyter-mathjax=.*?</script>", re.DOTALL)
+"""Loads MathJax from another host; the notebooks have no formulas that need it."""
+FOREIGN = re.compile(
+    r"<(?:script|link|img)\b[^>]*\b(?:src|href)=\"https?://[^\"]*\"[^>]*>"
+)
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -39,3 +45,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri == "contributing.md":
         markdown = markdown.replace("](docs/", "](")
     return markdown
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Leave out MathJax, and warn of what would be loaded from another host."""
+    output = MATHJAX.sub("", output)
+    found = [x for x in FOREIGN.findall(output) if 'rel="canonical"' not in x]
+    if found:
+        log = logging.getLogger("mkdocs.hooks")
+        log.warning(f"{page.file.src_uri}: loads from another host: {found[0]}")
+    return output
