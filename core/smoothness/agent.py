@@ -39,6 +39,7 @@ MAPS = (
     "policy",
     "closed_loop",
     "velocity",
+    "rollout",
 )
 """The maps that `agent_maps` gives; their equations are there."""
 
@@ -64,7 +65,7 @@ class NormOptions:
     maps: tuple[str, ...] = MAPS
     horizon: int = 15
     probes: int = 8
-    tolerance: float = 1e-2
+    tolerance: float = 1e-3
     max_iterations: int = 100
 
     def __post_init__(self) -> None:
@@ -142,7 +143,8 @@ class AgentNorms(NamedTuple):
     average_growth: Quantiles
     """Of ‖Φ_t‖_F/√n, each `[horizon]`, for t = 1 … horizon."""
     largest_growth: Quantiles
-    """Of the lower bound of ‖Φ_t‖₂, each `[horizon]`."""
+    """Of a lower bound of ‖Φ_t‖₂, each `[horizon]`. That of the map `rollout` is closer
+    to ‖Φ_t‖₂, for t = horizon."""
     curvature: Curvature
     """Of the features along the closed loop's rollouts."""
 
@@ -161,7 +163,7 @@ def closed_loop(
 
 
 def agent_maps(
-    agent: Agent, latent: State, embed: Float[Array, " embed"]
+    agent: Agent, latent: State, embed: Float[Array, " embed"], *, horizon: int
 ) -> dict[str, Map]:
     """The maps named in `MAPS` at one state, with x = (h, z) and a the mean action.
 
@@ -174,16 +176,22 @@ def agent_maps(
         policy           x ↦ mean action
         closed_loop      x ↦ x' (`closed_loop`)
         velocity         x ↦ x' − x of the closed loop (Proposition 1)
+        rollout          x ↦ the closed loop's state `horizon` steps later: J is Φ_t
 
     Args:
         latent: h, and z as one-hot vectors or probabilities; no batch axes.
         embed: the encoder's output e in the same step.
+        horizon: in steps of the model.
     """
     model, rssm = agent.model, agent.model.rssm
     h, x = latent.deter, latent.features
     action = agent.policy(x).mode()
     probs = lambda logits: rssm.dist(logits).probs
     step = lambda x: closed_loop(agent, x)
+
+    def rollout(x: Array) -> Array:
+        return jax.lax.scan(lambda x, _: (step(x), None), x, length=horizon)[0]
+
     return {
         "posterior": Map(lambda e: probs(rssm.posterior_logits(h, e)), embed),
         "prior": Map(lambda h: probs(rssm.prior_logits(h)), h),
@@ -195,6 +203,7 @@ def agent_maps(
         "policy": Map(lambda x: agent.policy(x).mode(), x),
         "closed_loop": Map(step, x),
         "velocity": Map(lambda x: step(x) - x, x),
+        "rollout": Map(rollout, x),
     }
 
 
@@ -214,7 +223,8 @@ def state_norms(
     """
 
     def at(latent: State, embed: Array, key: Array) -> tuple:
-        maps, spectral, frobenius = agent_maps(agent, latent, embed), {}, {}
+        maps = agent_maps(agent, latent, embed, horizon=options.horizon)
+        spectral, frobenius = {}, {}
         # All maps have the same random numbers, so that each shape is drawn once.
         keys = jax.random.split(key, 3)
         for name in options.maps:

@@ -135,6 +135,8 @@ def power_iteration(
     rounding = 4 * float(jnp.finfo(like.dtype).eps)
 
     def advance(carry: _Iteration) -> _Iteration:
+        # The norm is that of a jvp: a rounding error of the vjp only tilts v a little.
+        # Reverse mode through a two-hot head, whose bins reach 4.9e8, is off by .5 %.
         image = pushed(_unit(pulled(_unit(carry.image))))
         norm, count = _length(image), carry.count + 1
         increase = (norm - carry.norm) / jnp.where(norm > 0, norm, 1)
@@ -217,7 +219,8 @@ def growth(
     x. With as many probes as entries of x, both results are exact.
 
     `largest` is a LOWER bound of ‖Φ_t‖₂. Where one direction dominates, it is too low
-    by a factor of about √(n / probes).
+    by a factor of about √(n / probes); `spectral_norm` of t steps as one function is
+    close, at a cost of tens of rollouts. ‖Φ_t‖_F = √n·`average` is never below ‖Φ_t‖₂.
 
     Args:
         step: `(x, input) ↦ x`, with the same shapes and types.

@@ -94,7 +94,9 @@ def whole(agent, states) -> dict[str, Whole]:
 
     def at(latent, embed):
         maps = {}
-        for name, (f, x) in agent_maps(agent, latent, embed).items():
+        for name, (f, x) in agent_maps(
+            agent, latent, embed, horizon=OPTIONS.horizon
+        ).items():
             v = jax.random.normal(jax.random.key(4), x.shape)
             slope = (f(x + width * v) - f(x - width * v)) / (2 * width)
             jacobian = jax.jacobian(f)(x).reshape(-1, x.size)
@@ -125,7 +127,7 @@ def test_rows_are_the_posterior_and_prior_of_the_penalty(found, whole):
     assert found.rows["posterior"].shape == (N,)
 
 
-def test_growth_is_that_of_the_closed_loop(agent, states, found):
+def test_growth_is_that_of_the_closed_loop(agent, states, found, whole):
     step = lambda x: closed_loop(agent, x)
     at = jax.jit(jax.vmap(lambda x: (step(x), jax.jacobian(step)(x))))
     x, phi = states[0].features, np.eye(FEATURES)
@@ -137,6 +139,7 @@ def test_growth_is_that_of_the_closed_loop(agent, states, found):
         np.testing.assert_allclose(found.growth.average[:, t], average, rtol=1e-4)
         np.testing.assert_allclose(found.growth.largest[:, t], largest, rtol=1e-4)
         np.testing.assert_allclose(found.growth.states[:, t], x, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(whole["rollout"].jacobian, phi, rtol=1e-3, atol=1e-5)
 
 
 def test_the_closed_loop_is_the_model_in_probabilities(agent, states):
