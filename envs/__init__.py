@@ -1,8 +1,9 @@
 """Batched environments as pure JAX functions.
 
->>> env = envs.make("walker-walk")
->>> state, timestep = env.reset(jax.random.key(0))
->>> state, timestep = env.step(state, action)
+Examples:
+    >>> env = envs.make("walker-walk")
+    >>> state, timestep = env.reset(jax.random.key(0))
+    >>> state, timestep = env.step(state, action)
 """
 
 from envs.adapters.from_jax import from_jax as from_jax

@@ -17,7 +17,11 @@ class VectorEnv[S: State]:
     """
 
     def __init__(self, env: Env[S], num_envs: int):
-        """Args: the environment to copy, and how many copies (at least 1).
+        """Copies of one environment.
+
+        Args:
+            env: the environment to copy.
+            num_envs: how many copies, at least 1.
 
         Raises:
             ValueError: `num_envs` is less than 1.

@@ -1,8 +1,9 @@
 """A trained agent for use elsewhere: observations in, actions out.
 
->>> policy = load_policy("runs/my-run")
->>> policy.reset()
->>> action = policy(obs)
+Examples:
+    >>> policy = load_policy("runs/my-run")
+    >>> policy.reset()
+    >>> action = policy(obs)
 """
 
 from pathlib import Path
