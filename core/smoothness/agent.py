@@ -57,7 +57,7 @@ class NormOptions:
 
     Attributes:
         maps: names from `MAPS`.
-        horizon: steps of the closed loop's rollouts, at least 2.
+        horizon: steps of the closed loop's rollouts, at least 3.
         probes: random vectors for ‖J‖_F and for the growth, at least 2.
         tolerance, max_iterations: see `spectral_norm`.
     """
@@ -69,13 +69,13 @@ class NormOptions:
     max_iterations: int = 100
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown map or a horizon below 2."""
+        """Raises ValueError for an unknown map or a horizon below 3."""
         if unknown := [name for name in self.maps if name not in MAPS]:
             raise ValueError(f"maps={self.maps}: {unknown[0]!r} is not one of {MAPS}")
-        if self.horizon < 2:
+        if self.horizon < 3:
             raise ValueError(
-                f"horizon={self.horizon}: must be at least 2, as curvature needs two "
-                "successive steps"
+                f"horizon={self.horizon}: must be at least 3, as curvature needs the "
+                "states after three steps"
             )
 
 
@@ -146,7 +146,7 @@ class AgentNorms(NamedTuple):
     """Of a lower bound of ‖Φ_t‖₂, each `[horizon]`. That of the map `rollout` is closer
     to ‖Φ_t‖₂, for t = horizon."""
     curvature: Curvature
-    """Of the features along the closed loop's rollouts."""
+    """Of the features x_1 … x_horizon along the closed loop's rollouts."""
 
 
 def closed_loop(
@@ -261,11 +261,11 @@ def agent_norms(
 ) -> AgentNorms:
     """`state_norms`, summarized over the n states. It can be compiled likewise."""
     norms = state_norms(agent, latents, embeds, key=key, options=options)
-    return summarize(norms, latents)
+    return summarize(norms)
 
 
-def summarize(norms: StateNorms, latents: State) -> AgentNorms:
-    """The quantiles over the states `latents` at which `norms` were measured."""
+def summarize(norms: StateNorms) -> AgentNorms:
+    """Quantiles over the states, and the curvature of all rollouts."""
     maps = {
         name: MapNorms(
             Quantiles.of(spectral.norm),
@@ -275,13 +275,13 @@ def summarize(norms: StateNorms, latents: State) -> AgentNorms:
         )
         for name, spectral in norms.spectral.items()
     }
-    rollouts = [latents.features[:, None], norms.growth.states]
     return AgentNorms(
         maps,
         {name: Quantiles.of(values) for name, values in norms.rows.items()},
         Quantiles.of(norms.growth.average),
         Quantiles.of(norms.growth.largest),
-        mean_curvature(jnp.concatenate(rollouts, axis=1).swapaxes(0, 1)),
+        # Without x_0: from it to x_1, z also changes from a sample to probabilities.
+        mean_curvature(norms.growth.states.swapaxes(0, 1)),
     )
 
 

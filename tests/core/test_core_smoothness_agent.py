@@ -163,8 +163,8 @@ def test_derivatives_are_those_of_the_maps(whole, name):
     assert np.all(error < 0.01 * np.linalg.norm(expected, axis=1))
 
 
-def test_the_summary_is_over_states(states, found):
-    summary = summarize(found, states[0])
+def test_the_summary_is_over_states(found):
+    summary = summarize(found)
     for name in MAPS:
         norms, spectral = found.spectral[name].norm, summary.maps[name].spectral
         np.testing.assert_allclose(spectral.median, np.median(norms), rtol=1e-6)
@@ -181,6 +181,11 @@ def test_the_summary_is_over_states(states, found):
     assert summary.rows["prior"].largest == np.max(found.rows["prior"])
     assert 0 < summary.curvature.mean < summary.curvature.largest <= 2
     assert summary.curvature.moving == 1
+    # Of x_1, x_2, x_3, by the definition.
+    first, last = np.moveaxis(np.diff(found.growth.states, axis=1), 1, 0)
+    cosine = np.sum(first * last, axis=1)
+    cosine /= np.linalg.norm(first, axis=1) * np.linalg.norm(last, axis=1)
+    np.testing.assert_allclose(summary.curvature.mean, np.mean(1 - cosine), rtol=1e-4)
 
 
 def test_agent_norms_measures_the_chosen_maps(agent, states):
@@ -230,7 +235,7 @@ def test_curvature_leaves_out_what_does_not_move():
     ("options", "message"),
     [
         ({"maps": ("prior", "critic")}, r"'critic' is not one of \('posterior', .*"),
-        ({"horizon": 1}, "horizon=1: must be at least 2"),
+        ({"horizon": 2}, "horizon=2: must be at least 3"),
     ],
 )
 def test_options_refuse(options, message):
