@@ -37,7 +37,8 @@ class RSSM(eqx.Module):
         action_size: number of action dimensions.
         deter: size of h.
         hidden: width of the hidden layers.
-        categoricals, classes: K and C.
+        categoricals: K.
+        classes: C.
         blocks: number of diagonal blocks of the recurrent layers.
         unimix: share of the uniform distribution in posterior and prior.
 

@@ -38,7 +38,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point links out of docs/ at the files that stand for them."""
     markdown = markdown.replace(f"](../{RESULTS}/", f"]({RESULTS}/")
     markdown = re.sub(rf"\]\(({RESULTS}/\S*?)README\.md\)", r"](\1about.md)", markdown)
-    markdown = markdown.replace("](../CONTRIBUTING.md)", "](contributing.md)")
+    markdown = markdown.replace("](../CONTRIBUTING.md", "](contributing.md")
     markdown = markdown.replace("](../README.md)", "](index.md)")
     if page.file.src_uri.startswith(RESULTS):  # three folders below docs/
         markdown = markdown.replace("](../../../docs/", "](../../../")

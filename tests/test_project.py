@@ -55,6 +55,12 @@ def test_ci_runs_the_test_command_of_the_readme():
     assert re.search(r"^stage \S+ uv run pytest$", script, flags=re.MULTILINE)
 
 
+def test_ci_builds_the_site_strictly():
+    """With --quiet, mkdocs does not count warnings: --strict would never fail."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert re.search(r"^stage docs .* mkdocs build --strict$", script, re.MULTILINE)
+
+
 # Written in pieces, so that this file does not find itself.
 FORBIDDEN = {
     "a home directory": re.compile(

@@ -176,7 +176,9 @@ def load_policy(
         run_dir: directory of the run.
         agent: which one of a run with several `--seeds`.
         at: environment step of the agent; the newest by default.
-        batch, explore, seed: see `Policy`.
+        batch: see `Policy`.
+        explore: see `Policy`.
+        seed: see `Policy`.
 
     Raises:
         UserError: there is no such run or agent, or no checkpoint yet.
