@@ -26,5 +26,6 @@ BENCHMARKS = {
     "theory": "the papers' theoretical experiments, six studies",
     "throughput": "an update by phase, several agents, and the whole training loop",
     "throughput.soak": "memory, speed and checkpoints of a long run, with limits",
+    "trust": "errors of a trained model against branches of the simulator, by part",
 }
 """What each benchmark measures. To add one, add its module and a line here."""

@@ -15,6 +15,23 @@ is the imagined return of k steps, and J_H the true one. With D_t = Π_{i<t} d_i
 where r̂_t, d̂_t and f̂_t are the model's at (s_t, a_t). This is an identity: nothing is
 assumed of the model, the system or the policy. To first order in the one-step errors,
 the dynamics part is Σ_t D_t·d̂_t·∇V̂_{H−t−1}(f̂_t)·(s_{t+1} − f̂_t), its *adjoint* form.
+
+A world model whose states are inferred from observations has no s_t of its own: there
+the identity is that of a recorded trajectory, `attribute_recorded`, with the latent
+states q_t after each observation in the place of s_t, and rewards and discounts of the
+state that a step arrives in, as DreamerV3 has them. With V̂_k(q) the return of k steps
+imagined from q, and d̂ at q_{t+1},
+
+    J_H − V̂_H(q_0) =
+          Σ_t D_t·[r_{t+1} − r̂(q_{t+1})]                                  reward
+        + Σ_t D_t·[r̂(q_{t+1}) + d̂·V̂_{H−t−1}(q_{t+1}) − V̂_{H−t}(q_t)]      dynamics
+        + Σ_t D_t·[d_{t+1} − d̂]·V̂_{H−t−1}(q_{t+1})                    continuation
+        + D_H·[v(s_H) − v̂(q_H)]                                          value
+
+The dynamics part compares one step imagined from q_t with the latent state inferred
+after it: errors of the prior and of the encoder are one there. The identity holds for
+any numbers V̂_k(q_t); sampled ones make each dynamics term noisy, and its mean is 0 for
+a model that samples from the truth.
 """
 
 from collections.abc import Callable
@@ -52,25 +69,71 @@ class Attribution(NamedTuple):
         gap: J_H − V̂_H(s_0).
         reward, dynamics, continuation: the contribution of each step.
         value: that of the critic after the last step.
-        adjoint: the dynamics part to first order in the one-step errors.
+        adjoint: the dynamics part to first order in the one-step errors; None for a
+            recorded trajectory.
     """
 
-    gap: Scalar
-    reward: Float[Array, " steps"]
-    dynamics: Float[Array, " steps"]
-    continuation: Float[Array, " steps"]
-    value: Scalar
-    adjoint: Float[Array, " steps"]
+    gap: Float[Array, "*batch"]
+    reward: Float[Array, "steps *batch"]
+    dynamics: Float[Array, "steps *batch"]
+    continuation: Float[Array, "steps *batch"]
+    value: Float[Array, "*batch"]
+    adjoint: Float[Array, "steps *batch"] | None = None
 
     @property
-    def parts(self) -> dict[str, Scalar]:
+    def parts(self) -> dict[str, Float[Array, "*batch"]]:
         """The four parts, summed over the steps."""
         return {
-            "reward": jnp.sum(self.reward),
-            "dynamics": jnp.sum(self.dynamics),
-            "continuation": jnp.sum(self.continuation),
+            "reward": jnp.sum(self.reward, axis=0),
+            "dynamics": jnp.sum(self.dynamics, axis=0),
+            "continuation": jnp.sum(self.continuation, axis=0),
             "value": self.value,
         }
+
+
+class Recorded(NamedTuple):
+    """What happened in H steps, entry t on arriving in s_{t+1}, and v(s_H).
+
+    Attributes:
+        reward: r_{t+1}; of the model, r̂(q_{t+1}).
+        discount: d_{t+1}: γ, or 0 where the episode ended; of the model, d̂(q_{t+1}).
+        value: the return after the last step; of the model, v̂(q_H).
+    """
+
+    reward: Float[Array, "steps *batch"]
+    discount: Float[Array, "steps *batch"]
+    value: Float[Array, "*batch"]
+
+
+def attribute_recorded(
+    true: Recorded, model: Recorded, imagined: Float[Array, "steps *batch"]
+) -> Attribution:
+    """Decompose the return error of a model along recorded trajectories.
+
+    Args:
+        imagined: entry t is V̂_{H−t}(q_t), the return of all remaining steps imagined
+            from the latent state q_t.
+
+    Raises:
+        ValueError: the shapes differ, or there is no step.
+    """
+    shapes = {x.shape for x in (*true[:2], *model[:2], imagined)}
+    if len(shapes) > 1 or not imagined.shape[0]:
+        raise ValueError(
+            f"shapes of rewards, discounts and imagined returns: got {sorted(shapes)}, "
+            "but they must be equal, with at least one step"
+        )
+    weight = jnp.cumprod(true.discount, axis=0)
+    left = jnp.concatenate([imagined[1:], model.value[None]])
+    before = jnp.concatenate([jnp.ones_like(weight[:1]), weight[:-1]])
+    realized = jnp.sum(before * true.reward, axis=0) + weight[-1] * true.value
+    return Attribution(
+        gap=realized - imagined[0],
+        reward=before * (true.reward - model.reward),
+        dynamics=before * (model.reward + model.discount * left - imagined),
+        continuation=before * (true.discount - model.discount) * left,
+        value=weight[-1] * (true.value - model.value),
+    )
 
 
 def attribute(

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +16,7 @@ from benchmarks.report.read import films, read_arms, read_runs, run_names
 from train.config.cli import parse
 from train.errors import UserError
 
+BROWSER = shutil.which("chromium") or ""
 LAPTOP = "--env cartpole-balance --preset laptop --steps 4000"
 
 
@@ -128,6 +131,23 @@ def test_the_page_is_whole_and_says_it_all(tmp_path, runs, capsys):
     assert [agent["seed"] for agent in plain["agents"]] == [0, 1]
     assert penalized["final"] == {"value": 30.0, "low": None, "high": None}
     assert found["runs"][0]["start"]["commit"] == "0123456789abcdef"
+
+
+@pytest.mark.skipif(not BROWSER, reason="no chromium here")
+def test_a_browser_draws_it_without_a_complaint(tmp_path, runs):
+    """Its console stays empty; the curves and a frame of the film are on screen."""
+    make_film(runs[2] / "film.gif")
+    page, picture = tmp_path / "r.html", tmp_path / "screen.png"
+    assert main([*map(str, runs), "--html", str(page)]) == 0
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu"]
+    command += ["--enable-logging=stderr", "--window-size=1000,2400"]
+    command += [f"--screenshot={picture}", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr
+    with Image.open(picture) as image:
+        colors = {color for _, color in image.convert("RGB").getcolors(1 << 24) or []}
+    assert (0x1F, 0x77, 0xB4) in colors  # matplotlib's first
+    assert {(255, 0, 0), (0, 0, 255)} & colors  # a frame of the film
 
 
 def test_speed_and_state_by_hand(tmp_path):

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.theory.attribution import System, attribute, imagined_return
+from core.theory.attribution import (
+    Recorded,
+    System,
+    attribute,
+    attribute_recorded,
+    imagined_return,
+)
 from core.theory.bounds import LipschitzConstants, ModelErrors, check_bounds
 from envs.synthetic import lqg, teacher
 
@@ -214,3 +220,59 @@ def test_a_bound_that_says_nothing_is_called_vacuous():
         assert 0.01 < split < joint < lemma
     with pytest.raises(ValueError, match="largest_gap=0 must be above 0"):
         check_bounds(0.0, constants, errors, discount=0.9, horizon=9, largest_gap=0)
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_recorded_parts_add_up_to_the_gap(steps):
+    """For any numbers: also sampled ones, and an episode that ended."""
+    rng = np.random.default_rng(0)
+    draw = lambda: jnp.asarray(rng.normal(size=(steps, 5)))
+    discount = jnp.asarray(rng.uniform(size=(steps, 5))).at[-1, 2].set(0.0)
+    true = Recorded(draw(), discount, draw()[0])
+    model = Recorded(draw(), jnp.abs(draw()), draw()[0])
+    imagined = draw()
+    found = attribute_recorded(true, model, imagined)
+    total = sum(found.parts.values())
+    assert np.max(np.abs(total - found.gap)) < 1e-12
+    realized = true.value
+    for r, d in zip(true.reward[::-1], true.discount[::-1], strict=True):
+        realized = r + d * realized
+    np.testing.assert_allclose(found.gap, realized - imagined[0], atol=1e-12)
+    assert found.reward.shape == (steps, 5)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["lqg", "teacher"])
+def test_recorded_attribution_is_that_of_the_system(which):
+    """A deterministic system whose states are observed: the same four parts."""
+    true, policy, start = list(cases())[which]
+    model = planted(true, 0.2, *PARTS)
+    wanted = found(true, model, policy, start)
+    state, rows, imagined = jnp.asarray(start, float), [], []
+    for t in range(STEPS):
+        action = policy(state)
+        left = STEPS - t
+        imagined.append(imagined_return(model, policy, state, left, longest=STEPS))
+        rows.append([x(state, action) for s in (true, model) for x in (s[1], s[2])])
+        state = true.dynamics(state, action)
+    reward, discount, r, d = jnp.asarray(rows).T
+    result = attribute_recorded(
+        Recorded(reward, discount, true.value(state)),
+        Recorded(r, d, model.value(state)),
+        jnp.asarray(imagined),
+    )
+    assert abs(float(result.gap - wanted.gap)) < 1e-10
+    for part in ("reward", "dynamics", "continuation", "value"):
+        np.testing.assert_allclose(
+            getattr(result, part), getattr(wanted, part), atol=1e-10
+        )
+    assert result.adjoint is None
+
+
+def test_recorded_shapes_are_checked():
+    one, two = jnp.zeros((3, 2)), jnp.zeros((2, 2))
+    end = jnp.zeros(2)
+    with pytest.raises(ValueError, match="must be equal"):
+        attribute_recorded(Recorded(one, one, end), Recorded(one, two, end), one)
+    none = jnp.zeros((0, 2))
+    with pytest.raises(ValueError, match="at least one step"):
+        attribute_recorded(Recorded(none, none, end), Recorded(none, none, end), none)

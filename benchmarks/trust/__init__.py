@@ -1,0 +1,1 @@
+"""How far a trained world model may be believed, against the simulator it learned."""

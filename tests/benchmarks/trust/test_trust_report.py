@@ -1,0 +1,162 @@
+"""`python -m benchmarks.trust`: episodes, branches, windows, and the whole of it."""
+
+import json
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from saved_run import configured, random_state, save_run
+
+from benchmarks.trust.__main__ import main
+from benchmarks.trust.episodes import (
+    Heads,
+    follow,
+    goes_on,
+    make_record,
+    realized_returns,
+)
+from benchmarks.trust.report import ranges
+from benchmarks.trust.windows import imagination_of, imagined_returns
+from train.preflight.setup import make_env
+from train.run_dir import record
+
+ENV = "--env toy-target"
+
+
+@pytest.fixture(scope="module")
+def agent():
+    return random_state(configured(ENV)).learner.agent
+
+
+def episodes_of(reward, value, *, last=(), terminal=(), corrupt=()) -> Any:
+    """Only what the functions under test read; one copy."""
+    column = lambda x: jnp.asarray(x, float)[:, None]
+    flag = lambda at: jnp.asarray(np.isin(np.arange(len(reward)), at))[:, None]
+    return SimpleNamespace(
+        heads=Heads(column(reward), column(reward), column(value)),
+        reward=column(reward),
+        is_last=flag(last),
+        is_terminal=flag(terminal),
+        is_corrupt=flag(corrupt),
+    )
+
+
+def test_realized_returns_end_with_their_episode():
+    reward, value = [9, 1, 2, 9, 4, 5], [0, 0, 10, 0, 0, 20]
+    found = realized_returns(episodes_of(reward, value, last=(2,)), 0.5)[:, 0]
+    after = 4 + 0.5 * (5 + 0.5 * 20)
+    assert found[:3] == pytest.approx([1 + 0.5 * (2 + 5), 2 + 5, 10])
+    assert found[3:] == pytest.approx([after, 5 + 10, 20])
+    ended = episodes_of(reward, value, last=(2,), terminal=(2,))
+    assert realized_returns(ended, 0.5)[0, 0] == pytest.approx(1 + 0.5 * 2)
+
+
+def test_windows_lie_within_sound_episodes():
+    """Against a plain loop."""
+    rng = np.random.default_rng(0)
+    last, corrupt = (7, 15, 16), (11,)
+    given = episodes_of(rng.normal(size=25), np.zeros(25), last=last, corrupt=corrupt)
+    for length in (1, 3, 6, 24, 25):
+        found = goes_on(given, length)[:, 0]
+        for t in range(25):
+            inside = range(t, t + length)
+            wanted = (
+                t + length < 25
+                and not any(s in last for s in inside)
+                and not any(s in corrupt for s in (*inside, t + length))
+            )
+            assert found[t] == wanted, (t, length)
+
+
+def test_recorded_latents_follow_from_the_observations(agent):
+    """z is drawn with other numbers, but the first h needs none."""
+    env = make_env(configured(ENV))
+    play = jax.jit(make_record(env, copies=3, decisions=6))
+    episodes = play(agent, jax.random.key(0))
+    assert episodes.action.shape[:2] == (6, 3)
+    again = jax.jit(follow)(agent, episodes, jax.random.key(1))
+    np.testing.assert_allclose(
+        again.latent.deter[0], episodes.latent.deter[0], rtol=1e-5, atol=1e-6
+    )
+    assert again.latent.stoch.shape == episodes.latent.stoch.shape
+    np.testing.assert_array_equal(again.obs, episodes.obs)
+
+
+def test_imagined_returns_are_those_of_a_plain_loop(agent):
+    steps, windows = 4, 2
+    rssm = agent.model.rssm
+    rng = np.random.default_rng(0)
+    sizes = agent.policy.mean.bias.size
+    noise = jnp.asarray(rng.normal(size=(steps, windows, sizes)), jnp.float32)
+    uniforms = jax.random.uniform(
+        jax.random.key(0), (steps, windows, rssm.categoricals)
+    )
+    states = rssm.initial(steps, windows)._replace(
+        deter=jnp.asarray(rng.normal(size=(steps, windows, rssm.deter)), jnp.float32)
+    )
+    imagination = imagination_of(agent)
+    found = imagined_returns(imagination, states, (noise, uniforms))
+    for start in range(steps):
+        state = jax.tree.map(lambda x: x[start], states)  # noqa: B023
+        total, weight = 0.0, 1.0
+        for t in range(start, steps):
+            state, reward, discount = imagination.step(state, (noise[t], uniforms[t]))
+            total, weight = total + weight * reward, weight * discount
+        wanted = total + weight * imagination.value(state)
+        np.testing.assert_allclose(found[start], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_whole_of_it(tmp_path, capsys):
+    runs = []
+    for name, words in (("a", "--seed 0"), ("b", "--seed 1 --penalty xla")):
+        config = configured(f"{ENV} {words}")
+        runs.append(str(save_run(tmp_path / name, config, random_state(config))))
+    out, page = tmp_path / "t.json", tmp_path / "t.html"
+    words = ["--run", runs[0], "--compare", runs[1], "--quick"]
+    outputs = ["--json", out, "--html", page, "--png", tmp_path / "t.png"]
+    assert main([*words, *map(str, outputs)]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads(out.read_text())
+    first, second = result["agents"]
+    horizon = result["plan"]["horizon"]
+    rows = first["summary"]["horizons"]
+    assert len(rows["observation"]["mean"]) == horizon
+    assert rows["unchanged"]["mean"][0] > 0
+    # The same parameters in the same episodes: z is drawn anew.
+    assert first["paired"]["unchanged"]["mean"][0] > 0
+    assert second["summary"]["attribution"]["largest residual"] < 1e-6
+    norms = second["summary"]["norms"]
+    assert norms["spectral"]["closed_loop"]["largest"] > 0
+    assert len(norms["growth"]["median"]) == result["plan"]["steps"]
+    assert printed.count("trusted") == 2 and "At the states of" in printed
+    assert (tmp_path / "t.png").stat().st_size > 0
+    text = page.read_text()
+    assert "Trust report" in text
+    assert not re.search(r'(?:src|href)="(?!data:|#)', text)
+
+
+def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path, capsys):
+    config = configured(ENV)
+    saved = str(save_run(tmp_path / "saved", config, random_state(config)))
+    other = tmp_path / "other"
+    other.mkdir()
+    record.write(configured("--env cartpole-balance"), other / "config.json")
+    for words, said in (
+        (["--compare", str(other)], "allowed: runs of toy-target"),
+        (["--agent", "3"], "--agent 3"),
+        (["--horizon", "59", "--decisions", "59"], "--horizon 59"),
+    ):
+        given = ["--run", saved, "--copies", "2", "--starts", "4", *words]
+        assert main(given) == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(SystemExit):
+        main(["--quick"])
+
+
+def test_ranges_of_integers():
+    assert ranges([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+    assert ranges([]) == ""
