@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from benchmarks.trust.branches import Branches
 from benchmarks.trust.episodes import Heads
 from benchmarks.trust.measure import Measured, Plan, Starts
-from benchmarks.trust.windows import Imagination, Windows, imagined_returns
+from benchmarks.trust.windows import Imagination, Windows, distances, imagined_returns
 from core.theory.attribution import Recorded, System
 
 EXPLORE = 0.2
@@ -58,14 +58,12 @@ def make_measure_known(
     def measure(key: PRNGKeyArray, sizes: Array) -> Measured:
         found = jax.device_get(run(key, sizes, *chosen))
         branches, realized, windows, length, value = found
-        attribution = windows.attribute()
         realized = np.asarray(realized, np.float64)
         return Measured(
             chosen,
             branches,
             realized[chosen],
-            attribution,
-            attribution.gap + windows.imagined[0],
+            windows,
             {"‖s‖": np.asarray(length, np.float64)},
             (np.asarray(value, np.float64), realized),
         )
@@ -144,11 +142,14 @@ def _measure(
     # As for an agent: with the action noise of the episode.
     fresh, _ = _random(case, reward.shape, window_key)
     end = time + plan.steps, copy
-    imagined = imagined_returns(guess, states[at], (fresh, random[1][at]))
+    given = fresh, random[1][at]
+    imagined = imagined_returns(guess, states[at], given)
+    following = states[times + 1, at[1]]
     windows = Windows(
         Recorded(reward, discount, realized[end]),
         Recorded(r, d, values[end]),
         imagined,
+        distances(following, guess.step(states[at], given)[0]),
     )
     length = jnp.linalg.norm(states[time, copy], axis=-1)
     return branches, realized, windows, length, values

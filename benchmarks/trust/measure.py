@@ -16,7 +16,7 @@ from benchmarks.trust.episodes import (
     make_record,
     realized_returns,
 )
-from benchmarks.trust.windows import make_windows
+from benchmarks.trust.windows import Windows, make_windows
 from core.agent import Agent
 from core.smoothness import (
     AgentNorms,
@@ -27,7 +27,6 @@ from core.smoothness import (
     state_norms,
     summarize,
 )
-from core.theory.attribution import Attribution
 from envs import Env
 from envs.mjx.env import MjxEnv
 from envs.render.pixels import PixelEnv
@@ -71,9 +70,8 @@ class Measured(NamedTuple):
     Attributes:
         branches: see there.
         realized: return from each start to the end of its episode.
-        attribution: of the policy's own return over `Plan.steps`; None where another
-            agent acted.
-        returns: that return, J_H.
+        windows: of the policy's own return over `Plan.steps`; None where another agent
+            acted.
         features: what is known of each start, by name; NaN where it was not measured.
         norms: of the agent's maps; None where there is no agent.
         every: the critic's value and the realized return in all recorded states.
@@ -82,8 +80,7 @@ class Measured(NamedTuple):
     starts: Starts
     branches: Branches
     realized: Float[np.ndarray, " starts"]
-    attribution: Attribution | None
-    returns: Float[np.ndarray, " starts"] | None
+    windows: Windows | None
     features: dict[str, Float[np.ndarray, " starts"]]
     every: tuple[np.ndarray, np.ndarray]
     norms: AgentNorms | None = None
@@ -152,14 +149,13 @@ class Measure:
         variance = self._variance(episodes)
         branches = self._branched(agent, chosen, variance, branch_key, len(starts.time))
         realized = realized_returns(episodes, plan.discount)
-        attribution = returns = None
+        windows = None
         if own:
             value = jnp.asarray(
                 realized[starts.time + plan.steps, starts.copy], jnp.float32
             )
-            windows = self._windows(agent, episodes, *starts, value, window_key)
-            attribution = windows.attribute()
-            returns = attribution.gap + np.asarray(windows.imagined[0], np.float64)
+            found = self._windows(agent, episodes, *starts, value, window_key)
+            windows = jax.device_get(found)
         features = self._features(agent, chosen)
         some = jax.tree.map(lambda x: x[:NORMS], chosen)
         states, norms = jax.device_get(self._norms(agent, some, key=norm_key))
@@ -173,8 +169,7 @@ class Measure:
             starts,
             branches,
             realized[starts],
-            attribution,
-            returns,
+            windows,
             features,
             (np.asarray(episodes.heads.value, np.float64), realized),
             norms,

@@ -33,6 +33,8 @@ def _lines(result: dict[str, Any], agent: dict[str, Any]) -> list[str]:
     lines += [f"  {line}" for line in (_critic(summary), _length(result, agent))]
     if "norms" in summary:
         lines.append(f"  {_norms(summary['norms'])}")
+    if "bounds" in summary:
+        lines.append(f"  {_bounds(summary['bounds'])}")
     lines += [f"  {_where(summary['where'])}", f"  {agent['verdict']}"]
     return lines
 
@@ -110,6 +112,14 @@ def _norms(found: dict[str, Any]) -> str:
     )
 
 
+def _bounds(found: dict[str, Any]) -> str:
+    words = ", ".join(
+        f"{name} {each['bound']:.2g}{' (vacuous)' if each['vacuous'] else ''}"
+        for name, each in found["bounds"].items()
+    )
+    return f"largest error of a return {found['largest gap']:.3g}; bounds: {words}"
+
+
 def _where(found: dict[str, Any]) -> str:
     return "error of the return goes with " + ", ".join(
         f"{name} ({rho['return']:+.2f})" for name, rho in strongest(found)[:SHOWN]
@@ -171,6 +181,8 @@ def sections(result: dict[str, Any]) -> list[Section]:
         if "attribution" in summary:
             parts += attribution(summary["attribution"])
         parts += [_critic(summary), _length(result, agent)]
+        if "bounds" in summary:
+            parts.append(_bounds(summary["bounds"]))
         if "norms" in summary:
             parts += [_norms(summary["norms"]), _spectral(summary["norms"])]
         where = [

@@ -7,7 +7,9 @@ import numpy as np
 from benchmarks.trust.branches import Branches
 from benchmarks.trust.measure import Measured, Plan
 from benchmarks.trust.statistics import Clusters, correlation, rank_correlation
+from benchmarks.trust.windows import Windows
 from core.smoothness import AgentNorms
+from core.theory.bounds import LipschitzConstants, ModelErrors, check_bounds
 
 Summary = dict[str, Any]
 
@@ -26,8 +28,10 @@ def summarize(measured: Measured, plan: Plan) -> Summary:
     }
     if measured.norms is not None:
         summary["norms"] = smoothness(measured.norms)
-    if measured.attribution is not None and measured.returns is not None:
-        summary["attribution"] = attribution(measured, plan, clusters)
+    if (windows := measured.windows) is not None:
+        summary["attribution"] = attribution(windows, plan.steps, clusters)
+        if measured.norms is not None:
+            summary["bounds"] = bounds(windows, measured.norms, plan)
     return summary
 
 
@@ -116,10 +120,56 @@ def critic(value: np.ndarray, realized: np.ndarray) -> Summary:
     }
 
 
-def attribution(measured: Measured, plan: Plan, clusters: Clusters) -> Summary:
+def bounds(windows: Windows, norms: AgentNorms, plan: Plan) -> Summary:
+    """The paper's bounds with the largest errors and local norms that were measured.
+
+    These norms are of the model, and only at visited states: the bounds are what the
+    theory would say if they held everywhere, not guarantees. A bound is vacuous if it
+    is above the largest error that rewards and returns of the size seen allow.
+    """
+    steepest = {name: float(map_.spectral.largest) for name, map_ in norms.maps.items()}
+    of_state, of_action = steepest["dynamics_state"], steepest["dynamics_action"]
+    constants = LipschitzConstants(
+        dynamics_state=of_state,
+        dynamics_action=of_action,
+        # The reward is that of the state arrived in: r(f(s, a)).
+        reward_state=steepest["reward"] * of_state,
+        reward_action=steepest["reward"] * of_action,
+        policy=steepest["policy"],
+    )
+    true, model = (
+        [np.asarray(x, np.float64) for x in part]
+        for part in (windows.true, windows.model)
+    )
+    errors = ModelErrors(
+        dynamics=float(np.max(windows.distance)),
+        reward=float(np.max(np.abs(true[0] - model[0]))),
+        critic=float(np.max(np.abs(true[2] - model[2]))),
+        critic_slope=steepest["value"],
+    )
+    weights = plan.discount ** np.arange(plan.steps + 1)
+    spread = np.ptp(true[0]) * weights[:-1].sum() + np.ptp(true[2]) * weights[-1]
+    gap = float(np.max(np.abs(windows.attribute().gap)))
+    found = check_bounds(
+        gap,
+        constants,
+        errors,
+        discount=plan.discount,
+        horizon=plan.steps,
+        largest_gap=max(float(spread), 1e-30),
+    )
+    return {
+        "largest gap": gap,
+        "constants": constants._asdict(),
+        "errors": errors._asdict(),
+        "bounds": {name: each._asdict() for name, each in found.items()},
+    }
+
+
+def attribution(windows: Windows, count: int, clusters: Clusters) -> Summary:
     """J_H − V̂_H(q_0) and its parts: means with intervals, and root mean squares."""
-    found = measured.attribution
-    assert found is not None and measured.returns is not None
+    found = windows.attribute()
+    returns = found.gap + np.asarray(windows.imagined[0], np.float64)
     steps = {
         name: np.asarray(getattr(found, name), np.float64)
         for name in ("reward", "dynamics", "continuation")
@@ -130,9 +180,9 @@ def attribution(measured: Measured, plan: Plan, clusters: Clusters) -> Summary:
     parts["gap"] = np.asarray(found.gap, np.float64)
     parts["model"] = parts["gap"] - parts["value"]
     return {
-        "steps": plan.steps,
-        "return": float(np.mean(measured.returns)),
-        "return spread": float(np.std(measured.returns)),
+        "steps": count,
+        "return": float(np.mean(returns)),
+        "return spread": float(np.std(returns)),
         "mean": {name: clusters.mean(part) for name, part in parts.items()},
         "rms": {
             name: float(np.sqrt(np.mean(np.square(part))))

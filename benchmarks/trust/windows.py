@@ -26,16 +26,20 @@ class Windows(NamedTuple):
         true: what happened, with the realized return after the last step.
         model: the heads in the latent states after the observations.
         imagined: V̂_{H−t}(q_t).
+        distance: ‖q_{t+1} − q̂‖, of the latent state after the observation and the one
+            imagined from q_t with the same action.
     """
 
     true: Recorded
     model: Recorded
     imagined: Float[Array, "steps windows"]
+    distance: Float[Array, "steps windows"]
 
     def attribute(self) -> Attribution:
         """The decomposition, in float64: its parts add up to 1e-10 of their size."""
         with jax.enable_x64(True):
-            found = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), self)
+            given = self.true, self.model, self.imagined
+            found = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), given)
             return jax.device_get(attribute_recorded(*found))
 
 
@@ -64,16 +68,27 @@ def make_windows(*, steps: int, discount: float) -> Callable[..., Windows]:
         latent, noise = jax.tree.map(lambda x: x[:-1], (rows.latent, rows.noise))
         shape = *noise.shape[:2], agent.model.rssm.categoricals
         random = noise, jax.random.uniform(key, shape)
-        imagined = imagined_returns(imagination_of(agent), latent, random)
-        after = jax.tree.map(lambda x: x[1:], rows.heads)
+        imagination = imagination_of(agent)
+        imagined = imagined_returns(imagination, latent, random)
+        after = jax.tree.map(lambda x: x[1:], rows.latent)
+        distance = distances(after, imagination.step(latent, random)[0])
+        heads = jax.tree.map(lambda x: x[1:], rows.heads)
         ended = jnp.where(rows.is_terminal[1:], 0.0, discount)
         return Windows(
             Recorded(rows.reward[1:], ended, value),
-            Recorded(after.reward, after.discount, after.value[-1]),
+            Recorded(heads.reward, heads.discount, heads.value[-1]),
             imagined,
+            distance,
         )
 
     return windows
+
+
+def distances[S](one: S, other: S) -> Float[Array, "steps windows"]:
+    """Euclidean, over all entries of states `[steps, windows, ...]`."""
+    square = lambda x, y: jnp.sum(jnp.square(x - y), axis=tuple(range(2, x.ndim)))
+    squares = jax.tree.leaves(jax.tree.map(square, one, other))
+    return jnp.sqrt(sum(squares[1:], squares[0]))
 
 
 class Imagination[S](NamedTuple):

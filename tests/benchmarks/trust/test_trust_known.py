@@ -34,7 +34,8 @@ def judged(measure, *sizes, seed=0):
 def test_a_perfect_model_has_no_error_and_is_trusted(measures):
     found, summary, spoken = judged(measures[0], 0, 0, 0, 0)
     assert spoken == [] and verdict(spoken).startswith("trusted")
-    branches, parts = found.branches, found.attribution
+    branches, parts = found.branches, found.windows.attribute()
+    np.testing.assert_allclose(found.windows.distance, 0, atol=1e-5)
     np.testing.assert_allclose(branches.error, 0, atol=1e-9)
     np.testing.assert_allclose(branches.imagined.reward, branches.reward, atol=1e-5)
     assert np.max(branches.unchanged) > 0.1

@@ -132,6 +132,10 @@ def test_the_whole_of_it(tmp_path, capsys):
     norms = second["summary"]["norms"]
     assert norms["spectral"]["closed_loop"]["largest"] > 0
     assert len(norms["growth"]["median"]) == result["plan"]["steps"]
+    bounds = second["summary"]["bounds"]
+    for each in bounds["bounds"].values():
+        assert each["bound"] > 0
+        assert each["tightness"] == pytest.approx(bounds["largest gap"] / each["bound"])
     assert printed.count("trusted") == 2 and "At the states of" in printed
     assert (tmp_path / "t.png").stat().st_size > 0
     text = page.read_text()
