@@ -33,6 +33,8 @@ def _lines(result: dict[str, Any], agent: dict[str, Any]) -> list[str]:
     lines += [f"  {line}" for line in (_critic(summary), _length(result, agent))]
     if "norms" in summary:
         lines.append(f"  {_norms(summary['norms'])}")
+    if "latent noise" in summary:
+        lines.append(f"  {_latent_noise(summary['latent noise'])}")
     if "bounds" in summary:
         lines.append(f"  {_bounds(summary['bounds'])}")
     lines += [f"  {_where(summary['where'])}", f"  {agent['verdict']}"]
@@ -112,6 +114,15 @@ def _norms(found: dict[str, Any]) -> str:
     )
 
 
+def _latent_noise(found: dict[str, Any]) -> str:
+    valid = f"valid to σ = {found['valid']:g}" if found["valid"] else "valid for no σ"
+    return (
+        f"an error N(0, σ²) of z in each of {found['steps']} steps changes the return "
+        f"of {found['return']:.3g} by {found['second order']:.2g} σ² "
+        f"(± {found['standard error']:.1g}), {valid}"
+    )
+
+
 def _bounds(found: dict[str, Any]) -> str:
     words = ", ".join(
         f"{name} {each['bound']:.2g}{' (vacuous)' if each['vacuous'] else ''}"
@@ -181,6 +192,9 @@ def sections(result: dict[str, Any]) -> list[Section]:
         if "attribution" in summary:
             parts += attribution(summary["attribution"])
         parts += [_critic(summary), _length(result, agent)]
+        if "latent noise" in summary:
+            noise = summary["latent noise"]
+            parts += [_latent_noise(noise), _changes(noise)]
         if "bounds" in summary:
             parts.append(_bounds(summary["bounds"]))
         if "norms" in summary:
@@ -199,6 +213,14 @@ def sections(result: dict[str, Any]) -> list[Section]:
         "and bars are 95 % intervals over episodes."
     )
     return [*found, Section("Pictures", [Picture(draw(result), caption)])]
+
+
+def _changes(found: dict[str, Any]) -> Table:
+    rows = [
+        [f"{sigma:g}", f"{found['second order'] * sigma**2:.2g}", f"{change:.2g}"]
+        for sigma, change in zip(found["sigma"], found["change"], strict=True)
+    ]
+    return Table(["σ", "second order", "realized change"], rows)
 
 
 def _spectral(found: dict[str, Any]) -> Table:

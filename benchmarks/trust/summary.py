@@ -28,6 +28,8 @@ def summarize(measured: Measured, plan: Plan) -> Summary:
     }
     if measured.norms is not None:
         summary["norms"] = smoothness(measured.norms)
+    if measured.latent_noise is not None:
+        summary["latent noise"] = measured.latent_noise
     if (windows := measured.windows) is not None:
         summary["attribution"] = attribution(windows, plan.steps, clusters)
         if measured.norms is not None:

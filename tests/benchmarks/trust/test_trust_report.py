@@ -5,6 +5,7 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,7 @@ from benchmarks.trust.episodes import (
     make_record,
     realized_returns,
 )
+from benchmarks.trust.latent_noise import latent_noise
 from benchmarks.trust.report import ranges
 from benchmarks.trust.windows import imagination_of, imagined_returns
 from train.preflight.setup import make_env
@@ -110,6 +112,25 @@ def test_imagined_returns_are_those_of_a_plain_loop(agent):
         np.testing.assert_allclose(found[start], wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_latent_noise_expands_the_return(agent):
+    """The second-order term is the change of a small error; antithetic errors have no
+    first-order term."""
+    rng = np.random.default_rng(0)
+    rssm = agent.model.rssm
+    latent = rssm.initial(3)
+    deter = jnp.asarray(0.3 * rng.normal(size=latent.deter.shape), jnp.float32)
+    features = latent._replace(deter=deter).features
+    # Random weights have enormous returns: near zero they are of usual size.
+    small = jax.tree.map(lambda x: 0.1 * x, (agent.value, agent.model.reward))
+    where = lambda a: (a.value, a.model.reward)
+    agent = eqx.tree_at(where, agent, small)
+    found = latent_noise(agent, features, steps=3, key=jax.random.key(0))
+    assert found["valid"] > 0
+    place = found["sigma"].index(found["valid"])
+    predicted = found["second order"] * found["valid"] ** 2
+    assert abs(found["change"][place] - predicted) < 0.3 * abs(predicted)
+
+
 def test_the_whole_of_it(tmp_path, capsys):
     runs = []
     for name, words in (("a", "--seed 0"), ("b", "--seed 1 --penalty xla")):
@@ -132,6 +153,8 @@ def test_the_whole_of_it(tmp_path, capsys):
     norms = second["summary"]["norms"]
     assert norms["spectral"]["closed_loop"]["largest"] > 0
     assert len(norms["growth"]["median"]) == result["plan"]["steps"]
+    noise = second["summary"]["latent noise"]
+    assert noise["steps"] == result["plan"]["steps"] and noise["standard error"] >= 0
     bounds = second["summary"]["bounds"]
     for each in bounds["bounds"].values():
         assert each["bound"] > 0
