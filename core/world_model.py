@@ -5,7 +5,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from core.constants import DREAMERV3, LossConstants
 from core.latent_error import ERROR, LatentError
@@ -153,3 +153,39 @@ def world_model_loss(
         "prior": jnp.mean(prior.entropy()),
     }
     return WorldModelOutput(losses, observed, embeds, entropies)
+
+
+@jax.named_scope("straightening")
+def straightening_loss(
+    rssm: RSSM, observed: Observed, is_first: Bool[Array, "time *batch"]
+) -> Float[Array, ""]:
+    """The temporal-straightening loss ("On Training in Imagination", Definition 1).
+
+        x_t = (h_t, probabilities of q(z | h_t, e_t)),    v_t = x_{t+1} − x_t
+        loss = mean of 1 − cos(v_t, v_{t+1})
+
+    The paper straightens the latent states of observed transitions, on which the model
+    approximates x_t ↦ x_{t+1}. z itself is drawn at random in every step: the direction
+    in which samples differ is mostly noise, and has no gradient.
+
+    Left out are steps from one episode to the next, and those that do not move:
+    ‖v‖ ≤ √ε·‖x‖, ε the precision of float32. These have no direction, and so small a
+    step would have a gradient of 1/‖v‖.
+
+    Returns:
+        In [0, 2], in float32; 0 if no two successive steps count.
+    """
+    probs = rssm.dist(observed.posterior).probs
+    deter = observed.states.deter.astype(probs.dtype)
+    x = State(deter, probs).features
+    velocity = jnp.diff(x, axis=0)
+    square = jnp.sum(jnp.square(velocity), axis=-1)
+    least = jnp.finfo(x.dtype).eps * jnp.sum(jnp.square(x[1:]), axis=-1)
+    counts = (square > least) & ~is_first[1:]
+    # The other steps need a length that can be divided by, in the gradient too.
+    length = jnp.sqrt(jnp.where(counts, square, 1.0))
+    turn = jnp.diff(velocity / length[..., None], axis=0)
+    # 1 − ⟨u, u'⟩ = ‖u − u'‖² / 2 for unit vectors, without the cancellation.
+    losses = 0.5 * jnp.sum(jnp.square(turn), axis=-1)
+    used = counts[1:] & counts[:-1]
+    return jnp.sum(losses * used) / jnp.maximum(1, jnp.sum(used))

@@ -80,6 +80,9 @@ class LossConfig:
     """Weight of the value loss on imagined states."""
     replay_value_scale: NonNegative = 0.3
     """Weight of the value loss on replayed states."""
+    straightening: NonNegative = 0.0
+    """Weight of the temporal-straightening loss; 0 leaves it out
+    (docs/theory-imagination.md)."""
     clip_rewards: Literal["none", "tanh"] = "none"
     """tanh: the model learns tanh of each decision's reward, and so does all that
     follows from its predictions; logged returns are not clipped."""
@@ -250,6 +253,9 @@ class Config:
             )
 
     def _check_lengths(self) -> None:
+        if self.loss.straightening and self.batch_length < 3:
+            why = "two successive steps are needed for --straightening"
+            raise invalid("--batch-length", self.batch_length, why, ">= 3", "3")
         least = self.learning_starts
         flags = (
             f"--num-envs {self.num_envs}, --batch-length {self.batch_length} and "

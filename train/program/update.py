@@ -27,7 +27,7 @@ from core.penalty import (
 )
 from core.rssm import State
 from core.transition import Transition
-from core.world_model import world_model_loss
+from core.world_model import straightening_loss, world_model_loss
 from envs import perturb
 from train.config import Config
 from train.program.latent import latent_error
@@ -206,6 +206,11 @@ def total_loss(
         "value": weights.value_scale,
         "repval": weights.replay_value_scale,
     }
+    if weights.straightening:
+        losses["straightening"] = straightening_loss(
+            model.rssm, world.observed, batch.is_first
+        )
+        scales["straightening"] = weights.straightening
     total = sum((scale * losses[name] for name, scale in scales.items()), jnp.zeros(()))
     metrics = {f"loss/{name}": x for name, x in losses.items()}
     metrics |= {f"entropy/{name}": x for name, x in world.entropies.items()}

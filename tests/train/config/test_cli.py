@@ -112,6 +112,7 @@ OTHER = {
     "--keep-every": 40,
     "--keep-at": "100,200",
     "--penalty-start": 5,
+    "--straightening": 0.1,
     "--fork": "parent",
     "--at": 400,
     "--init-from": "parent",
@@ -167,6 +168,14 @@ def test_every_flag_reaches_its_field(flag):
         ("--rho 0 --penalty xla", ["--rho 0 with --penalty xla"]),
         ("--rho half", ["--rho half", "not a number"]),
         ("--batch-length 1", ["--batch-length 1", "an integer in [2, 2147483647]"]),
+        (
+            "--batch-length 2 --straightening 1",
+            ["--batch-length 2: two successive steps", "nearest valid: 3"],
+        ),
+        (
+            "--straightening -1",
+            ["--straightening -1: out of range", "nearest valid: 0"],
+        ),
         ("--steps 0", ["--steps 0", "an integer", "nearest valid: 1"]),
         ("--steps -5", ["--steps -5", "nearest valid: 1"]),
         ("--steps 1.5", ["--steps 1.5", "not an integer", "1 or 2"]),

@@ -43,6 +43,7 @@ LIGHT = {
     "--lambda0": [0, 0.5, 10],
     "--lambda0-prior": [0.3, "none"],
     "--lambda-min": [0, 1e-3],
+    "--straightening": [0, 0.1],
     "--learning-rate": [1e-5, 1e-3, 1],
     "--seed": [0, 7, 2**31 - 1],
     "--warmup": [0, 5],
