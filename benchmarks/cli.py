@@ -1,6 +1,7 @@
 """Shared by all benchmarks: flags, exit codes, and writing of results."""
 
 import argparse
+import csv
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -176,6 +177,24 @@ def save_page(flag: str, path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise _refused(flag, path, error) from None
+    print(f"wrote {path}")
+
+
+def save_rows(flag: str, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, with the columns of all; parent folders are created.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
     except OSError as error:
         raise _refused(flag, path, error) from None
     print(f"wrote {path}")

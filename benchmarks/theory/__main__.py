@@ -11,12 +11,14 @@ import importlib
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.cli import Parser, command, publish
+from benchmarks.cli import Parser, command, count, publish, save_rows
 from benchmarks.theory.study import Study
+from train.errors import UserError
 
 STUDIES = {
     "bound": "Lemma 1 and Proposition 1: tightness (Section 3.1)",
@@ -27,6 +29,12 @@ STUDIES = {
     "tabular": "finite-difference smoothing in tabular MDPs (GPLD, section 3)",
 }
 """Subpackages with a function `run`, in the order of `all`."""
+
+TAKES = {"seeds": ("scaling",), "init": ("scaling",), "sampling": ("scaling",)}
+"""Studies that take an option of `run` as a flag."""
+
+CSV = ("allocation",)
+"""Studies with a table of their configurations."""
 
 _LEAST_SECONDS = 5.0  # between two progress lines
 
@@ -62,6 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> None:
     """Run the studies and publish their results."""
     names = list(STUDIES) if options.study == "all" else [options.study]
+    flags = {flag: getattr(options, flag) for flag in (*TAKES, "csv")}
+    for flag, takers in {**TAKES, "csv": CSV}.items():
+        if flags[flag] is not None and not set(takers) & set(names):
+            raise UserError(
+                f"--{flag}: {options.study} does not take it; allowed: with "
+                f"{', '.join(takers)}"
+            )
     start = time.perf_counter()
     found: dict[str, Study] = {}
     seconds: dict[str, float] = {}
@@ -70,7 +85,13 @@ def run(options: argparse.Namespace) -> None:
         report = Reporter(label, start=start)
         report.say(STUDIES[name])
         begun = time.perf_counter()
-        found[name] = load(name).run(quick=options.quick, progress=report)
+        given = {
+            flag: flags[flag]
+            for flag, takers in TAKES.items()
+            if name in takers and flags[flag] is not None
+        }
+        run_study = load(name).run
+        found[name] = run_study(quick=options.quick, progress=report, **given)
         seconds[name] = time.perf_counter() - begun
         report.say("done")
     result = {
@@ -81,6 +102,13 @@ def run(options: argparse.Namespace) -> None:
     }
     text = "\n\n".join(study.tables for study in found.values())
     publish(options, result, f"\n{text}\n", lambda: draw(found))
+    if options.csv is not None:
+        rows = [
+            {"study": name, **row}
+            for name, study in found.items()
+            for row in study.configurations
+        ]
+        save_rows("--csv", options.csv, rows)
 
 
 def load(name: str) -> Any:
@@ -108,6 +136,29 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", choices=(*STUDIES, "all"), metavar="STUDY")
+    parser.add_argument(
+        "--seeds",
+        type=count,
+        help="scaling: students for each size of the training set (default 3, quick 2; "
+        "the paper has 100, which takes hours on two cores)",
+    )
+    parser.add_argument(
+        "--init",
+        choices=("torch", "lecun"),
+        help="scaling: initialization of the students (default torch, as in the paper)",
+    )
+    parser.add_argument(
+        "--sampling",
+        choices=("policy", "uniform"),
+        help="scaling: transitions of the reference policy (default, as in the paper), "
+        "or of uniform states and actions",
+    )
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        metavar="OUT",
+        help="allocation: a row for each configuration",
+    )
     parser.add_outputs(quick="small sizes")
     return parser
 

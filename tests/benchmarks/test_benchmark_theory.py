@@ -47,6 +47,32 @@ def test_all_studies_in_one_file_and_one_picture(tmp_path, monkeypatch, capsys):
     assert "error:" in captured.err and "quick check" not in captured.out
 
 
+def test_options_of_one_study(tmp_path, monkeypatch, capsys):
+    given = {}
+
+    class Module:
+        @staticmethod
+        def run(**options):
+            given.update(options)
+            rows = [{"group": "a", "x": 1}, {"group": "b", "y": 0.5}]
+            return Study("table", {}, draw, rows)
+
+    monkeypatch.setattr(program, "load", lambda name: Module)
+    words = "scaling --quick --seeds 100 --sampling uniform --init lecun"
+    assert program.main(words.split()) == 0
+    wanted = {"quick": True, "seeds": 100, "sampling": "uniform", "init": "lecun"}
+    assert {key: given[key] for key in wanted} == wanted
+    for flag in ("--seeds 3", "--init torch", "--sampling policy"):
+        assert program.main(["noise", *flag.split()]) == 2
+        assert "allowed: with scaling" in capsys.readouterr().err
+    table = tmp_path / "new" / "rows.csv"
+    assert program.main(["bound", "--csv", str(table)]) == 2
+    assert not table.exists()
+    assert program.main(["allocation", "--csv", str(table)]) == 0
+    lines = table.read_text().splitlines()
+    assert lines == ["study,group,x,y", "allocation,a,1,", "allocation,b,,0.5"]
+
+
 def test_progress_lines_are_rare_and_say_what_is_left(monkeypatch, capsys):
     now = [100.0]
     monkeypatch.setattr(program.time, "perf_counter", lambda: now[0])

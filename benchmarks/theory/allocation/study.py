@@ -94,7 +94,8 @@ def run(*, quick: bool, progress: Progress) -> Study:
         "paper": {"lqg_global_factor": PAPER},
     }
     progress(1.0)
-    return Study(_tables(entries), entries, lambda figure: _draw(figure, entries))
+    rows = _configurations(grid, groups, results)
+    return Study(_tables(entries), entries, lambda figure: _draw(figure, entries), rows)
 
 
 def parametric(
@@ -151,6 +152,40 @@ def _summary(rows: list[tuple[float, float]]) -> dict[str, Any]:
         "predicted": predicted.tolist(),
         "realized": realized.tolist(),
     }
+
+
+def _configurations(
+    grid: list[Any], groups: Mapping[str, Any], results: list[LQGResult]
+) -> list[dict[str, Any]]:
+    """A row for each configuration of every group; `log_ratio` is ℓ."""
+    rows = []
+    for name, group in groups.items():
+        ratios = zip(grid, group["predicted"], group["realized"], strict=True)
+        for (theta, sigma, cost, (a, b)), predicted, realized in ratios:
+            row = {"group": name, "theta": theta, "sigma": sigma, "reward_cost": cost}
+            row |= {"alpha_d": a, "alpha_r": b}
+            row |= {"predicted": predicted, "realized": realized}
+            rows.append(row | {"log_ratio": float(np.log(predicted / realized))})
+    for seed, result in enumerate(results):
+        fits = {"d": result.dynamics_fit, "r": result.reward_fit}
+        row = {"group": "lqg", "seed": seed}
+        for letter, found in fits.items():
+            row[f"A_{letter}"] = found.law.scale
+            row[f"alpha_{letter}"] = found.law.exponent
+            row[f"R2_{letter}"] = found.r_squared
+        row |= {
+            "S_f": result.dynamics_sensitivity,
+            "S_r": result.reward_sensitivity,
+            "K": result.global_multiplier,
+            "K_over_K_prime": result.multiplier_ratio,
+            "radius": result.radius,
+            "predicted": result.predicted,
+            "predicted_global": result.predicted_global,
+            "realized": result.realized,
+            "log_ratio": float(np.log(result.predicted / result.realized)),
+        }
+        rows.append(row)
+    return rows
 
 
 def _lqg_summary(results: list[LQGResult]) -> dict[str, Any]:
