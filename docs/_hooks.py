@@ -1,8 +1,9 @@
 """MkDocs hooks: the site also shows files that live outside of docs/.
 
-Pages link to committed results, the README and CONTRIBUTING by relative paths, which
-work where the repository is browsed. In the site, results and CONTRIBUTING are files of
-their own, and the README is its start page. No page loads anything from another host.
+Pages link to committed results, the README and further pages by relative paths, which
+work where the repository is browsed. In the site, results and further pages are files
+of their own, and the README is its start page. No page loads anything from another
+host.
 """
 
 import logging
@@ -14,6 +15,8 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = "benchmarks/results"
+PAGES = {"CONTRIBUTING.md": "contributing.md", "agents/README.md": "agents.md"}
+"""Pages outside of docs/, and what they are in the site."""
 MATHJAX = re.compile(r"<script data-mkdocs-jupyter-mathjax=.*?</script>", re.DOTALL)
 """Loads MathJax from another host; the notebooks have no formulas that need it."""
 FOREIGN = re.compile(
@@ -22,15 +25,15 @@ FOREIGN = re.compile(
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the committed results and CONTRIBUTING.md."""
+    """Add the committed results and the pages outside of docs/."""
     for path in sorted((ROOT / RESULTS).rglob("*")):
         if path.is_file():
             name = path.relative_to(ROOT).as_posix()
             if path.name == "README.md":  # MkDocs would make it an index page
                 name = name.replace("README.md", "about.md")
             files.append(File.generated(config, name, abs_src_path=str(path)))
-    contributing = str(ROOT / "CONTRIBUTING.md")
-    files.append(File.generated(config, "contributing.md", abs_src_path=contributing))
+    for path, name in PAGES.items():
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / path)))
     return files
 
 
@@ -38,12 +41,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point links out of docs/ at the files that stand for them."""
     markdown = markdown.replace(f"](../{RESULTS}/", f"]({RESULTS}/")
     markdown = re.sub(rf"\]\(({RESULTS}/\S*?)README\.md\)", r"](\1about.md)", markdown)
-    markdown = markdown.replace("](../CONTRIBUTING.md", "](contributing.md")
+    for path, name in PAGES.items():
+        markdown = markdown.replace(f"](../{path}", f"]({name}")
     markdown = markdown.replace("](../README.md)", "](index.md)")
     if page.file.src_uri.startswith(RESULTS):  # three folders below docs/
         markdown = markdown.replace("](../../../docs/", "](../../../")
-    if page.file.src_uri == "contributing.md":
-        markdown = markdown.replace("](docs/", "](")
+    if page.file.src_uri in PAGES.values():
+        markdown = re.sub(r"\]\((\.\./)?docs/", "](", markdown)
     return markdown
 
 
