@@ -85,7 +85,7 @@ class Agent(eqx.Module):
     ) -> State:
         """The latent state after one observation; see `act`."""
         embed = self.model.encoder(obs)
-        is_first = jnp.asarray(is_first, bool)
+        is_first = jnp.broadcast_to(jnp.asarray(is_first, bool), last_action.shape[:-1])
         return block_gru.observe_step(
             self.model.rssm, state, embed, last_action, is_first, key=key
         )

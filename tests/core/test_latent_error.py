@@ -179,3 +179,11 @@ def test_acting_with_error_keeps_the_other_random_numbers(getkey):
     chex.assert_trees_all_equal(plain, clean)
     np.testing.assert_array_equal(noisy.deter, clean.deter)
     assert np.all(noisy.stoch != clean.stoch) and np.any(other != action)
+
+
+def test_one_flag_serves_a_whole_batch(getkey):
+    agent = Agent(4, ACTION, key=getkey(), size=TINY)
+    state, obs = agent.model.rssm.initial(BATCH), jnp.ones((BATCH, 4))
+    given, key = (state, obs, jnp.ones((BATCH, ACTION))), getkey()
+    each = agent.act(*given, jnp.zeros(BATCH, bool), key=key)
+    chex.assert_trees_all_equal(agent.act(*given, False, key=key), each)
