@@ -25,7 +25,6 @@ class Branches(NamedTuple):
     Attributes:
         imagined: the heads in imagined states.
         start: the heads in the states branched from.
-        filtered: the heads in the latent states after the true observations.
         reward: the true one.
         discount: the true one: γ, and 0 after a terminal state.
         known: the branch had neither ended before this step nor diverged.
@@ -36,7 +35,6 @@ class Branches(NamedTuple):
 
     imagined: Heads
     start: Heads
-    filtered: Heads
     reward: Float[Array, "horizon starts"]
     discount: Float[Array, "horizon starts"]
     known: Bool[Array, "horizon starts"]
@@ -64,7 +62,7 @@ def make_branch(
     def branch(
         agent: Agent, chosen: Episodes, variance: Array, key: PRNGKeyArray
     ) -> Branches:
-        noise_key, prior_key, filter_key = jax.random.split(key, 3)
+        noise_key, prior_key = jax.random.split(key)
         rssm = agent.model.rssm
         noise = jax.random.normal(noise_key, (horizon, *chosen.action.shape))
         uniforms = jax.random.uniform(prior_key, (horizon, starts, rssm.categoricals))
@@ -85,29 +83,22 @@ def make_branch(
             squares = squares / jnp.broadcast_to(variance, squares.shape)
             return jnp.mean(squares.reshape(starts, -1), axis=-1)
 
-        begins = jnp.zeros(starts, bool)
-
         def step(carry: Any, given: tuple) -> tuple[Any, tuple]:
-            state, latent, going = carry
-            action, guess, key = given
+            state, going = carry
+            action, guess = given
             state, timestep = batch.step(state, action)
-            latent = agent.observe(latent, timestep.obs, action, begins, key=key)
             known = going & ~timestep.is_corrupt
             seen = (
-                predict(agent, latent),
                 timestep.reward,
                 jnp.where(timestep.is_terminal, 0.0, discount),
                 known,
                 distance(timestep.obs, agent.model.decoder(guess.features)),
                 distance(timestep.obs, as_floats(chosen.obs)),
             )
-            return (state, latent, known & ~timestep.is_last), seen
+            return (state, known & ~timestep.is_last), seen
 
-        keys = jax.random.split(filter_key, horizon)
         going = jnp.ones(starts, bool)
-        _, seen = jax.lax.scan(
-            step, (chosen.state, chosen.latent, going), (actions, imagined, keys)
-        )
+        _, seen = jax.lax.scan(step, (chosen.state, going), (actions, imagined))
         return Branches(predict(agent, imagined), chosen.heads, *seen)
 
     return branch

@@ -204,7 +204,6 @@ def _branch(
         imagined, real = imagined + noise * random[0], real + noise * random[1]
         return (imagined, real), (
             Heads(r, d, value(imagined)),
-            Heads(r, d, value(real)),
             reward,
             discount,
             jnp.square(real - imagined),
@@ -215,12 +214,11 @@ def _branch(
     fresh, explore = _random(case, shape, keys[0])
     random = fresh, _random(case, shape, keys[1])[0], explore
     _, seen = jax.lax.scan(step, (starts, starts), random)
-    imagined, filtered, reward, discount, error, unchanged = seen
+    imagined, reward, discount, error, unchanged = seen
     none = jnp.zeros(len(starts))
     return Branches(
         imagined=imagined,
         start=Heads(none, none, value(starts)),
-        filtered=filtered,
         reward=reward,
         discount=discount,
         known=jnp.ones_like(reward, bool),

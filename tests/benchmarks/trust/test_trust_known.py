@@ -90,7 +90,7 @@ def test_discounted_rewards_of_branches():
     heads = Heads(one, one, one)
     imagined = Heads(guess, discount, one)
     known = one.astype(bool)
-    branches = Branches(imagined, heads, heads, reward, discount, known, one, one)
+    branches = Branches(imagined, heads, reward, discount, known, one, one)
     for found, given in (
         (true_rewards(branches), reward),
         (imagined_rewards(branches), guess),
