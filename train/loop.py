@@ -24,9 +24,10 @@ from train.checkpoint.disk import (
 from train.checkpoint.saved_agents import AgentSaver
 from train.checkpoint.warm_start import WarmStart, apply_warm_start, read_warm_start
 from train.config import Config
-from train.errors import counted, logdir_errors
+from train.errors import logdir_errors
 from train.metrics.logger import Logger, Silent, SinkFactory, TensorBoard
 from train.metrics.wandb import WandB
+from train.placement.measurements import evaluate, measure_trust, show_open_loop
 from train.placement.placement import Placement
 from train.placement.programs import Programs
 from train.processes import coordination
@@ -36,7 +37,6 @@ from train.program.divergence import Diverged as Diverged
 from train.program.divergence import Watch
 from train.program.penalty import Penalty
 from train.program.state import RunState
-from train.rollout.openloop import encode
 from train.run_dir import record
 from train.run_dir.provenance import provenance
 
@@ -218,9 +218,15 @@ class _Session:
         programs, step = self._programs, env_steps(self._config, run)
         with self._phase("compiling the evaluation"):
             programs.evaluate.prepare(run.learner.agent, programs.keys(1 + step))
+        if programs.trust is not None and not self._stop.agreed():
+            with self._phase("compiling the measure of smoothness"):
+                programs.trust.prepare(
+                    run.learner.agent, run.replay, programs.keys(1 + step)
+                )
         if untrained(run) and not self._stop.agreed():
             with self._phase("evaluating the untrained agent"):
                 metrics = evaluate(programs, run, step, self._logger)
+                metrics |= measure_trust(programs, run, step)
             self._logger.write(step, metrics)
         if not self._stop.agreed():
             with self._phase("compiling the update"):
@@ -255,6 +261,10 @@ class _Session:
             if crossed(before, step, config.eval_every) or final:
                 metrics |= evaluate(self._programs, run, step, logger)
                 metrics |= show_open_loop(self._programs, run, step, logger)
+            if config.trust_every and (
+                crossed(before, step, config.trust_every) or final
+            ):
+                metrics |= measure_trust(self._programs, run, step)
             logger.write(step, metrics)
             logger.progress(step, updates)
             # Asked for once, so that no signal ends the loop without a checkpoint.
@@ -302,51 +312,6 @@ class _Session:
         if untrained(run):
             stopped += ", before the first update, with the replay buffer filled"
         return f"{stopped}; the same command resumes"
-
-
-def evaluate(
-    programs: Programs, run: RunState, step: int, logger: Logger
-) -> dict[str, Any]:
-    """Returns of separate episodes, by the policy's sample or mode (`eval_policy`)."""
-    # The key depends on the step alone, so that a resumed run repeats it.
-    played = programs.evaluate(run.learner.agent, programs.keys(1 + step))
-    played = jax.tree.map(coordination.fetch, played)
-    cut_off = int(np.sum(played.cut_off))
-    if cut_off:
-        episodes = counted(played.cut_off.size, "episode")
-        logger.say(
-            f"evaluation at step {step:,}: {cut_off} of {episodes} "
-            f"cut off after {programs.config.eval_max_decisions:,} decisions "
-            "(--eval-max-decisions); their returns are those up to then"
-        )
-    returns = played.returns[..., 0, :]  # of the condition that was asked for
-    others = {
-        f"eval/return_mean_{name.replace(' ', '_')}": played.returns[
-            ..., 1 + i, :
-        ].mean(-1)
-        for i, name in enumerate(programs.conditions.labels[1:])
-    }
-    return others | {
-        "eval/return_mean": returns.mean(-1),
-        "eval/return_std": returns.std(-1),
-        "eval/return_min": returns.min(-1),
-        "eval/cut_off": played.cut_off[..., 0, :].sum(-1),
-    }
-
-
-def show_open_loop(
-    programs: Programs, run: RunState, step: int, logger: Logger
-) -> dict[str, Any]:
-    """Where the agent sees images: a film of what it expected to see, and its error."""
-    if programs.open_loop is None:
-        return {}
-    films, error = programs.open_loop(
-        run.learner.agent, run.replay, programs.keys(1 + step)
-    )
-    films = coordination.fetch(films)
-    each = films if programs.config.agents > 1 else films[None]
-    logger.write_gifs(step, "openloop", [encode(film) for film in each])
-    return {"eval/openloop_error": coordination.fetch(error)}
 
 
 def log_metrics(config: Config, output: ChunkOutput) -> dict[str, Any]:

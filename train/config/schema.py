@@ -190,6 +190,9 @@ class Config:
     eval_max_decisions: Count = MAX_EVAL_DECISIONS
     """An evaluation cuts an episode off after so many decisions, and says so; for
     tasks without a time limit."""
+    trust_every: Annotated[int, Range(0, MAX_COUNT)] = 0
+    """Environment steps between measurements of how smooth the agent's maps are, logged
+    as trust/...; 0 for none (docs/theory-imagination.md)."""
     log_every: Count = 1000
     """Environment steps between two lines of the log."""
     save_every: Count = 20_000

@@ -13,6 +13,7 @@ from train.program.state import compute_dtype, init_run
 from train.rollout.conditions import with_and_without
 from train.rollout.openloop import make_open_loop
 from train.rollout.player import make_player
+from train.rollout.trust import make_trust
 
 
 class Programs:
@@ -60,6 +61,9 @@ class Programs:
         self.open_loop = None
         if env.spec.is_image:
             self.open_loop = place.compile(make_open_loop(config, schedule))
+        self.trust = None
+        if config.trust_every:
+            self.trust = place.compile(make_trust(config))
 
     def keys(self, salt: int) -> jax.Array:
         """A key for each agent, from its seed and `salt` alone."""

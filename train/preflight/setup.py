@@ -102,6 +102,7 @@ def short_intervals(config: Config) -> list[str]:
     rows = schedule.cycles * schedule.rows
     chunk = rows * config.num_envs * config.action_repeat
     asked = {"--eval-every": config.eval_every, "--save-every": config.save_every}
+    asked |= {"--trust-every": config.trust_every} if config.trust_every else {}
     short = [f"{flag} {value}" for flag, value in asked.items() if value < chunk]
     if not short:
         return []

@@ -23,6 +23,7 @@ MAY_CHANGE = frozenset(
         "--eval-episodes",
         "--eval-policy",
         "--eval-max-decisions",
+        "--trust-every",
         "--log-every",
         "--save-every",
         "--keep",

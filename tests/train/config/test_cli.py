@@ -113,6 +113,7 @@ OTHER = {
     "--keep-at": "100,200",
     "--penalty-start": 5,
     "--straightening": 0.1,
+    "--trust-every": 100,
     "--fork": "parent",
     "--at": 400,
     "--init-from": "parent",
