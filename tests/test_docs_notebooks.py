@@ -13,7 +13,7 @@ NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 
 def test_there_are_some():
-    assert {path.stem for path in NOTEBOOKS} >= {"rssm", "penalty"}
+    assert {path.stem for path in NOTEBOOKS} >= {"rssm", "penalty", "agent"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
