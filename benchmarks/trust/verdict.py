@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.trust.labels import PARTS
 
-NAMES = ("observations", "ranking", "bias", "critic", "cancellation")
+NAMES = ("observations", "ranking", "optimism", "bias", "critic", "cancellation")
 SAMPLED = 2.0
 CORRELATION = 0.5
 BIAS = 0.25
@@ -35,7 +35,7 @@ def reasons(summary: dict[str, Any], steps: int) -> list[Reason]:
         summary: see `benchmarks.trust.summary`.
         steps: imagination length.
     """
-    found = [_observation, _ranking, _bias, _critic, _cancellation]
+    found = [_observation, _ranking, _optimism, _bias, _critic, _cancellation]
     return [reason for judge in found if (reason := judge(summary, steps))]
 
 
@@ -65,6 +65,21 @@ def _ranking(summary: dict[str, Any], steps: int) -> Reason | None:
     )
 
 
+def _optimism(summary: dict[str, Any], steps: int) -> Reason | None:
+    """Of actions chosen in imagination: a policy exploits the errors of its model."""
+    rows = summary["horizons"]
+    found = {key: values[steps - 1] for key, values in rows["return bias"].items()}
+    limit = BIAS * rows["return spread"][steps - 1]
+    if found["low"] <= 0 <= found["high"] or abs(found["mean"]) <= limit:
+        return None
+    way = "less" if found["mean"] > 0 else "more"
+    return Reason(
+        "optimism",
+        f"the actions of {steps} imagined steps earn {abs(found['mean']):.2g} {way} in "
+        f"the simulator (limit {limit:.2g}: {BIAS} of the spread of returns)",
+    )
+
+
 def _bias(summary: dict[str, Any], steps: int) -> Reason | None:
     """Of the model's part in the return: without that of the critic."""
     if "attribution" not in summary:
@@ -76,8 +91,8 @@ def _bias(summary: dict[str, Any], steps: int) -> Reason | None:
     way = "low" if found["mean"] > 0 else "high"
     return Reason(
         "bias",
-        f"returns of {steps} imagined steps are too {way} by {abs(found['mean']):.2g} "
-        f"(limit {limit:.2g}: {BIAS} of their spread)",
+        f"the policy's return of {steps} imagined steps is too {way} by "
+        f"{abs(found['mean']):.2g} (limit {limit:.2g}: {BIAS} of their spread)",
     )
 
 
