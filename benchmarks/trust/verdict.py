@@ -70,7 +70,7 @@ def _optimism(summary: dict[str, Any], steps: int) -> Reason | None:
     rows = summary["horizons"]
     found = {key: values[steps - 1] for key, values in rows["return bias"].items()}
     limit = BIAS * rows["return spread"][steps - 1]
-    if found["low"] <= 0 <= found["high"] or abs(found["mean"]) <= limit:
+    if not _exceeds(found, limit):
         return None
     way = "less" if found["mean"] > 0 else "more"
     return Reason(
@@ -86,7 +86,7 @@ def _bias(summary: dict[str, Any], steps: int) -> Reason | None:
         return None
     found = summary["attribution"]["mean"]["model"]
     limit = BIAS * summary["horizons"]["return spread"][steps - 1]
-    if found["low"] <= 0 <= found["high"] or abs(found["mean"]) <= limit:
+    if not _exceeds(found, limit):
         return None
     way = "low" if found["mean"] > 0 else "high"
     return Reason(
@@ -94,6 +94,12 @@ def _bias(summary: dict[str, Any], steps: int) -> Reason | None:
         f"the policy's return of {steps} imagined steps is too {way} by "
         f"{abs(found['mean']):.2g} (limit {limit:.2g}: {BIAS} of their spread)",
     )
+
+
+def _exceeds(found: dict[str, float], limit: float) -> bool:
+    """Whether a mean is not 0, by its interval, and its size is above a limit."""
+    significant = not found["low"] <= 0 <= found["high"]
+    return significant and abs(found["mean"]) > limit
 
 
 def _critic(summary: dict[str, Any], steps: int) -> Reason | None:
@@ -115,7 +121,7 @@ def _cancellation(summary: dict[str, Any], steps: int) -> Reason | None:
     parts = {
         name: part
         for name, part in means.items()
-        if name in PARTS and not part["low"] <= 0 <= part["high"]
+        if name in PARTS and _exceeds(part, 0.0)
     }
     gap = max(abs(means["gap"][end]) for end in ("low", "high"))
     large = {name: x["mean"] for name, x in parts.items() if abs(x["mean"]) > gap}
