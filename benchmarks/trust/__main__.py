@@ -150,7 +150,7 @@ def _agents(
     """Agents of a run, with what is said of each.
 
     Raises:
-        UserError: the run is of another task.
+        UserError: the run is of another task or discount.
     """
     config = read_run(run_dir)
     task = lambda c: (c.env, c.obs, c.action_repeat)
@@ -159,6 +159,12 @@ def _agents(
             f"--compare {run_dir}: trained on {config.env} ({config.obs}, action "
             f"repeat {config.action_repeat}); allowed: runs of {first.env} "
             f"({first.obs}, {first.action_repeat})"
+        )
+    if config.discount != first.discount:
+        raise UserError(
+            f"--compare {run_dir}: trained with --discount-horizon "
+            f"{config.discount_horizon}; allowed: {first.discount_horizon}, as returns "
+            "of several discounts are not comparable"
         )
     step, agents = load_agents(run_dir, config, env)
     return [

@@ -172,8 +172,12 @@ def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
     record.write(configured("--env cartpole-balance"), other / "config.json")
+    short = tmp_path / "short"
+    short.mkdir()
+    record.write(configured(f"{ENV} --discount-horizon 20"), short / "config.json")
     for words, said in (
         (["--compare", str(other)], "allowed: runs of toy-target"),
+        (["--compare", str(short)], "--discount-horizon 20; allowed: 333"),
         (["--agent", "3"], "--agent 3"),
         (["--horizon", "59", "--decisions", "59"], "--horizon 59"),
     ):
