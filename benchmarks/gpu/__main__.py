@@ -29,6 +29,7 @@ launch (see `benchmarks.gpu.compile`).
 import argparse
 import importlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -43,7 +44,7 @@ from typing import Any
 import jax
 
 from benchmarks.cli import Parser, amount
-from benchmarks.gpu.parts import KERNEL_OFF, STAGES, Part
+from benchmarks.gpu.parts import COMPILED, KERNEL_OFF, STAGES, Part
 from benchmarks.gpu.resume import WHAT, all_passed, all_well, whole_parts
 from benchmarks.gpu.summary import summary
 from benchmarks.measure.device_time import PEAKS, peak_of
@@ -68,13 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     # The parts' processes share the device with this one, which computes nothing.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if options.compiled is not None:
+        os.environ[COMPILED] = str(options.compiled.absolute())
     with one_line_errors():
         if options.stage == "compile":
             return compile_command(options)
         device = any_device() if options.quick else require_gpu()
-        parts = chosen_parts(
-            options.stage, quick=options.quick, minutes=options.minutes
-        )
         if options.part is None:
             done = {}
             if options.resume is not None:
@@ -87,12 +87,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 done,
                 minutes=options.minutes,
             )
+        parts = chosen_parts(options.stage, quick=options.quick)
         if options.part not in parts:
             raise UserError(
                 f"--part {options.part}: stage {options.stage} has {', '.join(parts)}"
             )
+    part = parts[options.part]
+    if options.seconds is not None:
+        part = part._replace(seconds=options.seconds)
     entries = entries_path(options.out, options.stage, options.part)
-    run_part(parts[options.part], options.out, entries)
+    run_part(part, options.out, entries)
     return 0
 
 
@@ -108,25 +112,14 @@ def parts_of(stage: str) -> dict[str, Part]:
     return importlib.import_module(f"benchmarks.gpu.{stage}").PARTS
 
 
-def chosen_parts(
-    stage: str, *, quick: bool, minutes: float | None = None
-) -> dict[str, Part]:
+def chosen_parts(stage: str, *, quick: bool) -> dict[str, Part]:
     """The parts of a stage, with `quick` those that can be rehearsed.
-
-    Args:
-        minutes: what all parts together may take; None for what they say.
 
     Raises:
         UserError: `quick`, and there is none.
     """
     if not quick:
-        parts = parts_of(stage)
-        whole = sum(part.seconds for part in parts.values())
-        share = 60 * minutes / whole if minutes else 1.0
-        return {
-            name: part._replace(seconds=int(part.seconds * share))
-            for name, part in parts.items()
-        }
+        return parts_of(stage)
     parts = {
         name: part._replace(run=part.rehearse, seconds=PATIENCE * part.seconds)
         for name, part in parts_of(stage).items()
@@ -170,50 +163,64 @@ def run_stage(
 
     Args:
         done: parts that were measured before, as the result had them.
-        minutes: see `chosen_parts`.
+        minutes: what all parts together may take, in their order: those for which
+            there is no time left are named. None for what they say.
     """
     path = out / f"gpu_{stage}.json"
     peak = peak_of(device)
     begun = time.perf_counter()
     parts: dict[str, Any] = {}
     environment = os.environ.copy()
+
+    def write() -> None:
+        result = {
+            "what": WHAT[quick],
+            "stage": stage,
+            "peaks": {kind: known._asdict() for kind, known in PEAKS.items()},
+            "peak": None if peak is None else peak._asdict(),
+            "seconds": time.perf_counter() - begun,
+            "parts": parts,
+        }
+        write_result(path, result)
+
     with tempfile.TemporaryDirectory() as cache:
         if stage in SHARED_CACHE:
-            environment["JAX_COMPILATION_CACHE_DIR"] = cache
-        chosen = chosen_parts(stage, quick=quick, minutes=minutes)
+            environment.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
+        chosen = chosen_parts(stage, quick=quick)
+        limit = 60 * minutes if minutes else math.inf
+        spare = 0.0
         for name, part in chosen.items():
             if done and name in done:
                 parts[name] = done[name]
                 print(f"{name}: taken from the earlier result", flush=True)
                 continue
-            print(f"{name}: at most {part.seconds} s", flush=True)
             start = time.perf_counter()
+            allowed = int(min(part.seconds + spare, limit - (start - begun)))
+            if allowed < 2 * START_SECONDS:
+                parts[name] = {"ended": "not begun", "seconds": 0.0, "entries": {}}
+                continue
+            print(f"{name}: at most {allowed} s", flush=True)
             entries = entries_path(out, stage, name)
             entries.parent.mkdir(parents=True, exist_ok=True)
             entries.unlink(missing_ok=True)
             command = [sys.executable, "-m", "benchmarks.gpu", "--stage", stage]
             command += ["--quick"] if quick else []
-            command += ["--minutes", str(minutes)] if minutes else []
-            command += ["--part", name, "--out", str(out)]
+            command += ["--part", name, "--seconds", str(allowed), "--out", str(out)]
             log = entries.with_suffix(".log")
-            ended = own_process(command, part.seconds, log, environment)
+            ended = own_process(command, allowed, log, environment)
+            taken = time.perf_counter() - start
+            # What one part leaves is for those after it.
+            spare = max(0.0, allowed - taken)
             parts[name] = {
                 "ended": ended,
-                "seconds": time.perf_counter() - start,
+                "seconds": taken,
                 "entries": read_entries(entries),
             }
             if name == "checks" and ended != "complete":
                 # A kernel that hangs or breaks the device would end the rest as well.
                 environment[KERNEL_OFF] = ended.partition(":")[0]
-            result = {
-                "what": WHAT[quick],
-                "stage": stage,
-                "peaks": {kind: known._asdict() for kind, known in PEAKS.items()},
-                "peak": None if peak is None else peak._asdict(),
-                "seconds": time.perf_counter() - begun,
-                "parts": parts,
-            }
-            write_result(path, result)
+            write()
+        write()
     gather_logs(entries_path(out, stage, "").parent, path.with_suffix(".log"))
     print(summary(parts))
     if quick:
@@ -321,9 +328,19 @@ def _parser() -> Parser:
         "--resume", type=Path, metavar="FILE", help="an earlier result: keep its parts"
     )
     parser.add_argument(
-        "--minutes", type=amount, help="what all parts may take (default: as they say)"
+        "--minutes",
+        type=amount,
+        help="end after so many, whatever is left to do (default: when all is done)",
+    )
+    parser.add_argument(
+        "--compiled",
+        type=Path,
+        metavar="DIR",
+        help="stage all: programs that --stage compile --keep wrote (only those that "
+        "you trust: they are pickles)",
     )
     parser.add_argument("--part", help="only this part, in this process")
+    parser.add_argument("--seconds", type=int, help="what --part may take")
     compiling = parser.add_argument_group("stage compile")
     compiling.add_argument(
         "--only", metavar="NAME", nargs="+", default=[], help="only these programs"
@@ -334,6 +351,13 @@ def _parser() -> Parser:
         choices=("h100", "h200"),
         default=["h200"],
         help="what is compiled for (default: h200)",
+    )
+    compiling.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="count nothing, and keep the programs for --compiled "
+        "(by default the updates)",
     )
     compiling.add_argument(
         "--json", type=Path, metavar="PATH", help="write the counts here"

@@ -1,29 +1,30 @@
 """The parts of ``python -m benchmarks.gpu --stage all``: one call for a lent GPU.
 
-In the order of what is wanted most: is the kernel right and how fast is the op; the
-trainer itself; an update with every penalty, and its launches beside those that were
-counted when it was compiled without a GPU; XLA's flags and the length of a turn of the
-recurrent loop; environments; several agents; determinism. `--minutes` says how long all
-may take, and each part gets its share.
+In the order of what is wanted most: is the kernel right and how fast is the op; updates
+that were compiled without a GPU; the trainer itself; an update with every penalty, and
+its launches beside those that were counted without a GPU; environments; several agents;
+XLA's flags; determinism; the length of a turn of the recurrent loop. `--minutes` says
+how long all may take: each part gets its share, and what those before it left.
 """
 
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from benchmarks.gpu import determinism, env, kernel, learn, overhead, throughput
+from benchmarks.gpu import ahead, determinism, env, kernel, learn, overhead, throughput
 from benchmarks.gpu.compile.command import read_rows
 from benchmarks.gpu.parts import Clock, Entries, Part, items
 from benchmarks.measure import trace
-from benchmarks.measure.timing import Spread, interleave, ratios
+from benchmarks.measure.timing import interleave, ratios
 from benchmarks.op.cases import SHAPES, HeadShape
 from benchmarks.overhead.rows import Variant
+from benchmarks.overhead.steps import Bench
 from benchmarks.throughput.programs import Update
 from core.networks import recomputed
 from train.config import Config
@@ -37,10 +38,10 @@ TINY_TRAIN = "--preset smoke --env toy-target --penalty xla --steps 400"
 ROWS = (
     Variant("pallas", "posterior", 0.5, "rademacher", 1),
     Variant("xla", "posterior", 0.5, "rademacher", 1),
-    Variant("pallas", "posterior", 1.0, "rademacher", 1),
-    Variant("xla", "posterior", 1.0, "exact", None),
-    Variant("xla", "posterior", 1.0, "rademacher", 1),
     Variant("pallas", "posterior", 1.0, "exact", None),
+    Variant("xla", "posterior", 1.0, "exact", None),
+    Variant("pallas", "posterior", 1.0, "rademacher", 1),
+    Variant("xla", "posterior", 1.0, "rademacher", 1),
 )
 BATCHES = (16, 256, 2048)
 TINY = HeadShape(d=16, h=64, k=2, c=4)
@@ -96,38 +97,38 @@ def update(
     clock: Clock,
     *,
     config: Callable[[], Config] | None = None,
-    rows: Iterable[Variant] = ROWS,
+    rows: Sequence[Variant] = ROWS,
     rounds: int = 7,
     calls: int = 5,
     item_seconds: float = 20.0,
 ) -> Entries:
-    """The update of each row against the one without penalty, and one trace."""
+    """The update of each row against the one without penalty, and a trace of one."""
     settings = config or partial(overhead.settings, size)
-    yield from overhead.steps(
-        tuple(rows),
-        clock,
-        config=settings,
-        rounds=rounds,
-        calls=calls,
-        item_seconds=item_seconds,
-    )
-    parts = Update(settings(), 1)
+    bench, programs = Bench(settings()), {}
+
+    def measured(rows: Iterable[Variant]) -> Entries:
+        return overhead.steps(
+            tuple(rows),
+            clock,
+            rounds=rounds,
+            calls=calls,
+            item_seconds=item_seconds,
+            bench=bench,
+            kept=programs,
+        )
 
     def launches() -> dict[str, Any]:
-        program = parts.whole(parts.penalty)
+        program = next(programs[row.name] for row in first if row.name in programs)
         with tempfile.TemporaryDirectory() as scratch:
-            found = trace.traced(program.call, program.text(), Path(scratch))
+            found = trace.traced(program.call, program.text, Path(scratch))
         # XLA takes CUDA graphs apart while a profiler is watching.
-        wait = lambda: jax.block_until_ready(program.call())
-        seconds = interleave({"": wait}, rounds=rounds)[""]
-        return {
-            "updates": 1,
-            "trace": found,
-            "seconds": Spread.of(seconds)._asdict(),
-            "compiled_without_gpu": counted(f"update-xla-{size}"),
-        }
+        name = f"update-{first[0].implementation}-{size}"
+        return {"updates": 1, "trace": found, "compiled_without_gpu": counted(name)}
 
-    yield from items({f"launches, {size}": launches}, clock, item_seconds)
+    first, others = rows[:1], rows[1:]
+    yield from measured(first)
+    yield from items({f"launches, {size}": launches}, clock, 0.0)
+    yield from measured(others)
 
 
 def counted(program: str) -> dict[str, Any] | None:
@@ -136,6 +137,16 @@ def counted(program: str) -> dict[str, Any] | None:
         return None
     row = next((row for row in read_rows(COUNTED) if row["program"] == program), None)
     return row and {name: row[name] for name in ("device", "launches", "model_ms")}
+
+
+def updates_ahead(size: str, clock: Clock) -> Entries:
+    """The updates of a size that were compiled without a GPU."""
+    return ahead.updates(
+        clock,
+        names=ahead.UPDATES[size],
+        config=partial(overhead.settings, size),
+        counted=counted,
+    )
 
 
 def turns(
@@ -208,22 +219,17 @@ PARTS = {
         30,
         partial(op, TINY, states=(4,), calls=2, item_seconds=0.0),
     ),
-    "train": Part(trainer, 120, partial(trainer, words=TINY_TRAIN, spare=5.0)),
+    "ahead-12m": Part(partial(updates_ahead, "12m"), 40),
+    "train": Part(trainer, 160, partial(trainer, words=TINY_TRAIN, spare=5.0)),
     "update-12m": Part(
         partial(update, "12m"),
-        105,
+        150,
         partial(update, "12m", rows=ROWS[1:2], calls=2, **_TINY),
     ),
-    "update-1m": Part(partial(update, "1m", rows=ROWS[:2]), 45),
-    "flags": Part(
-        partial(throughput.flags, _FLAGS, item_seconds=20.0),
-        40,
-        partial(throughput.flags, dict(list(_FLAGS.items())[:1]), times=2, **_TINY),
-    ),
-    "turns": Part(partial(turns, (16, 4)), 20, partial(turns, (2,), times=2, **_TINY)),
+    "ahead-1m": Part(partial(updates_ahead, "1m"), 35),
     "environments": Part(
         environments,
-        60,
+        50,
         partial(
             environments,
             task="pendulum-swingup",
@@ -238,10 +244,16 @@ PARTS = {
         60,
         partial(throughput.seeds, (2,), times=2, **_TINY),
     ),
+    "flags": Part(
+        partial(throughput.flags, _FLAGS, item_seconds=20.0),
+        50,
+        partial(throughput.flags, dict(list(_FLAGS.items())[:1]), times=2, **_TINY),
+    ),
     "determinism": Part(
         partial(determinism.updates, times=4, item_seconds=15.0),
-        30,
+        40,
         partial(determinism.updates, config=overhead.tiny, times=2, item_seconds=0.0),
     ),
+    "turns": Part(partial(turns, (16, 4)), 50, partial(turns, (2,), times=2, **_TINY)),
 }
-"""Shares of the time; 570 seconds in all, of which `--minutes` takes so many."""
+"""Shares of the time; 725 seconds in all, of which `--minutes` takes so many."""

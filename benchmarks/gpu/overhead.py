@@ -15,7 +15,7 @@ import jax
 from benchmarks.gpu.parts import Clock, Entries, Part, items
 from benchmarks.measure.timing import Spread, interleave, ratios
 from benchmarks.overhead.rows import Variant
-from benchmarks.overhead.steps import Bench
+from benchmarks.overhead.steps import Bench, Program
 from train.config import Config
 from train.config.presets import build, preset_values
 
@@ -54,16 +54,26 @@ def steps(
     rounds: int = ROUNDS,
     calls: int = STEPS,
     item_seconds: float = ITEM_SECONDS,
+    bench: Bench | None = None,
+    kept: dict[str, Program] | None = None,
 ) -> Entries:
-    """Every row against the step without penalty."""
-    bench = Bench(config())
-    plain = bench.compile(None)
+    """Every row against the step without penalty.
+
+    Args:
+        bench: of this configuration, if there is one already.
+        kept: takes the compiled programs by name, and has those of an earlier call.
+    """
+    bench = bench or Bench(config())
+    kept = {} if kept is None else kept
+    if "none" not in kept:
+        kept["none"] = bench.compile(None)
+    plain = kept["none"]
 
     def several(fn: Callable[[], Any]) -> Callable[[], object]:
         return lambda: jax.block_until_ready([fn() for _ in range(calls)][-1])
 
     def entry(row: Variant) -> dict[str, Any]:
-        compiled = bench.compile(row.options)
+        compiled = kept[row.name] = bench.compile(row.options)
         programs = {"none": plain, row.name: compiled}
         seconds = interleave(
             {name: several(program.call) for name, program in programs.items()},

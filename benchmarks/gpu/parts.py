@@ -23,6 +23,8 @@ for is imported: a borrowed machine may lack what another needs, such as MuJoCo.
 
 KERNEL_OFF = "SMOOTH_DREAMER_KERNEL_OFF"
 """Environment variable that says why the fused kernel is not to be run."""
+COMPILED = "SMOOTH_DREAMER_COMPILED"
+"""Environment variable that names the folder of programs compiled ahead."""
 
 
 class Part(NamedTuple):

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """Compiles and counts; exit status 1 if a program did not compile.
 
     Args:
-        options: `only`, `device` and `json` of the command line.
+        options: `only`, `device`, `json` and `keep` of the command line.
 
     Raises:
         UserError: XLA's CUDA compiler is missing, or a name is not known.
@@ -32,6 +32,8 @@ def run(options: argparse.Namespace) -> int:
     target.plugin_folder()
     # Nothing is computed, and a GPU that is here is not used.
     jax.config.update("jax_platforms", "cpu")
+    if options.keep is not None:
+        return _keep(options.only, options.device, options.keep)
     rows: list[dict[str, Any]] = []
     for row in measured(options.only, options.device, quick=options.quick):
         rows.append(row)
@@ -53,19 +55,46 @@ def measured(
         only: names of `programs.PROGRAMS`; none for all.
         quick: the first of each alone.
     """
+    for make in _chosen(only).values():
+        for number, built in enumerate(make()):
+            if quick and number:
+                break
+            for device in devices:
+                row = attempt(lambda b=built, d=device: compiled(b, d))
+                yield {"program": built.label, "device": device} | row
+
+
+def _chosen(only: Iterable[str]) -> Mapping[str, Callable[[], Iterator[Any]]]:
+    """The programs of these names, all if there are none."""
     from benchmarks.gpu.compile.programs import PROGRAMS  # imports MuJoCo
 
     if unknown := set(only) - set(PROGRAMS):
         raise UserError(
             f"--only {' '.join(sorted(unknown))}: allowed: {', '.join(PROGRAMS)}"
         )
-    for name in only or PROGRAMS:
-        for number, built in enumerate(PROGRAMS[name]()):
-            if quick and number:
-                break
-            for device in devices:
-                row = attempt(lambda b=built, d=device: compiled(b, d))
-                yield {"program": built.label, "device": device} | row
+    return {name: PROGRAMS[name] for name in only or PROGRAMS}
+
+
+def _keep(only: Sequence[str], devices: Sequence[str], folder: Path) -> int:
+    """Compiles as a training run does, and writes what `--compiled` runs."""
+    from benchmarks.gpu import ahead
+
+    if len(devices) > 1:
+        raise UserError("--keep: one --device, as the files are of one")
+    # What comes from the cache on disk may be incomplete when it is written once more.
+    jax.config.update("jax_enable_compilation_cache", False)
+    usual = [name for names in ahead.UPDATES.values() for name in names]
+    for make in _chosen(only or usual).values():
+        for built in make():
+            program = target.compile_for(
+                built.fn,
+                built.args,
+                device=devices[0],
+                donate=built.donate,
+                options=GPU_OPTIONS,
+            )
+            print(f"wrote {ahead.keep(program, built.label, devices[0], folder)}")
+    return 0
 
 
 def compiled(built: Any, device: str) -> dict[str, Any]:

@@ -106,6 +106,34 @@ def as_on_gpu() -> Iterator[None]:
         jax.default_backend, tiling.require_hopper = backend, hopper
 
 
+def compile_for(
+    fn: Callable[..., Any],
+    args: tuple[PyTree, ...],
+    *,
+    device: str,
+    donate: tuple[int, ...] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Compiles `fn` for a device, which need not be there.
+
+    Args:
+        args: arrays or `jax.ShapeDtypeStruct`s; only shapes and types matter.
+        donate: see `jax.jit`.
+        options: for XLA.
+    """
+    place = placed_on(device)
+
+    def absent(x: Any) -> Any:
+        if not hasattr(x, "dtype"):
+            return x
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+    with as_on_gpu():
+        # Not the default device's: it must not matter what this process runs on.
+        traced = jax.jit(fn, donate_argnums=donate).trace(*jax.tree.map(absent, args))
+        return traced.lower().compile(compiler_options=dict(options or {}))
+
+
 def compile_into(
     folder: Path,
     fn: Callable[..., Any],
@@ -115,23 +143,11 @@ def compile_into(
     donate: tuple[int, ...] = (),
     options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Compiles `fn` for a device, and writes to `folder` all that `count` reads.
-
-    Args:
-        args: arrays or `jax.ShapeDtypeStruct`s; only shapes and types matter.
-        donate: see `jax.jit`.
-        options: for XLA.
+    """As `compile_for`, and writes to `folder` all that `count` reads.
 
     Returns:
         The compiled program, which cannot be run here.
     """
-    place = placed_on(device)
-
-    def absent(x: Any) -> Any:
-        if not hasattr(x, "dtype"):
-            return x
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-
     flags = {
         "xla_dump_to": str(folder),
         "xla_dump_hlo_as_text": True,
@@ -140,11 +156,10 @@ def compile_into(
         "xla_gpu_libnvjitlink_mode": "LIB_NV_JIT_LINK_MODE_DISABLED",
     }
     start = time.perf_counter()
-    with as_on_gpu(), _mosaic_reports(folder):
-        # Not the default device's: it must not matter what this process runs on.
-        traced = jax.jit(fn, donate_argnums=donate).trace(*jax.tree.map(absent, args))
-        lowered = traced.lower()
-        compiled = lowered.compile(compiler_options=flags | dict(options or {}))
+    with _mosaic_reports(folder):
+        compiled = compile_for(
+            fn, args, device=device, donate=donate, options=flags | dict(options or {})
+        )
     memory = compiled.memory_analysis()
     assert memory is not None
     (folder / "program.txt").write_text(compiled.as_text() or "", encoding="utf-8")
