@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that reports errors in one line on stderr, exit code 2.
 
     Args:
-        name: of the benchmark, e.g. `op` for `python -m benchmarks.op`.
+        name: what follows `python -m benchmarks.`, e.g. `overhead.op`.
         options: see `argparse.ArgumentParser`.
     """
 

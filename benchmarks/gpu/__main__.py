@@ -145,7 +145,7 @@ def require_gpu() -> str:
         raise UserError(
             "benchmarks.gpu needs an NVIDIA GPU, and JAX's default device is "
             f"{device.platform!r}: install the extra 'cuda13' on a machine that has "
-            "one, or run python -m benchmarks.op here"
+            "one, or run python -m benchmarks.overhead.op here"
         )
     return device.device_kind
 

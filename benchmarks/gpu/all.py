@@ -22,7 +22,7 @@ from benchmarks.gpu.compile.command import read_rows
 from benchmarks.gpu.parts import Clock, Entries, Part, items
 from benchmarks.measure import trace
 from benchmarks.measure.timing import interleave, ratios
-from benchmarks.op.cases import SHAPES, HeadShape
+from benchmarks.overhead.op.cases import SHAPES, HeadShape
 from benchmarks.overhead.rows import Variant
 from benchmarks.overhead.steps import Bench
 from benchmarks.throughput.programs import Update

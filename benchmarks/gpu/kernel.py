@@ -21,7 +21,7 @@ from benchmarks.measure.device_time import (
     product_chain,
 )
 from benchmarks.measure.timing import Spread, interleave, ratios
-from benchmarks.op.cases import (
+from benchmarks.overhead.op.cases import (
     SHAPES,
     Case,
     HeadShape,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from benchmarks.op.cases import SHAPES, HeadShape, Probes, random_inputs
+from benchmarks.overhead.op.cases import SHAPES, HeadShape, Probes, random_inputs
 from kernels import Implementation, jacobian_penalty, jacobian_penalty_mean
 from kernels.pallas import kernel as pallas_gpu
 from kernels.pallas.tiling import Tiling

@@ -23,9 +23,9 @@ from matplotlib.figure import Figure
 
 import envs
 from benchmarks.cli import Parser, command, count, publish
-from benchmarks.op import __main__ as op
 from benchmarks.overhead import profile as overhead_profile
 from benchmarks.overhead import variance
+from benchmarks.overhead.op import __main__ as op
 from benchmarks.overhead.report import draw, record, table
 from benchmarks.overhead.rows import Variant, variants
 from benchmarks.overhead.steps import Bench, measure
@@ -162,7 +162,7 @@ def _parser() -> Parser:
         "--batches", type=count, default=16, help="for --variance (default 16)"
     )
     parser.add_argument(
-        "--op", action="store_true", help="the op alone: python -m benchmarks.op"
+        "--op", action="store_true", help="the op alone, as benchmarks.overhead.op"
     )
     parser.add_argument(
         "--profile", type=Path, metavar="DIR", help="write traces instead of timing"

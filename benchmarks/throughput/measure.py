@@ -21,8 +21,8 @@ from benchmarks.measure import trace
 from benchmarks.measure.device_time import product_chain
 from benchmarks.measure.program import Program
 from benchmarks.measure.timing import Spread, interleave
-from benchmarks.op.measure import product_program
-from benchmarks.op.report import PRODUCT
+from benchmarks.overhead.op.measure import product_program
+from benchmarks.overhead.op.report import PRODUCT
 from benchmarks.throughput.programs import Loop, Update
 from benchmarks.throughput.report import LoopTimes, SeedTimes, UpdateTimes
 from train.config import Config

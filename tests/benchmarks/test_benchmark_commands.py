@@ -15,6 +15,7 @@ RESULTS = sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
 MOVED = {
     "benchmarks.env_parity": "benchmarks.environments.parity",
     "benchmarks.env_throughput": "benchmarks.environments.throughput",
+    "benchmarks.op": "benchmarks.overhead.op",
     "benchmarks.render": "benchmarks.environments.render",
     "benchmarks.soak": "benchmarks.throughput.soak",
 }

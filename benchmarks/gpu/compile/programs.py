@@ -14,7 +14,7 @@ from benchmarks.gpu.kernel import tilings
 from benchmarks.gpu.kernel_checks import rows_inputs
 from benchmarks.gpu.overhead import settings
 from benchmarks.measure.rollouts import make
-from benchmarks.op.cases import (
+from benchmarks.overhead.op.cases import (
     SHAPES,
     HeadShape,
     penalty_program,

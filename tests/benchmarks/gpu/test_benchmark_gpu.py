@@ -24,7 +24,7 @@ from benchmarks.gpu.kernel_checks import (
     suite,
 )
 from benchmarks.measure.device_time import Peak, chain, floor, peak_of
-from benchmarks.op.cases import SHAPES, HeadShape, Probes
+from benchmarks.overhead.op.cases import SHAPES, HeadShape, Probes
 from kernels.pallas import kernel as pallas_gpu
 from kernels.pallas import tiling
 

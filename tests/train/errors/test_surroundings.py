@@ -124,7 +124,7 @@ def test_no_home_and_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     "variable, program",
     [
         ("JAX_PLATFORMS=cuda", "train.main --preset smoke --require-gpu"),
-        ("JAX_PLATFORMS=nonsense", "benchmarks.op --quick"),
+        ("JAX_PLATFORMS=nonsense", "benchmarks.overhead.op --quick"),
         ("MUJOCO_GL=nonsense", "train.main --preset smoke --env cartpole"),
         ("MUJOCO_GL=nonsense", "benchmarks.environments.render --quick"),
         ("JAX_ENABLE_X64=maybe", "train.main --preset smoke"),

@@ -1,6 +1,7 @@
 """The penalty op alone: time and memory of each implementation.
 
-    python -m benchmarks.op [--quick] [--shape 12m|1m|both] [--json OUT] [--png OUT]
+    python -m benchmarks.overhead.op [--quick] [--shape 12m|1m|both]
+                                     [--json OUT] [--png OUT]
 
 Times the mean penalty, with and without gradients, for the posterior heads of two model
 sizes. The programs run in interleaved rounds; speed-ups are ratios within a round.
@@ -18,9 +19,9 @@ import jax.numpy as jnp
 
 from benchmarks.cli import Parser, command, count, publish
 from benchmarks.measure.timing import Spread
-from benchmarks.op.cases import SHAPES
-from benchmarks.op.measure import STATES, cases, measure
-from benchmarks.op.report import PRODUCT, Row, draw, record, table
+from benchmarks.overhead.op.cases import SHAPES
+from benchmarks.overhead.op.measure import STATES, cases, measure
+from benchmarks.overhead.op.report import PRODUCT, Row, draw, record, table
 from kernels import kernel_obstacle
 
 
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _parser() -> Parser:
     parser = Parser(
-        "op",
+        "overhead.op",
         description="Time the Jacobian penalty op alone.",
     )
     parser.add_argument("--shape", choices=(*SHAPES, "both"), default="both")

@@ -1,4 +1,4 @@
-"""Results of `benchmarks.op` as text, plot and JSON."""
+"""Results of `benchmarks.overhead.op` as text, plot and JSON."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.measure.tables import text_table
 from benchmarks.measure.timing import Spread, bars
-from benchmarks.op.cases import SHAPES, Case, op_flops
+from benchmarks.overhead.op.cases import SHAPES, Case, op_flops
 
 PRODUCT = 2048
 """Size of the square float32 product that measures the machine's current speed."""

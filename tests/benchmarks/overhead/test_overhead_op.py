@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks.measure.timing import Spread
-from benchmarks.op import __main__ as op
-from benchmarks.op import cases as op_cases
-from benchmarks.op import measure as op_measure
-from benchmarks.op.cases import (
+from benchmarks.overhead.op import __main__ as op
+from benchmarks.overhead.op import cases as op_cases
+from benchmarks.overhead.op import measure as op_measure
+from benchmarks.overhead.op.cases import (
     SHAPES,
     Case,
     HeadShape,
@@ -24,7 +24,7 @@ from benchmarks.op.cases import (
     rows_bytes,
     rows_flops,
 )
-from benchmarks.op.report import Row, draw, record, table
+from benchmarks.overhead.op.report import Row, draw, record, table
 from kernels import CategoricalHead, jacobian_penalty_mean
 
 TINY = HeadShape(d=6, h=5, k=3, c=4)

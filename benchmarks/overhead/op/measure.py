@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from benchmarks.measure.timing import Spread, interleave, ratios
-from benchmarks.op.cases import (
+from benchmarks.overhead.op.cases import (
     SHAPES,
     Case,
     HeadShape,
@@ -16,7 +16,7 @@ from benchmarks.op.cases import (
     probe_families,
     random_inputs,
 )
-from benchmarks.op.report import PRODUCT, Row
+from benchmarks.overhead.op.report import PRODUCT, Row
 from kernels import Implementation
 
 STATES = (128, 512, 1024)

@@ -1,6 +1,6 @@
 """The penalty op as programs to time: shapes, random inputs, minimum FLOPs and bytes.
 
-Shared by `benchmarks.op` (CPU) and `benchmarks.gpu`.
+Shared by `benchmarks.overhead.op` (CPU) and `benchmarks.gpu`.
 """
 
 from collections.abc import Callable
