@@ -7,6 +7,7 @@ XLA's flags; determinism; the length of a turn of the recurrent loop. `--minutes
 how long all may take: each part gets its share, and what those before it left.
 """
 
+import json
 import statistics
 import sys
 import tempfile
@@ -83,6 +84,7 @@ def trainer(clock: Clock, *, words: str = TRAIN, spare: float = 10.0) -> Entries
                 "step": learn.last_step(folder / "run"),
                 "ended": code,
                 **learn.speed(folder / "run", 0),
+                "records": records(folder / "run" / "metrics.jsonl"),
             }
             if not found["step"]:
                 last = " | ".join(said.splitlines()[-4:])
@@ -90,6 +92,14 @@ def trainer(clock: Clock, *, words: str = TRAIN, spare: float = 10.0) -> Entries
             return found
 
     return items({"train.main": run}, clock, spare)
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The first and the last record of a run's metrics."""
+    if not path.is_file():
+        return []
+    whole = [line for line in path.read_text("utf-8").splitlines(True) if "\n" in line]
+    return [json.loads(line) for line in dict.fromkeys([*whole[:1], *whole[-1:]])]
 
 
 def update(
