@@ -1,6 +1,23 @@
-"""Constants inside DreamerV3's losses; the weights of the losses are in the config."""
+"""Constants inside DreamerV3's losses, and the names of the penalty's choices.
 
-from typing import NamedTuple
+The weights of the losses are in `train.config`, which imports this file: no JAX here.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+Target = Literal["posterior", "prior", "both", "core"]
+Normalization = Literal["sampled", "batch"]
+Decay = Literal["sqrt", "exponential", "linear", "cosine", "none"]
+
+PENALIZED: dict[Target, tuple[str, ...]] = {
+    "posterior": ("posterior",),
+    "prior": ("prior",),
+    "both": ("posterior", "prior"),
+    "core": ("core",),
+}
+"""The maps that each target of the penalty means."""
+
+TARGETS: tuple[Target, ...] = get_args(Target)
 
 
 class LossConstants(NamedTuple):

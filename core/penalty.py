@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from core.constants import PENALIZED, TARGETS, Decay, Normalization, Target
 from core.loops import block_gru
 from core.networks.transforms import merge
 from core.rssm import RSSM, Observed, State
@@ -23,10 +24,6 @@ from kernels import (
     row_probe_penalty,
 )
 from kernels.sharding import divide
-
-Target = Literal["posterior", "prior", "both", "core"]
-Normalization = Literal["sampled", "batch"]
-Decay = Literal["sqrt", "exponential", "linear", "cosine", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +42,7 @@ class PenaltyOptions:
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown name, or ρ outside of (0, 1]."""
         allowed = {
-            "target": get_args(Target),
+            "target": TARGETS,
             "normalization": get_args(Normalization),
         }
         for name, values in allowed.items():
@@ -108,7 +105,7 @@ def dynamics_penalty(
     key: PRNGKeyArray,
     options: PenaltyOptions,
 ) -> dict[str, Float[Array, ""]]:
-    """The mean penalty of each target, without its coefficient λ.
+    """The mean penalty of each map that the target means, without its coefficient λ.
 
     Gradients also flow through u, into the encoder and the recurrent map. With
     `normalization="sampled"` the mean is over the sampled states (Algorithm 1). With
@@ -126,18 +123,19 @@ def dynamics_penalty(
     if options.normalization == "batch":
         weight = index.shape[0] / deter.shape[0]
     deter = divide(deter[index])
-    result = {}
-    if options.target in ("posterior", "both"):
+
+    def posterior() -> Float[Array, ""]:
         u = jnp.concatenate([deter, divide(_flatten(embeds)[index])], axis=-1)
         preactivation = divide(_flatten(observed.preactivation)[index])
-        result["posterior"] = weight * posterior_penalty(
+        return posterior_penalty(
             rssm, u, preactivation, key=posterior_key, options=options
         )
-    if options.target in ("prior", "both"):
-        result["prior"] = weight * prior_penalty(
-            rssm, deter, key=prior_key, options=options
-        )
-    return result
+
+    def prior() -> Float[Array, ""]:
+        return prior_penalty(rssm, deter, key=prior_key, options=options)
+
+    terms = {"posterior": posterior, "prior": prior}
+    return {name: weight * terms[name]() for name in PENALIZED[options.target]}
 
 
 def posterior_penalty(

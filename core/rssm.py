@@ -156,13 +156,19 @@ class RSSM(eqx.Module):
     def prior_logits(
         self, deter: Float[Array, "*batch deter"]
     ) -> Float[Array, "*batch K C"]:
-        """Logits of p(z | h)."""
+        """Logits l of p(ẑ | h), in two hidden layers.
+
+            x = SiLU(RMSNorm(W_2 SiLU(RMSNorm(W_1 h + b_1)) + b_2))
+            l = W x + b
+
+        `dist` makes probabilities of them, as of the posterior's.
+        """
         return self.prior_logits_from(self.prior_in[0].linear(deter))
 
     def prior_logits_from(
         self, preactivation: Float[Array, "*batch hidden"]
     ) -> Float[Array, "*batch K C"]:
-        """Logits of p(z | h) from the output of the prior's first linear layer."""
+        """Logits of p(ẑ | h) from the output of the prior's first linear layer."""
         first, second = self.prior_in
         hidden = second(first.activate(preactivation))
         return self._split(self.prior_out(hidden))
@@ -172,7 +178,12 @@ class RSSM(eqx.Module):
         deter: Float[Array, "*batch deter"],
         embed: Float[Array, "*batch embed"],
     ) -> Float[Array, "*batch K C"]:
-        """Logits of q(z | h, e)."""
+        """Logits l of q(z | h, e), K rows of C.
+
+        x   = SiLU(RMSNorm(W_in [h, e] + b_in))
+        l   = W x + b
+        q_i = (1 − unimix)·softmax(l_i) + unimix/C    for every row i, in `dist`
+        """
         u = jnp.concatenate([deter, embed], axis=-1)
         return self.posterior_logits_from(self.posterior_in.linear(u))
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from benchmarks.measure.timing import Spread
+from core.constants import TARGETS, Target
 from core.penalty import PenaltyOptions
 
 # GPLD Table 4, λ = 0.5, posterior: mean time ratio of whole runs on the authors' GPU.
@@ -14,7 +15,7 @@ class Variant(NamedTuple):
     """One row of the table."""
 
     implementation: str
-    target: str
+    target: Target
     rho: float
     probe_kind: str
     probes: int | None
@@ -33,7 +34,7 @@ class Variant(NamedTuple):
         """The row as options of the train step."""
         return PenaltyOptions(
             implementation=self.implementation,  # pyright: ignore[reportArgumentType]
-            target=self.target,  # pyright: ignore[reportArgumentType]
+            target=self.target,
             rho=self.rho,
             probe_kind=self.probe_kind,  # pyright: ignore[reportArgumentType]
             probes=self.probes,
@@ -68,7 +69,7 @@ def variants(*, classes: int, every: bool, quick: bool) -> list[Variant]:
         return rows
     rows = []
     for implementation in ("xla", "reference"):
-        for target in ("posterior", "prior", "both", "core"):
+        for target in TARGETS:
             for kind, count in kinds:
                 for rho in RHOS:
                     plain = target == "posterior" and kind == "rademacher"

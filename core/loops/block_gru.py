@@ -139,7 +139,10 @@ def observe_step(
 def _observe_step(
     rssm: RSSM, apply: Apply, carry: Carry, inputs: tuple
 ) -> tuple[Carry, Observed]:
-    """One step; `rssm` holds only the vectors, and `apply` multiplies by matrices."""
+    """`RSSM.observe_step`: h, then z from the posterior's logits.
+
+    `rssm` holds only the vectors, and `apply` multiplies by matrices.
+    """
     action_term, embed_term, uniform, keep, error = inputs
     carry = carry._replace(state=carry.state.plus(error)).masked(keep)
     h, h_blocks = _recurrent(rssm, apply, carry, action_term)

@@ -154,6 +154,7 @@ def _weights(rssm: RSSM) -> tuple[Weights, Float[Array, "hidden deter"]]:
 def _observe_step(
     vectors: _Vectors, do: Operations, features: Array, inputs: tuple
 ) -> Array:
+    """h_t and z_t, side by side, from h_{t−1} and z_{t−1}: `RSSM.observe_step`."""
     action_term, embed_term, uniform, keep, error = inputs
     if error is not None:  # of z alone
         flat = error.reshape(*error.shape[:-2], -1)
@@ -171,7 +172,7 @@ def _observe_step(
 def _recurrent(
     vectors: _Vectors, do: Operations, features: Array, action_term: Array
 ) -> Array:
-    """The new h."""
+    """h' = f(h, z, a), the equations of `RSSM.recurrent`."""
     deter = _deter(vectors)
     blocks = vectors.gates_bias.shape[0]
     h = features[..., :deter]

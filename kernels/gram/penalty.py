@@ -15,7 +15,7 @@ the C-dimensional space of δ, where they are cheap: <D⊙a, v_i> = <δ_i, W_i�
 f_i = <a, x_i> likewise from G a. One loop over rows (`kernels.gram.rows`) has all large
 products; everything else costs as much as one layer.
 
-`docs/penalty.md` lists the formulas of the backward pass.
+`docs/penalty.md` lists the formulas of the backward pass, which `_cotangents` computes.
 """
 
 from functools import partial
@@ -41,7 +41,12 @@ def _cotangents(
     epsilon: Array,
     weight: Float[Array, "n 1"] | None,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Cotangents of a, gram, scale, w_out, b_out for Σ_n weight_n Σ_{m,i} <y, x>."""
+    """Cotangents of a, gram, scale, w_out, b_out for Σ_n weight_n Σ_{m,i} <y, x>.
+
+    The formulas of `docs/penalty.md`, Backward, line by line. x̄ is `x_bar` here, w is
+    `weight` and 2w `two`, W_i `fwd.w`, D `gate`, S `products.xv`, W_iᵀ(D⊙x)
+    `products.back`, Ḡ `products.yy`, and Σ k x `kx`; `Forward` names the others.
+    """
     dot = settings.dot
     kappa = 1.0 - settings.unimix
     a, r, s, b, gate = fwd.a, fwd.r, fwd.s, fwd.b, fwd.gate

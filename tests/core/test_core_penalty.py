@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from core.constants import PENALIZED, TARGETS
 from core.networks.layers import cast
 from core.penalty import (
     PenaltyOptions,
@@ -180,6 +181,16 @@ def test_targets_and_normalizations(rssm, observed, inputs):
     for name, value in (posterior | prior).items():
         np.testing.assert_allclose(value, both[name], rtol=1e-5)
         np.testing.assert_allclose(batch[name], value * 2 / 6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_is_the_terms_of_its_maps(rssm, observed, inputs, target):
+    options = PenaltyOptions(target=target)
+    terms = jax.eval_shape(
+        lambda key: penalize(rssm, observed, inputs[0], key, options),
+        jax.random.key(0),
+    )
+    assert terms.keys() == set(PENALIZED[target])
 
 
 def test_the_penalty_is_the_mean_over_a_random_subset(rssm, observed, inputs):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from core.constants import PENALIZED, Decay, Normalization, Target  # needs no JAX
 from train.config.fields import (
     MAX_COUNT,
     Count,
@@ -27,9 +28,7 @@ class PenaltyConfig:
     """Which code computes the penalty; none trains plain DreamerV3.
     reference: the definition by vector-Jacobian products, slow.
     xla: the Gram form, fast everywhere; pallas: the fused GPU kernel."""
-    target: Annotated[
-        Literal["posterior", "prior", "both", "core"], arg(name="penalty-target")
-    ] = "posterior"
+    target: Annotated[Target, arg(name="penalty-target")] = "posterior"
     """Which map the penalty keeps smooth; core is the recurrent map h, z, a -> h'."""
     rho: Fraction = 0.5
     """Fraction of the batch's states that are penalized, in (0, 1]."""
@@ -39,7 +38,7 @@ class PenaltyConfig:
     """The same for the prior, with target prior or both. Default: --lambda0."""
     lambda_min: NonNegative = 0.001
     """Lower bound of the decaying coefficient; --lambda0 with target core."""
-    decay: Literal["sqrt", "exponential", "linear", "cosine", "none"] = "sqrt"
+    decay: Decay = "sqrt"
     """How the coefficient falls, by d(updates / c) with c = --decay-scale:
     lambda = max(lambda0 d, lambda_min). sqrt: 1 / sqrt(1 + x) (the paper).
     exponential: exp(-x). linear and cosine: 1 to 0, where x is 1. none: 1."""
@@ -47,7 +46,7 @@ class PenaltyConfig:
     """c in the decay, in updates."""
     penalty_start: Annotated[int, Range(0, MAX_COUNT)] = 0
     """Updates before the penalty sets in; the decay begins there."""
-    normalization: Literal["sampled", "batch"] = "sampled"
+    normalization: Normalization = "sampled"
     """sampled: mean over the sampled states (Algorithm 1).
     batch: their sum over all states, so that the weight is lambda * rho
     (what the authors' released code does)."""
@@ -93,7 +92,7 @@ class PenaltyConfig:
                 "the core has no class rows to build a basis on",
                 "rademacher",
             )
-        if self.lambda0_prior is not None and self.target not in ("prior", "both"):
+        if self.lambda0_prior is not None and "prior" not in self.maps:
             raise invalid(
                 "--lambda0-prior",
                 f"{self.lambda0_prior:g} with --penalty-target {self.target}",
@@ -113,11 +112,16 @@ class PenaltyConfig:
     def _starts(self) -> dict[str, float]:
         """The coefficients at the first update, by the flags that set them."""
         found = {"--lambda0": self.lambda0}
-        if self.target in ("prior", "both") and self.lambda0_prior is not None:
+        if "prior" in self.maps and self.lambda0_prior is not None:
             found["--lambda0-prior"] = self.lambda0_prior
-            if self.target == "prior":
+            if self.maps == ("prior",):
                 del found["--lambda0"]
         return found
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The maps that the target means."""
+        return PENALIZED[self.target]
 
     @property
     def active(self) -> bool:

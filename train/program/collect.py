@@ -42,6 +42,9 @@ def collect_step(
 ) -> tuple[Collector, replay.Replay, Episodes]:
     """Filter the current observation, store its row, and take one decision.
 
+    The row has the action that led to the observation; the one taken here is stored
+    with the next row.
+
     Args:
         random: the action is uniform in [−1, 1], not the policy's.
     """

@@ -30,12 +30,12 @@ def choose_penalty(config: Config, platform: str) -> Penalty:
         )
         if platform == "cpu":
             obstacle = "the Pallas kernel needs a GPU"
-        elif asked.target == "prior":
+        elif "posterior" not in asked.maps:
             obstacle = "the Pallas kernel covers the posterior head only"
         if obstacle:
             taken, why = "xla", f"{obstacle}; xla is the same mathematics"
-        elif asked.target == "both":
-            why = "as configured; the prior by xla"
+        elif others := [name for name in asked.maps if name != "posterior"]:
+            why = f"as configured; the {' and '.join(others)} by xla"
     assert taken != "none"
     options = PenaltyOptions(
         taken,
@@ -65,9 +65,9 @@ def with_taken(config: Config, penalty: Penalty) -> Config:
 def coefficients(penalty: PenaltyConfig) -> str:
     """The penalty's coefficient and its decay, in words."""
     starts = {"lambda": penalty.lambda0}
-    if penalty.target in ("prior", "both"):
+    if "prior" in penalty.maps:
         starts["prior's lambda"] = penalty.resolved_lambda0_prior
-    if penalty.target == "prior":
+    if penalty.maps == ("prior",):
         del starts["lambda"]
     least = penalty.lambda_min
     how = "" if penalty.decay == "sqrt" else f" ({penalty.decay})"

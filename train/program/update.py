@@ -229,10 +229,10 @@ def total_loss(
             key=penalty_key,
             options=penalty,
         )
-        for target, value in terms.items():
-            coefficient = penalty_coefficient(config, learner, target)
+        for name, value in terms.items():
+            coefficient = penalty_coefficient(config, learner, name)
             total = total + coefficient * value
-            metrics |= {f"penalty/{target}": value, f"lambda/{target}": coefficient}
+            metrics |= {f"penalty/{name}": value, f"lambda/{name}": coefficient}
     metrics["loss/total"] = total
     return total, (actor_critic.return_scale, clean, metrics)
 
@@ -248,11 +248,11 @@ def augmented(
     return jax.vmap(jax.vmap(perturbation))(keys, obs)
 
 
-def penalty_coefficient(config: Config, learner: Learner, target: str) -> Array:
-    """λ of one target after the learner's updates so far."""
+def penalty_coefficient(config: Config, learner: Learner, name: str) -> Array:
+    """λ of one penalized map (`core.constants.PENALIZED`) after the updates so far."""
     options = config.penalty
     initial = options.lambda0
-    if target == "prior":
+    if name == "prior":
         initial = options.resolved_lambda0_prior
     return decayed_coefficient(
         learner.updates,
