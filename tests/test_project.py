@@ -143,19 +143,18 @@ def imported(path: Path) -> list[str]:
 
 def test_every_benchmark_is_listed():
     root = ROOT / "benchmarks"
+    found = {
+        path.relative_to(root).with_suffix("")
+        for path in root.rglob("*.py")
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+        and path.parent != root
+    }
     programs = {
-        ".".join(path.relative_to(root).with_suffix("").parts)
-        for folder in ("", "environments", "throughput")
-        for path in (root / folder).glob("*.py")
-        if path.name != "__main__.py"
-        and "def main(" in path.read_text(encoding="utf-8")
+        ".".join((path.parent if path.name == "__main__" else path).parts)
+        for path in found
     }
-    programs |= {
-        ".".join(path.parent.relative_to(root).parts)
-        for path in root.rglob("__main__.py")
-        if path.parent != root
-    }
-    assert programs == set(BENCHMARKS)
+    # It only names the command to give instead: `benchmarks.gpu --stage compile`.
+    assert programs - {"gpu.compile.command"} == set(BENCHMARKS)
 
 
 def test_our_own_packages_pass():

@@ -126,7 +126,8 @@ NAMES = [name for name in envs.TASKS if name in {case[0] for case in HIGH_REWARD
 
 def test_no_task_is_left_out():
     elsewhere = [n for n in envs.TASKS if n.split("-")[0] in parity.OWN_FILE]
-    assert set(NAMES) | set(elsewhere) == set(envs.TASKS)
+    missing = sorted(set(envs.TASKS) - {*NAMES, *elsewhere})
+    assert not missing, f"their rewards are checked by no test: {missing}"
 
 
 def measure_in_the_air(name):
