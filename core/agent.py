@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
 from core.latent_error import ERROR, LatentError
+from core.latents import Latents
 from core.loops import block_gru
 from core.networks.heads import PolicyHead, TwoHotHead
 from core.rssm import State
@@ -20,7 +21,7 @@ class Agent(eqx.Module):
         obs_size: length of the observation vector, or the shape of an image.
         action_size: length of the action vector.
         size: widths of all networks.
-        obs_entries, unimix: see `WorldModel`.
+        obs_entries, unimix, latents: see `WorldModel`.
     """
 
     model: WorldModel
@@ -36,6 +37,7 @@ class Agent(eqx.Module):
         size: ModelSize = SIZES["1m"],
         obs_entries: tuple[int, ...] = (),
         unimix: float = 0.01,
+        latents: Latents | None = None,
     ):
         model_key, policy_key, value_key = jax.random.split(key, 3)
         self.model = WorldModel(
@@ -45,8 +47,9 @@ class Agent(eqx.Module):
             size=size,
             obs_entries=obs_entries,
             unimix=unimix,
+            latents=latents,
         )
-        widths = size.features, size.units, 3
+        widths = self.model.rssm.features, size.units, 3
         self.policy = PolicyHead(*widths, action_size, key=policy_key)
         self.value = TwoHotHead(*widths, key=value_key)
 

@@ -6,6 +6,7 @@ called "core", the Jacobian-regularization paper's word): ‖J_f‖_F.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from core.constants import PENALIZED, TARGETS, Decay, Normalization, Target
+from core.latents import Categorical
 from core.loops import block_gru
 from core.networks.transforms import merge
 from core.rssm import RSSM, Observed, State
@@ -111,7 +113,15 @@ def dynamics_penalty(
     `normalization="sampled"` the mean is over the sampled states (Algorithm 1). With
     "batch" their sum is divided by the number of all states, as in the authors'
     released code, so that the effective coefficient is λ·ρ.
+
+    Raises:
+        ValueError: a target other than "core" with latents that are not categorical.
     """
+    if options.target != "core" and not isinstance(rssm.latents, Categorical):
+        raise ValueError(
+            f"target={options.target!r}: penalizes class probabilities, which "
+            f"{rssm.latents} latents do not have; use target='core'"
+        )
     if options.target == "core":
         return {
             "core": _sampled_recurrent(rssm, observed, batch, key=key, options=options)
@@ -170,6 +180,8 @@ def posterior_jacobian(
 ) -> Float[Array, ""]:
     """Exact (1/K) Σ_i ‖J_{q_i}(u)‖_F², a metric without gradient.
 
+    With Gaussian latents that of the means (`mean_norms`).
+
     The mean over the last states of all trajectories. It is logged with every target
     and without a penalty, so that runs can be compared.
     """
@@ -177,6 +189,11 @@ def posterior_jacobian(
     # several devices has its own trajectories.
     last = lambda x: merge(x[-1], x.ndim - 2)
     u = jnp.concatenate([last(observed.states.deter), last(embeds)], axis=-1)
+    if not isinstance(rssm.latents, Categorical):
+        inputs = rssm, last(observed.preactivation)
+        rssm, a = jax.lax.optimization_barrier(jax.lax.stop_gradient(inputs))
+        first = rssm.posterior_in.linear.weight
+        return jnp.mean(mean_norms(rssm, rssm.posterior_logits_from, a, first))
     inputs = (posterior_head(rssm), u, last(observed.preactivation))
     # Without the barrier XLA could fuse this into the training computation, whose
     # rounding would then depend on the log.
@@ -190,6 +207,29 @@ def posterior_jacobian(
         probe_kind="exact",
         preactivation=preactivation,
     )
+
+
+def mean_norms(
+    rssm: RSSM,
+    logits: Callable[[Float[Array, " hidden"]], Float[Array, "K P"]],
+    preactivation: Float[Array, "n hidden"],
+    first_layer: Float[Array, "inputs hidden"],
+) -> Float[Array, " n"]:
+    """(1/K) Σ_i ‖∂E z_i/∂u‖², exact, for any family of z and by reverse mode.
+
+    Args:
+        logits: of posterior or prior, from its first linear layer's output.
+        first_layer: this layer's weight; u is its input.
+    """
+    wide = jnp.promote_types(first_layer.dtype, jnp.float32)
+    gram = first_layer.astype(wide).T @ first_layer.astype(wide)
+    mean = lambda a: rssm.dist(logits(a)).mean()
+
+    def at(a: Array) -> Array:
+        rows = jax.jacrev(mean)(a).astype(wide)
+        return jnp.sum((rows @ gram) * rows) / rows.shape[0]
+
+    return jax.vmap(at)(preactivation)
 
 
 def posterior_head(rssm: RSSM) -> CategoricalHead:
@@ -218,7 +258,7 @@ def prior_penalty(
 
     def probabilities(x: Array) -> Array:
         logits = rssm.prior_logits(x) if whole else rssm.prior_logits_from(x)
-        return rssm.dist(logits).probs
+        return rssm.dist(logits).mean()
 
     per_state = row_probe_penalty(
         probabilities,

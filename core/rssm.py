@@ -1,12 +1,14 @@
-"""Recurrent state-space model (RSSM) of DreamerV3: a block GRU, categorical latents.
+"""Recurrent state-space model (RSSM) of DreamerV3: a block GRU and random latents.
 
     recurrent model:  h_t = f(h_{t−1}, z_{t−1}, a_{t−1})    `RSSM.recurrent`
     posterior:        z_t ~ q(z_t | h_t, e_t)               `RSSM.posterior_logits`
     prior:            ẑ_t ~ p(ẑ_t | h_t)                    `RSSM.prior_logits`
 
 h is `State.deter`, z and ẑ are `State.stoch` (`RSSM.sample` draws both), e is the
-encoder's output (`embed`) and a the action. z has K categoricals of C classes, which
-are the axes K and C of all shapes.
+encoder's output (`embed`) and a the action. z has K variables of C entries, which are
+the axes K and C of all shapes: K categoricals of C classes, or with Gaussian latents K
+real numbers and C = 1. Their distributions have P parameters each: C logits, or two
+(`core.latents`).
 
 This file is the definition. Training runs the same equations in a faster memory
 layout, `core.loops.block_gru`; tests compare the two in value and gradient.
@@ -22,7 +24,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from core.networks.dists import Categoricals, onehot_from_uniform
+from core.latents import Categorical, Latents
+from core.networks.dists import LatentDist
 from core.networks.layers import BlockLinear, Dense, Linear, RMSNorm
 from core.states import Observed as Observed
 from core.states import State as State
@@ -30,17 +33,17 @@ from core.states import check_sequence, check_uniforms, shifted
 
 
 class RSSM(eqx.Module):
-    """Block-GRU state-space model with K categorical latents of C classes.
+    """Block-GRU state-space model with K latent variables.
 
     Args:
         embed_size: size of the encoder's output e.
         action_size: number of action dimensions.
         deter: size of h.
         hidden: width of the hidden layers.
-        categoricals: K.
-        classes: C.
+        categoricals: K; with Gaussian latents the length of z.
+        classes, unimix: of categorical latents, see `core.latents.Categorical`.
         blocks: number of diagonal blocks of the recurrent layers.
-        unimix: share of the uniform distribution in posterior and prior.
+        latents: the family of z, in place of `classes` and `unimix`.
 
     Raises:
         ValueError: if `blocks` does not divide `deter`, a size is not positive, there
@@ -59,9 +62,8 @@ class RSSM(eqx.Module):
     prior_out: Linear
     deter: int = eqx.field(static=True)
     categoricals: int = eqx.field(static=True)
-    classes: int = eqx.field(static=True)
     blocks: int = eqx.field(static=True)
-    unimix: float = eqx.field(static=True)
+    latents: Latents = eqx.field(static=True)
 
     def __init__(
         self,
@@ -75,19 +77,19 @@ class RSSM(eqx.Module):
         classes: int = 4,
         blocks: int = 8,
         unimix: float = 0.01,
+        latents: Latents | None = None,
     ):
+        latents = latents or Categorical(classes, unimix)
         sizes = {"embed_size": embed_size, "action_size": action_size, "deter": deter}
-        sizes |= {"hidden": hidden, "categoricals": categoricals}
-        sizes |= {"classes": classes, "blocks": blocks}
+        sizes |= {"hidden": hidden, "categoricals": categoricals, "blocks": blocks}
         for name, size in sizes.items():
-            if size < (least := 2 if name == "classes" else 1):
-                raise ValueError(f"{name}={size}: must be at least {least}")
-        if not 0.0 <= unimix < 1.0:
-            raise ValueError(f"unimix={unimix}: must be at least 0 and below 1")
+            if size < 1:
+                raise ValueError(f"{name}={size}: must be at least 1")
         if deter % blocks:
             raise ValueError(f"blocks={blocks} must divide deter={deter}")
         keys = iter(jax.random.split(key, 10))
-        latent = categoricals * classes
+        latent = categoricals * latents.entries
+        outputs = categoricals * latents.parameters
         self.deter_in = Dense(deter, hidden, key=next(keys))
         self.stoch_in = Dense(latent, hidden, key=next(keys))
         self.action_in = Dense(action_size, hidden, key=next(keys))
@@ -97,26 +99,50 @@ class RSSM(eqx.Module):
         self.mix_norm = RMSNorm(deter)
         self.gates = BlockLinear(deter, 3 * deter, blocks, key=next(keys))
         self.posterior_in = Dense(deter + embed_size, hidden, key=next(keys))
-        self.posterior_out = Linear(hidden, latent, key=next(keys))
+        self.posterior_out = Linear(hidden, outputs, key=next(keys))
         self.prior_in = (
             Dense(deter, hidden, key=next(keys)),
             Dense(hidden, hidden, key=next(keys)),
         )
-        self.prior_out = Linear(hidden, latent, key=next(keys))
-        self.deter, self.categoricals, self.classes = deter, categoricals, classes
-        self.blocks, self.unimix = blocks, unimix
+        self.prior_out = Linear(hidden, outputs, key=next(keys))
+        self.deter, self.categoricals = deter, categoricals
+        self.blocks, self.latents = blocks, latents
+
+    @property
+    def categorical(self) -> Categorical:
+        """The family of z, where it is the categorical one.
+
+        Raises:
+            ValueError: it is another.
+        """
+        if not isinstance(self.latents, Categorical):
+            raise ValueError(
+                f"latents={self.latents}: have no classes and no class probabilities; "
+                "this needs core.latents.Categorical"
+            )
+        return self.latents
+
+    @property
+    def classes(self) -> int:
+        """C of categorical latents; ValueError for others."""
+        return self.categorical.classes
+
+    @property
+    def unimix(self) -> float:
+        """Of categorical latents; ValueError for others."""
+        return self.categorical.unimix
 
     def initial(self, *batch: int) -> State:
         """The state before the first step: all zeros."""
         dtype = self.posterior_out.weight.dtype
         return State(
             jnp.zeros((*batch, self.deter), dtype),
-            jnp.zeros((*batch, self.categoricals, self.classes), dtype),
+            jnp.zeros((*batch, self.categoricals, self.latents.entries), dtype),
         )
 
-    def dist(self, logits: Float[Array, "*batch K C"]) -> Categoricals:
+    def dist(self, logits: Float[Array, "*batch K P"]) -> LatentDist:
         """The distribution of z for posterior or prior logits."""
-        return Categoricals(logits, self.unimix)
+        return self.latents.dist(logits)
 
     def recurrent(
         self,
@@ -155,60 +181,57 @@ class RSSM(eqx.Module):
 
     def prior_logits(
         self, deter: Float[Array, "*batch deter"]
-    ) -> Float[Array, "*batch K C"]:
-        """Logits l of p(ẑ | h), in two hidden layers.
+    ) -> Float[Array, "*batch K P"]:
+        """Logits l of p(ẑ | h), in two hidden layers; or means and raw deviations.
 
             x = SiLU(RMSNorm(W_2 SiLU(RMSNorm(W_1 h + b_1)) + b_2))
             l = W x + b
 
-        `dist` makes probabilities of them, as of the posterior's.
+        `dist` makes a distribution of them, as of the posterior's.
         """
         return self.prior_logits_from(self.prior_in[0].linear(deter))
 
     def prior_logits_from(
         self, preactivation: Float[Array, "*batch hidden"]
-    ) -> Float[Array, "*batch K C"]:
+    ) -> Float[Array, "*batch K P"]:
         """Logits of p(ẑ | h) from the output of the prior's first linear layer."""
         first, second = self.prior_in
         hidden = second(first.activate(preactivation))
-        return self._split(self.prior_out(hidden))
+        return self.split(self.prior_out(hidden))
 
     def posterior_logits(
         self,
         deter: Float[Array, "*batch deter"],
         embed: Float[Array, "*batch embed"],
-    ) -> Float[Array, "*batch K C"]:
-        """Logits l of q(z | h, e), K rows of C.
+    ) -> Float[Array, "*batch K P"]:
+        """Logits l of q(z | h, e), K rows of C; or means and raw deviations m, r.
 
         x   = SiLU(RMSNorm(W_in [h, e] + b_in))
         l   = W x + b
         q_i = (1 − unimix)·softmax(l_i) + unimix/C    for every row i, in `dist`
+        s   = softplus(r) + floor    for Gaussian latents, there too (`core.latents`)
         """
         u = jnp.concatenate([deter, embed], axis=-1)
         return self.posterior_logits_from(self.posterior_in.linear(u))
 
     def posterior_logits_from(
         self, preactivation: Float[Array, "*batch hidden"]
-    ) -> Float[Array, "*batch K C"]:
+    ) -> Float[Array, "*batch K P"]:
         """Logits of q(z | h, e) from the output of its first linear layer."""
-        return self._split(
-            self.posterior_out(self.posterior_in.activate(preactivation))
-        )
+        return self.split(self.posterior_out(self.posterior_in.activate(preactivation)))
 
     def sample(
         self,
-        logits: Float[Array, "*batch K C"],
+        logits: Float[Array, "*batch K P"],
         uniform: Float[Array, "*batch K"],
     ) -> Float[Array, "*batch K C"]:
-        """One-hot z with the gradient of its probabilities (straight-through).
+        """z with a gradient: straight-through, or reparametrized for Gaussians.
 
         Args:
-            uniform: random numbers from [0, 1), one for each categorical; z is drawn by
+            uniform: random numbers from [0, 1), one for each variable; z is drawn by
                 inverting the cumulative distribution.
         """
-        dist = self.dist(logits)
-        sample = dist.straight_through(onehot_from_uniform(dist.probs, uniform))
-        return sample.astype(logits.dtype)
+        return self.latents.sample(logits, uniform)
 
     def observe_step(
         self,
@@ -315,8 +338,19 @@ class RSSM(eqx.Module):
         embed = self.posterior_in.linear.weight.shape[0] - self.deter
         return self.deter, embed, self.action_in.linear.weight.shape[0]
 
-    def _split(self, flat: Array) -> Array:
-        return flat.reshape(*flat.shape[:-1], self.categoricals, self.classes)
+    @property
+    def features(self) -> int:
+        """Length of `State.features`: h and the flattened z."""
+        return self.deter + self.categoricals * self.latents.entries
+
+    def state(self, features: Float[Array, "*batch features"]) -> State:
+        """The state with these features: the inverse of `State.features`."""
+        h, z = features[..., : self.deter], features[..., self.deter :]
+        return State(h, z.reshape(*z.shape[:-1], self.categoricals, -1))
+
+    def split(self, flat: Float[Array, "*batch KP"]) -> Float[Array, "*batch K P"]:
+        """The outputs of posterior or prior, as parameters of each variable."""
+        return flat.reshape(*flat.shape[:-1], self.categoricals, -1)
 
     def _blocks(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.blocks, -1)

@@ -8,7 +8,7 @@ class ModelSize:
     """Widths of the networks.
 
     The latent state is `deter` real numbers and `stoch` categorical variables of
-    `classes` classes each, so a feature vector has `deter + stoch * classes` entries.
+    `classes` classes each; with Gaussian latents, `stoch` real numbers in their place.
     The defaults are those of size 1m.
     """
 
@@ -23,14 +23,9 @@ class ModelSize:
     cnn_depth: int = 4
     """Channels of the first convolution; the deeper ones multiply it."""
     stoch: int = 32
-    """Categorical latent variables (K in the penalty)."""
+    """Latent variables (K in the penalty)."""
     blocks: int = 8
     """Blocks of the block-diagonal recurrent layer."""
-
-    @property
-    def features(self) -> int:
-        """Entries of a feature vector: h and the flattened z."""
-        return self.deter + self.stoch * self.classes
 
 
 SIZES: dict[str, ModelSize] = {

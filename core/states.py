@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 
 class State(NamedTuple):
-    """Latent state: `deter` is h, `stoch` is z or ẑ, K one-hot vectors of C."""
+    """Latent state: `deter` is h, `stoch` is z or ẑ: K variables of C entries."""
 
     deter: Float[Array, "*batch deter"]
     stoch: Float[Array, "*batch K C"]
@@ -35,13 +35,14 @@ class State(NamedTuple):
 class Observed(NamedTuple):
     """Outputs of `RSSM.observe` for every step; the first axis is time.
 
-    `posterior` holds the logits of q(z | h, e), `preactivation` the output of its first
-    linear layer, which the Jacobian penalty reuses. `states` have the latent error, if
-    there is one; `drawn` is z as it was drawn then, and None otherwise.
+    `posterior` holds the parameters of q(z | h, e), such as logits; `preactivation` is
+    the output of its first linear layer, which the Jacobian penalty reuses. `states`
+    have the latent error, if there is one; `drawn` is z as it was drawn then, and None
+    otherwise.
     """
 
     states: State
-    posterior: Float[Array, "time *batch K C"]
+    posterior: Float[Array, "time *batch K P"]
     preactivation: Float[Array, "time *batch hidden"]
     drawn: Float[Array, "time *batch K C"] | None = None
 
@@ -110,7 +111,7 @@ def check_sequence(
 
 
 def check_uniforms(state: State, uniforms: Array) -> None:
-    """Check that there is one random number per categorical of each imagined step.
+    """Check that there is one random number per variable of each imagined step.
 
     Raises:
         ValueError: `uniforms` has another shape than `[time, *batch, K]`.

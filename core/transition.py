@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Bool, Float, Num, UInt8
+from jaxtyping import Array, Bool, Float, Num
 
 
 class Transition(NamedTuple):
@@ -15,7 +15,8 @@ class Transition(NamedTuple):
 
     Three fields are the replay buffer's own, and None in a batch: `is_corrupt`: the
     simulation diverged (NaN or Inf). `deter`, `stoch`: the latent state after o_t as
-    last computed, h in bfloat16 and the class index of each categorical of z.
+    last computed, h in bfloat16 and z as `core.latents` packs it: the class index of
+    each categorical, or the numbers in bfloat16.
 
     Only a batch has `seen`: observations for the encoder instead of `obs`, such as
     augmented ones; `obs` remains the decoder's target.
@@ -29,5 +30,5 @@ class Transition(NamedTuple):
     is_terminal: Bool[Array, "*steps"]
     is_corrupt: Bool[Array, "*steps"] | None = None
     deter: Float[Array, "*steps deter"] | None = None
-    stoch: UInt8[Array, "*steps K"] | None = None
+    stoch: Num[Array, "*steps K"] | None = None
     seen: Num[Array, "..."] | None = None

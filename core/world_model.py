@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from core.constants import DREAMERV3, LossConstants
 from core.latent_error import ERROR, LatentError
+from core.latents import Categorical, Latents
 from core.loops import block_gru, wide_gru
 from core.networks.decoder import ImageDecoder, VectorDecoder
 from core.networks.encoder import ImageEncoder, VectorEncoder
@@ -26,7 +27,7 @@ class WorldModel(eqx.Module):
         action_size: length of the action vector.
         size: widths of all networks.
         obs_entries: for vectors, see `core.networks.decoder.VectorDecoder`.
-        unimix: see `core.rssm.RSSM`.
+        unimix, latents: see `core.rssm.RSSM`.
     """
 
     encoder: VectorEncoder | ImageEncoder
@@ -44,9 +45,12 @@ class WorldModel(eqx.Module):
         size: ModelSize = SIZES["1m"],
         obs_entries: tuple[int, ...] = (),
         unimix: float = 0.01,
+        latents: Latents | None = None,
     ):
         keys = jax.random.split(key, 5)
-        features, units = size.features, size.units
+        latents = latents or Categorical(size.classes, unimix)
+        stoch, units = size.stoch * latents.entries, size.units
+        features = size.deter + stoch
         if isinstance(obs_size, int):
             self.encoder = VectorEncoder(obs_size, key=keys[0], units=units)
             self.decoder = VectorDecoder(
@@ -56,7 +60,7 @@ class WorldModel(eqx.Module):
             self.encoder = ImageEncoder(obs_size, key=keys[0], depth=size.cnn_depth)
             self.decoder = ImageDecoder(
                 size.deter,
-                size.stoch * size.classes,
+                stoch,
                 obs_size,
                 key=keys[2],
                 depth=size.cnn_depth,
@@ -70,9 +74,8 @@ class WorldModel(eqx.Module):
             deter=size.deter,
             hidden=size.hidden,
             categoricals=size.stoch,
-            classes=size.classes,
             blocks=size.blocks,
-            unimix=unimix,
+            latents=latents,
         )
         self.reward = TwoHotHead(features, units, 1, key=keys[3])
         self.cont = ContinueHead(features, units, 1, key=keys[4])
@@ -161,7 +164,7 @@ def straightening_loss(
 ) -> Float[Array, ""]:
     """The temporal-straightening loss ("On Training in Imagination", Definition 1).
 
-        x_t = (h_t, probabilities of q(z | h_t, e_t)),    v_t = x_{t+1} − x_t
+        x_t = (h_t, E q(z | h_t, e_t)),    v_t = x_{t+1} − x_t
         loss = mean of 1 − cos(v_t, v_{t+1})
 
     The paper straightens the latent states of observed transitions, on which the model
@@ -175,9 +178,9 @@ def straightening_loss(
     Returns:
         In [0, 2], in float32; 0 if no two successive steps count.
     """
-    probs = rssm.dist(observed.posterior).probs
-    deter = observed.states.deter.astype(probs.dtype)
-    x = State(deter, probs).features
+    mean = rssm.dist(observed.posterior).mean()
+    deter = observed.states.deter.astype(mean.dtype)
+    x = State(deter, mean).features
     velocity = jnp.diff(x, axis=0)
     square = jnp.sum(jnp.square(velocity), axis=-1)
     least = jnp.finfo(x.dtype).eps * jnp.sum(jnp.square(x[1:]), axis=-1)

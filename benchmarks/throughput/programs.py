@@ -236,7 +236,8 @@ class Loop:
                     lambda x: jnp.broadcast_to(x, (*window.time.shape, *x.shape[1:])),
                     initial,
                 )
-                buffer = replay.write_latents(buffer, window, states, jnp.asarray(True))
+                latent = replay.pack_latent(states, rssm.latents)
+                buffer = replay.write_latents(buffer, window, latent, jnp.asarray(True))
             return buffer, (initial, batch)
 
         def program(buffer, key):

@@ -3,7 +3,7 @@
 The expansion of the Jacobian-regularization paper (`core.theory.perturbation`), for the
 mean-field model under the policy's mean action: z is replaced by its probabilities, so
 that the return is a differentiable function of it. The error is N(0, σ²) on every entry
-of z, as the paper's zero-drift error.
+of z, as the paper's zero-drift error. With Gaussian latents z is replaced by its mean.
 """
 
 from typing import Any
@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from benchmarks.trust.episodes import predict
 from core.agent import Agent
-from core.rssm import State
 from core.smoothness import closed_loop
 from core.theory.perturbation import expansion_terms
 
@@ -48,7 +47,7 @@ def latent_noise(
     def step(x: Array, _: Array) -> Array:
         """x: features, the return so far, the weight of what follows."""
         inside, total, weight = x[:size], x[size], x[size + 1]
-        heads = predict(agent, _state(agent, inside))
+        heads = predict(agent, agent.model.rssm.state(inside))
         total = total + weight * heads.reward
         weight = weight * heads.discount
         return jnp.concatenate([closed_loop(agent, inside), jnp.stack([total, weight])])
@@ -57,7 +56,8 @@ def latent_noise(
         return jnp.concatenate([jnp.zeros(deter), noise, jnp.zeros(2)])
 
     def earned(x: Array) -> Array:
-        return x[size] + x[size + 1] * predict(agent, _state(agent, x[:size])).value
+        end = predict(agent, agent.model.rssm.state(x[:size]))
+        return x[size] + x[size + 1] * end.value
 
     start = jnp.concatenate(
         [states, jnp.zeros((len(states), 1)), jnp.ones((len(states), 1))], axis=-1
@@ -76,9 +76,3 @@ def latent_noise(
         "change": [change.mean for change in changes],
         "change error": [change.error for change in changes],
     }
-
-
-def _state(agent: Agent, features: Array) -> State:
-    rssm = agent.model.rssm
-    z = features[rssm.deter :].reshape(rssm.categoricals, rssm.classes)
-    return State(features[: rssm.deter], z)

@@ -149,7 +149,7 @@ def _observe_step(
     preactivation = apply("posterior_in", h) + embed_term
     hidden = rssm.posterior_in.activate(preactivation)
     flat = add_bias(apply("posterior_out", hidden), rssm.posterior_out.bias)
-    logits = flat.reshape(*flat.shape[:-1], rssm.categoricals, rssm.classes)
+    logits = rssm.split(flat)
     state = State(h, rssm.sample(logits, uniform))
     return Carry(state, h_blocks), Observed(state, logits, preactivation)
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from core.latents import Latents
 from core.loops.block_gru import action_term_of, recurrent_weights
 from core.networks.deferred import Weights
 from core.networks.layers import add_bias
@@ -28,7 +29,6 @@ from core.networks.recomputed import (
     computed,
     recomputed_scan,
 )
-from core.networks.transforms import lift
 from core.rssm import RSSM
 from core.states import Observed, State, check_sequence, check_uniforms, shifted
 from kernels.sharding import divided
@@ -42,9 +42,9 @@ class _Vectors(eqx.Module):
     mix_scale: Float[Array, " deter"]
     gates_bias: Float[Array, "blocks three_sizes"]
     posterior_scale: Float[Array, " hidden"]
-    posterior_bias: Float[Array, " K_C"]
+    posterior_bias: Float[Array, " K_P"]
     categoricals: int = eqx.field(static=True)
-    unimix: float = eqx.field(static=True)
+    latents: Latents = eqx.field(static=True)
 
     @classmethod
     def of(cls, rssm: RSSM) -> "_Vectors":
@@ -57,7 +57,7 @@ class _Vectors(eqx.Module):
             rssm.posterior_in.norm.scale,
             rssm.posterior_out.bias,
             rssm.categoricals,
-            rssm.unimix,
+            rssm.latents,
         )
 
 
@@ -98,11 +98,10 @@ def observe(
     # Gradients of what devices share are added up after the loop, not in it.
     run = divided(partial(recomputed_scan, _observe_step), (None, None, 0, 1), 1)
     features = run(_Vectors.of(rssm), weights, state.features, inputs)
-    states = _states(rssm, features)
+    states = rssm.state(features)
     preactivation = states.deter @ weights["posterior_in"] + embed_terms
     hidden = rssm.posterior_in.activate(preactivation)
-    flat = rssm.posterior_out(hidden)
-    logits = flat.reshape(*flat.shape[:-1], rssm.categoricals, rssm.classes)
+    logits = rssm.split(rssm.posterior_out(hidden))
     observed = Observed(states, logits, preactivation).plus(errors)
     last = jax.tree.map(lambda x: x[-1], observed.states)
     return last, observed
@@ -127,19 +126,14 @@ def imagine[Inputs, Seen](
 
     def step(features: Array, row: tuple[Inputs, Array]) -> tuple[Array, Seen]:
         inputs, uniform = row
-        action, seen = act(_states(rssm, features), inputs)
+        action, seen = act(rssm.state(features), inputs)
         term = action_term_of(rssm, from_action, action.astype(features.dtype))
         h = _recurrent(vectors, operations, features, term)
         z = _sample(vectors, operations, rssm.prior_logits(h), uniform)
         return jnp.concatenate([h, z], axis=-1), seen
 
     last, seen = chunked_scan(step, state.features, (inputs, uniforms))
-    return _states(rssm, last), seen
-
-
-def _states(rssm: RSSM, features: Array) -> State:
-    h, z = features[..., : rssm.deter], features[..., rssm.deter :]
-    return State(h, z.reshape(*z.shape[:-1], rssm.categoricals, rssm.classes))
+    return rssm.state(last), seen
 
 
 def _weights(rssm: RSSM) -> tuple[Weights, Float[Array, "hidden deter"]]:
@@ -203,31 +197,9 @@ def _blockwise(do: Operations, name: str, x: Array) -> Array:
 
 
 def _sample(vectors: _Vectors, do: Operations, logits: Array, uniform: Array) -> Array:
-    """The flattened z, with the straight-through gradient of its probabilities."""
-    probs = (1.0 - vectors.unimix) * do.softmax("z", logits)
-    probs += vectors.unimix / logits.shape[-1]
-    constant = jax.lax.stop_gradient(probs)
-    z = _onehot(constant, uniform) + (probs - constant)
-    return z.astype(logits.dtype).reshape(*z.shape[:-2], -1)
-
-
-def _onehot(probs: Array, uniform: Array) -> Array:
-    """`core.networks.dists.onehot_from_uniform` without a reduction: one operation.
-
-    A class is drawn where `uniform` lies between the sums of the probabilities before
-    and up to it. Both are added in the same order, so that exactly one class is.
-    """
-    classes = probs.shape[-1]
-    index = lift(jnp.arange(classes), probs.ndim)
-    before, upto = jnp.zeros_like(probs), jnp.zeros_like(probs)
-    for each in range(classes):
-        p = probs[..., each, None]
-        before += jnp.where(index > each, p, 0.0)
-        upto += jnp.where(index >= each, p, 0.0)
-    uniform = uniform[..., None]
-    # Rounding may put the last sum below 1.
-    drawn = (uniform >= before) & ((uniform < upto) | (index == classes - 1))
-    return drawn.astype(probs.dtype)
+    """The flattened z."""
+    z = vectors.latents.sample_in_few_kernels(logits, uniform, partial(do.softmax, "z"))
+    return z.reshape(*z.shape[:-2], -1)
 
 
 __all__ = ["imagine", "observe"]

@@ -3,8 +3,11 @@
 Their parameters are float32, whatever the compute type.
 """
 
+import abc
+import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Self
 
 import equinox as eqx
 import jax
@@ -14,7 +17,27 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from core.networks.transforms import lift, symexp_bins, twohot_bins, unimix
 
 
-class Categoricals(eqx.Module):
+class LatentDist(eqx.Module):
+    """Distribution of the K variables of a latent z."""
+
+    @abc.abstractmethod
+    def mean(self) -> Float[Array, "*batch K C"]:
+        """The expectation of z."""
+
+    @abc.abstractmethod
+    def entropy(self) -> Float[Array, "*batch"]:
+        """Entropy in nats, summed over the K variables."""
+
+    @abc.abstractmethod
+    def kl(self, other: Self) -> Float[Array, "*batch"]:
+        """KL(self ‖ other) in nats, summed over the K variables."""
+
+    @abc.abstractmethod
+    def kl_nearby(self, other: Self) -> Float[Array, "*batch"]:
+        """`kl` without cancellation, for distributions that are close to each other."""
+
+
+class Categoricals(LatentDist):
     """K independent one-hot categoricals, mixed with a uniform one of weight `mix`.
 
     Args:
@@ -36,6 +59,10 @@ class Categoricals(eqx.Module):
             self.probs, jax.random.uniform(key, self.probs.shape[:-1])
         )
 
+    def mean(self) -> Float[Array, "*batch K C"]:
+        """The probabilities."""
+        return self.probs
+
     def straight_through(
         self, onehot: Float[Array, "*batch K C"]
     ) -> Float[Array, "*batch K C"]:
@@ -48,10 +75,91 @@ class Categoricals(eqx.Module):
         """Entropy in nats, summed over the K categoricals."""
         return -jnp.sum(self.probs * jnp.log(self.probs), axis=(-2, -1))
 
-    def kl(self, other: "Categoricals") -> Float[Array, "*batch"]:
+    def kl(self, other: Self) -> Float[Array, "*batch"]:
         """KL(self ‖ other) in nats, summed over the K categoricals."""
         ratio = jnp.log(self.probs) - jnp.log(other.probs)
         return jnp.sum(self.probs * ratio, axis=(-2, -1))
+
+    def kl_nearby(self, other: Self) -> Float[Array, "*batch"]:
+        """`kl` without cancellation, for distributions that are close to each other.
+
+        With t = (q − p)/p, KL(p ‖ q) = Σ p·(t − log(1 + t)), as Σ p·t = 0: no term is
+        negative. The terms of `kl` cancel to rounding errors.
+        """
+        t = (other.probs - self.probs) / self.probs
+        return jnp.sum(self.probs * _excess(t), axis=(-2, -1))
+
+
+class Gaussians(LatentDist):
+    """K independent normal numbers, with s = softplus(raw) + floor.
+
+    Args:
+        center: m.
+        raw_stddev: of which the standard deviation s is made.
+        floor: lower bound of s (PlaNet: 0.1).
+    """
+
+    center: Float[Array, "*batch K 1"]
+    stddev: Float[Array, "*batch K 1"]
+
+    def __init__(
+        self,
+        center: Float[Array, "*batch K 1"],
+        raw_stddev: Float[Array, "*batch K 1"],
+        floor: float = 0.1,
+    ):
+        wide = jnp.promote_types(center.dtype, jnp.float32)
+        self.center = center.astype(wide)
+        self.stddev = jax.nn.softplus(raw_stddev.astype(wide)) + floor
+
+    def mean(self) -> Float[Array, "*batch K 1"]:
+        """m."""
+        return self.center
+
+    def at(self, noise: Float[Array, "*batch K 1"]) -> Float[Array, "*batch K 1"]:
+        """m + s · noise: a sample with its gradient, for standard normal noise."""
+        return self.center + self.stddev * noise
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        """Differential entropy in nats, summed over the K numbers; may be negative."""
+        constant = 0.5 * jnp.log(2.0 * jnp.pi) + 0.5
+        return jnp.sum(jnp.log(self.stddev) + constant, axis=(-2, -1))
+
+    def kl(self, other: Self) -> Float[Array, "*batch"]:
+        """KL(self ‖ other) in nats, summed over the K numbers.
+
+            log(s₂/s₁) + (s₁² + (m₁ − m₂)²)/(2 s₂²) − 1/2
+                = (t − log(1 + t)) + (t² + d²)/2
+
+        with t = (s₁ − s₂)/s₂ and d = (m₁ − m₂)/s₂: a sum of terms that are not
+        negative, which do not cancel where the two are close.
+        """
+        t = (self.stddev - other.stddev) / other.stddev
+        d = (self.center - other.center) / other.stddev
+        squares = 0.5 * (jnp.square(t) + jnp.square(d))
+        return jnp.sum(_excess(t) + squares, axis=(-2, -1))
+
+    def kl_nearby(self, other: Self) -> Float[Array, "*batch"]:
+        """`kl`, which does not cancel."""
+        return self.kl(other)
+
+
+def _excess(t: Array) -> Array:
+    """t − log(1 + t), without cancellation near 0."""
+    series = t**2 * (1 / 2 - t * (1 / 3 - t * (1 / 4 - t / 5)))
+    return jnp.where(jnp.abs(t) < 0.02, series, t - jnp.log1p(t))
+
+
+def normal_from_uniform(uniform: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """Standard normal numbers from uniform ones, by the inverse distribution function.
+
+    Args:
+        uniform: as `jax.random.uniform` draws them: multiples of the type's precision
+            in [0, 1), 0 included. Half a multiple is added, so that the numbers are
+            symmetric about 0 and finite; in float32 they reach ±5.3.
+    """
+    middle = uniform + jnp.finfo(uniform.dtype).eps / 2
+    return math.sqrt(2.0) * jax.lax.erf_inv(2.0 * middle - 1.0)
 
 
 def onehot_from_uniform(

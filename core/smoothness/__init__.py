@@ -1,8 +1,8 @@
 """How smooth the maps of a trained model are, at given states.
 
 `jacobian` is for any JAX function: ‖J‖₂, ‖J‖_F and the growth of products of Jacobians
-along a rollout. `agent` applies it to the maps of an agent. `categorical` has GPLD's
-row-wise norms and its KL sensitivity.
+along a rollout. `agent` applies it to the maps of an agent. `heads` has GPLD's row-wise
+norms of posterior and prior, and its KL sensitivity.
 """
 
 from core.smoothness.agent import (
@@ -17,7 +17,7 @@ from core.smoothness.agent import (
     state_norms,
     summarize,
 )
-from core.smoothness.categorical import Inputs, jacobian_norms, kl_sensitivity
+from core.smoothness.heads import Inputs, jacobian_norms, kl_sensitivity
 from core.smoothness.jacobian import (
     FrobeniusNorm,
     Growth,

@@ -1,9 +1,9 @@
 """Norms of the maps of an agent, at the states that it visits.
 
 z is a random variable. Where it is the output of a map, the map gives its
-probabilities; where a rollout needs it as an input, its probabilities take its place
-(mean field). So every map here is a differentiable function, and its Jacobian is exact:
-a straight-through gradient is that of another function.
+probabilities (with Gaussian latents its mean); where a rollout needs it as an input,
+they take its place (mean field). So every map here is a differentiable function, and
+its Jacobian is exact: a straight-through gradient is that of another function.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from core.agent import Agent
-from core.smoothness.categorical import Inputs, jacobian_norms
+from core.smoothness.heads import Inputs, jacobian_norms
 from core.smoothness.jacobian import (
     FrobeniusNorm,
     Growth,
@@ -87,7 +87,7 @@ class StateNorms(NamedTuple):
     frobenius: dict[str, FrobeniusNorm]
     """‖J‖_F² of each map."""
     rows: dict[str, Float[Array, " n"]]
-    """Exact ‖J‖_F² of a categorical of `posterior` and `prior` (`jacobian_norms`)."""
+    """Exact ‖J‖_F² of a variable of `posterior` and `prior` (`jacobian_norms`)."""
     growth: Growth
     """Of the closed loop; `states` are the features of its rollouts."""
 
@@ -154,10 +154,10 @@ def closed_loop(
 ) -> Float[Array, " features"]:
     """One step of the mean-field model under the policy's mean action.
 
-        a = E π(·|h, z),    h' = f(h, z, a),    z' = the probabilities of p(ẑ'|h')
+        a = E π(·|h, z),    h' = f(h, z, a),    z' = E p(ẑ'|h')
 
     Args:
-        features: h and the flat z, of which every row is a distribution over classes.
+        features: h and the flat z; with categoricals, each a distribution over classes.
     """
     return _next(agent, features, agent.policy(features).mode())
 
@@ -167,8 +167,8 @@ def agent_maps(
 ) -> dict[str, Map]:
     """The maps named in `MAPS` at one state, with x = (h, z) and a the mean action.
 
-        posterior        e ↦ probabilities of q(z|h, e)
-        prior            h ↦ probabilities of p(ẑ|h)
+        posterior        e ↦ E q(z|h, e): probabilities, or means
+        prior            h ↦ E p(ẑ|h)
         recurrent        h ↦ f(h, z, a)
         dynamics_state   x ↦ x' with the same a
         dynamics_action  a ↦ x'
@@ -179,22 +179,22 @@ def agent_maps(
         rollout          x ↦ the closed loop's state `horizon` steps later: J is Φ_t
 
     Args:
-        latent: h, and z as one-hot vectors or probabilities; no batch axes.
+        latent: h, and z as drawn or its expectation; no batch axes.
         embed: the encoder's output e in the same step.
         horizon: in steps of the model.
     """
     model, rssm = agent.model, agent.model.rssm
     h, x = latent.deter, latent.features
     action = agent.policy(x).mode()
-    probs = lambda logits: rssm.dist(logits).probs
+    mean = lambda logits: rssm.dist(logits).mean()
     step = lambda x: closed_loop(agent, x)
 
     def rollout(x: Array) -> Array:
         return jax.lax.scan(lambda x, _: (step(x), None), x, length=horizon)[0]
 
     return {
-        "posterior": Map(lambda e: probs(rssm.posterior_logits(h, e)), embed),
-        "prior": Map(lambda h: probs(rssm.prior_logits(h)), h),
+        "posterior": Map(lambda e: mean(rssm.posterior_logits(h, e)), embed),
+        "prior": Map(lambda h: mean(rssm.prior_logits(h)), h),
         "recurrent": Map(lambda h: rssm.recurrent(latent._replace(deter=h), action), h),
         "dynamics_state": Map(lambda x: _next(agent, x, action), x),
         "dynamics_action": Map(lambda a: _next(agent, x, a), action),
@@ -311,10 +311,8 @@ def mean_curvature(trajectory: Float[Array, "time *batch size"]) -> Curvature:
 
 def _next(agent: Agent, features: Array, action: Array) -> Array:
     rssm = agent.model.rssm
-    h, z = features[: rssm.deter], features[rssm.deter :]
-    state = State(h, z.reshape(rssm.categoricals, rssm.classes))
-    h = rssm.recurrent(state, action)
-    return State(h, rssm.dist(rssm.prior_logits(h)).probs).features
+    h = rssm.recurrent(rssm.state(features), action)
+    return State(h, rssm.dist(rssm.prior_logits(h)).mean()).features
 
 
 def _mean(found: FrobeniusNorm) -> FrobeniusNorm:

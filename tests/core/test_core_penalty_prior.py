@@ -39,7 +39,7 @@ def test_exact_probes_give_the_jacobian_norm(getkey):
     deter = jax.random.normal(getkey(), (4, 8))
     options = PenaltyOptions(target="prior", probe_kind="exact")
     found = prior_penalty(rssm, deter, key=getkey(), options=options)
-    probs = lambda h: rssm.dist(rssm.prior_logits(h)).probs
+    probs = lambda h: rssm.categorical.dist(rssm.prior_logits(h)).probs
     jacobians = jax.vmap(jax.jacrev(probs))(deter)
     wanted = jnp.mean(jnp.sum(jacobians**2, axis=(2, 3)))  # mean over states and rows
     np.testing.assert_allclose(found, wanted, rtol=1e-4)

@@ -1,5 +1,7 @@
 """Exact Jacobian norms and KL sensitivities against brute force."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,13 @@ from core.rssm import RSSM
 from core.smoothness import Inputs, jacobian_norms, kl_sensitivity
 
 N, H, E = 3, 8, 5
-SIZES = {"deter": H, "hidden": 6, "categoricals": 2, "classes": 4, "blocks": 2}
+SIZES: dict[str, Any] = {
+    "deter": H,
+    "hidden": 6,
+    "categoricals": 2,
+    "classes": 4,
+    "blocks": 2,
+}
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """The exogenous latent error: its process, and where it enters the model."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,13 @@ TINY = ModelSize(units=8, deter=12, hidden=6, stoch=3, classes=4, blocks=3)
 
 @pytest.fixture
 def rssm(getkey):
-    sizes = {"deter": 12, "hidden": 6, "categoricals": 3, "classes": 4, "blocks": 3}
+    sizes: dict[str, Any] = {
+        "deter": 12,
+        "hidden": 6,
+        "categoricals": 3,
+        "classes": 4,
+        "blocks": 3,
+    }
     return RSSM(EMBED, ACTION, key=getkey(), **sizes)
 
 

@@ -5,7 +5,7 @@ Imports neither JAX nor MuJoCo, so that a mistyped flag is answered at once.
 
 from train.config.fields import MAX_COUNT as MAX_COUNT
 from train.config.fields import Count as Count
-from train.config.latent import LatentErrorConfig as LatentErrorConfig
+from train.config.latent import LatentConfig as LatentConfig
 from train.config.penalty import PenaltyConfig as PenaltyConfig
 from train.config.schema import Config as Config
 from train.config.schema import LossConfig as LossConfig

@@ -1,17 +1,27 @@
-"""Settings of the exogenous latent error; `train.program.latent` makes it of them."""
+"""Settings of the latent z and its exogenous error, made in `train.program.latent`."""
 
 import dataclasses
 from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from train.config.fields import NonNegative, check_fields, invalid
+from train.config.fields import NonNegative, Positive, check_fields, invalid
+
+STD_FLOOR = 0.1
+"""That of PlaNet and DreamerV1."""
 
 
 @dataclasses.dataclass(frozen=True)
-class LatentErrorConfig:
-    """An error added to every latent z that is drawn, in acting and in training."""
+class LatentConfig:
+    """The family of z, and an error added to every z drawn, in acting and training."""
 
+    family: Annotated[Literal["categorical", "gaussian"], arg(name="latent")] = (
+        "categorical"
+    )
+    """categorical: one-hot vectors (DreamerV3). gaussian: as many real numbers, as in
+    PlaNet; with --penalty none or --penalty-target core."""
+    std_floor: Annotated[Positive, arg(name="latent-std-floor")] = STD_FLOOR
+    """With --latent gaussian: lower bound of the standard deviations."""
     kind: Annotated[
         Literal["none", "zero-drift", "drift"], arg(name="latent-error")
     ] = "none"
@@ -36,6 +46,10 @@ class LatentErrorConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.family != "gaussian" and self.std_floor != STD_FLOOR:
+            why = f"has no effect with --latent {self.family}"
+            allowed = "with --latent gaussian, or leave it out"
+            raise invalid("--latent-std-floor", self.std_floor, why, allowed)
         if self.kind != "drift":
             return
         for name in ("mean", "variance"):
@@ -46,3 +60,12 @@ class LatentErrorConfig:
                 flag = f"--drift-{name}-low"
                 why = f"exceeds --drift-{name}-high {high:g}"
                 raise invalid(flag, low, why, f"at most {high:g}", f"{high:g}")
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of one variable of z in the replay buffer."""
+        return 1 if self.family == "categorical" else 2
+
+    def entries(self, classes: int) -> int:
+        """Numbers of one variable of z (`core.latents.Latents.entries`)."""
+        return classes if self.family == "categorical" else 1

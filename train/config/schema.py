@@ -24,7 +24,7 @@ from train.config.fields import (
     check_fields,
     invalid,
 )
-from train.config.latent import LatentErrorConfig
+from train.config.latent import LatentConfig
 from train.config.origin import OriginConfig
 from train.config.penalty import PenaltyConfig
 from train.config.sweep import Variant, check_sweep, variants
@@ -89,7 +89,8 @@ class LossConfig:
     free_nats: NonNegative = 1.0
     """KL divergences below this many nats are not reduced further."""
     unimix: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.01
-    """Share of the uniform distribution mixed into the latent categoricals."""
+    """Share of the uniform distribution mixed into the latent categoricals; Gaussian
+    latents have none."""
     return_lambda: Fraction = 0.95
     """Mixing of n-step returns."""
     entropy: NonNegative = 3e-4
@@ -220,8 +221,8 @@ class Config:
     """Stop instead of running on a CPU."""
     penalty: PenaltyConfig = PenaltyConfig()  # noqa: RUF009 (it is frozen)
     """Jacobian penalty on the latent dynamics."""
-    latent: LatentErrorConfig = LatentErrorConfig()
-    """Exogenous error of the latent states."""
+    latent: LatentConfig = LatentConfig()
+    """Latent variables, and their exogenous error."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer of all networks."""
     loss: LossConfig = LossConfig()
@@ -236,11 +237,29 @@ class Config:
         if self.origin.fork and not self.logdir:
             why = "a fork is a run of its own"
             raise invalid("--fork", self.origin.fork, why, "together with --logdir")
+        self._check_latents()
         self._check_probes()
         self._check_lengths()
         _ = self.kept_steps
         if self.sweep:
             check_sweep(self)
+
+    def _check_latents(self) -> None:
+        if self.latent.family == "categorical":
+            return
+        family, penalty = f"--latent {self.latent.family}", self.penalty
+        if penalty.active and penalty.target != "core":
+            raise invalid(
+                "--penalty-target",
+                f"{penalty.target} with {family}",
+                "these latents have no class probabilities to keep smooth",
+                "core, or --penalty none",
+                "--penalty-target core",
+            )
+        if self.loss.unimix != LossConfig.unimix:
+            why = f"has no effect with {family}, which has no classes"
+            allowed = "with --latent categorical, or leave it out"
+            raise invalid("--unimix", self.loss.unimix, why, allowed)
 
     def _check_probes(self) -> None:
         most, penalty = self.model.classes - 1, self.penalty
@@ -337,10 +356,11 @@ def replay_bytes(config: Config, *, obs_shape: tuple[int, ...], action_dim: int)
 
     A decision takes its observation (float32, or uint8 for images), action and reward
     (float32), four flags, and with `replay_context` the latent state (recurrent part
-    in bfloat16, one byte for the class of each categorical).
+    in bfloat16; one byte for the class of each categorical, or two for a number).
     """
     # Images by their shape: `--obs state` may be an environment of images of one's own.
     obs = math.prod(obs_shape) * (1 if len(obs_shape) == 3 else 4)
-    latent = config.replay_context * (2 * config.model.deter + config.model.stoch)
+    model, each = config.model, config.latent.stored_bytes
+    latent = config.replay_context * (2 * model.deter + each * model.stoch)
     row = obs + 4 * action_dim + 4 + 4 + latent
     return config.agents * config.replay_capacity * row

@@ -125,7 +125,8 @@ def least_bytes(config: Config, parameters: int) -> int:
     float32 for every imagined step. A real run takes several times as much.
     """
     model = config.model
-    latent = 2 * (model.deter + model.stoch * model.classes)
+    entries = config.latent.entries(model.classes)
+    latent = 2 * (model.deter + model.stoch * entries)
     batch = config.batch_size * config.batch_length
     states = batch + config.num_envs + config.eval_episodes
     imagined = 8 * batch * config.imagination_length

@@ -18,6 +18,7 @@ from train.config.sweep import with_values
 from train.errors import UserError
 from train.program import replay
 from train.program.collect import Episodes, collect
+from train.program.latent import latents
 from train.program.state import Learner, RunState
 from train.program.update import Metrics, UpdateOptions, update
 
@@ -126,7 +127,8 @@ def make_learn(
             window = window._replace(time=window.time[context:])
             learned = learner.skipped_in_row == 0
             with jax.named_scope("replay"):
-                buffer = replay.write_latents(buffer, window, states, learned)
+                latent = replay.pack_latent(states, latents(config))
+                buffer = replay.write_latents(buffer, window, latent, learned)
         return (learner, buffer), metrics
 
     return learn
@@ -218,8 +220,8 @@ def draw_batch(
     batch = batch._replace(is_corrupt=None, deter=None, stoch=None)
     if context:
         assert rows.deter is not None and rows.stoch is not None
-        classes = config.model.classes
-        initial = replay.unpack_latent(rows.deter[0], rows.stoch[0], classes, dtype)
+        latent = rows.deter[0], rows.stoch[0]
+        initial = replay.unpack_latent(*latent, rssm.latents, dtype)
     else:
         initial = rssm.initial(config.batch_size)
         # From zeros, the action before the first row means nothing.

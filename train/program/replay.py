@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from core.latents import Latents
 from core.rssm import State
 from core.transition import Transition
 from kernels.sharding import divided
@@ -48,16 +49,16 @@ class Window(NamedTuple):
 _WINDOW_AXES = Window(*cast(Any, (1, 0, 0)))
 
 
-def pack_latent(state: State) -> tuple[Array, Array]:
-    """A latent state as stored: h in bfloat16, one byte for each categorical of z."""
-    classes = jnp.argmax(state.stoch, axis=-1).astype(jnp.uint8)
-    return state.deter.astype(jnp.bfloat16), classes
+def pack_latent(state: State, latents: Latents) -> tuple[Array, Array]:
+    """A latent state as stored: h in bfloat16, and z as its family packs it."""
+    stoch = latents.pack(state.stoch)
+    return state.deter.astype(jnp.bfloat16), stoch
 
 
-def unpack_latent(deter: Array, stoch: Array, classes: int, dtype) -> State:
-    """The inverse of `pack_latent`, up to bfloat16's rounding of h."""
-    onehot = jax.nn.one_hot(stoch, classes, dtype=dtype)
-    return State(deter.astype(dtype), onehot)
+def unpack_latent(deter: Array, stoch: Array, latents: Latents, dtype) -> State:
+    """The inverse of `pack_latent`, up to bfloat16's rounding."""
+    z = latents.unpack(stoch, dtype)
+    return State(deter.astype(dtype), z)
 
 
 def init(capacity: int, row: Transition) -> Replay:
@@ -144,14 +145,22 @@ def _first(size: int, batch: int, envs: int) -> Int[Array, " size"]:
 
 
 def write_latents(
-    replay: Replay, window: Window, states: State, learned: Bool[Array, ""]
+    replay: Replay,
+    window: Window,
+    latent: tuple[Array, Array],
+    learned: Bool[Array, ""],
 ) -> Replay:
     """Store the latent states just computed for the steps of `window`.
 
-    A state that is not finite is not stored. No state of a skipped update is
+    A state whose h is not finite is not stored. No state of a skipped update is
     (`learned` is False), so that its batch can be drawn again exactly.
+
+    Args:
+        latent: the states, as `pack_latent` gives them.
+        learned: whether the update was made.
+
     """
-    deter, stoch = pack_latent(states)
+    deter, stoch = latent
     envs, batch = replay.rows.reward.shape[1], len(window.env)
     per_part = envs // parts(batch, envs)
 

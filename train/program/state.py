@@ -15,6 +15,7 @@ from core.transition import Transition
 from envs import Timestep, VectorEnv
 from train.config import Config
 from train.program import replay
+from train.program.latent import latents
 from train.program.optimizer import make_optimizer
 
 
@@ -73,7 +74,7 @@ def init_agent(config: Config, env: VectorEnv, key: PRNGKeyArray) -> Agent:
         key=key,
         size=config.model,
         obs_entries=tuple(size for _, size in env.spec.obs_entries),
-        unimix=config.loss.unimix,
+        latents=latents(config),
     )
 
 
@@ -121,7 +122,7 @@ def latest_transition(config: Config, collector: Collector) -> Transition:
     timestep = collector.timestep
     latent = (None, None)
     if config.replay_context:
-        latent = replay.pack_latent(collector.latent)
+        latent = replay.pack_latent(collector.latent, latents(config))
     return Transition(
         timestep.obs,
         collector.last_action,

@@ -129,6 +129,8 @@ TOGETHER = {
     "--fork": "--logdir child",
     "--at": "--init-from parent",
     "--init-parts": "--init-from parent",
+    "--latent": "--penalty none",
+    "--latent-std-floor": "--latent gaussian --penalty-target core",
 }
 
 
@@ -178,6 +180,31 @@ def test_every_flag_reaches_its_field(flag):
             ["--straightening -1: out of range", "nearest valid: 0"],
         ),
         ("--steps 0", ["--steps 0", "an integer", "nearest valid: 1"]),
+        (
+            "--latent gaussian",
+            [
+                "--penalty-target posterior with --latent gaussian",
+                "no class probabilities",
+                "nearest valid: --penalty-target core",
+            ],
+        ),
+        (
+            "--latent gaussian --penalty-target both",
+            ["--penalty-target both with --latent gaussian", "or --penalty none"],
+        ),
+        (
+            "--latent gaussian --penalty none --unimix 0.05",
+            ["--unimix 0.05: has no effect with --latent gaussian"],
+        ),
+        (
+            "--latent-std-floor 0.2",
+            ["--latent-std-floor 0.2: has no effect with --latent categorical"],
+        ),
+        (
+            "--latent gaussian --penalty none --latent-std-floor 0",
+            ["--latent-std-floor 0: out of range", "> 0"],
+        ),
+        ("--latent gauss", ["--latent gauss: unknown", "nearest valid: gaussian"]),
         ("--steps -5", ["--steps -5", "nearest valid: 1"]),
         ("--steps 1.5", ["--steps 1.5", "not an integer", "1 or 2"]),
         ("--steps abc", ["--steps abc", "not an integer"]),

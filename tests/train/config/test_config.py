@@ -165,6 +165,12 @@ def test_replay_bytes_by_hand():
     # 24 observations, 6 actions, reward: float32; 4 flags; h in bfloat16, 32 classes.
     row = 24 * 4 + 6 * 4 + 4 + 4 + 512 * 2 + 32
     assert replay_bytes(config, obs_shape=(24,), action_dim=6) == 3 * 10_000 * row
+    gaussian = build({"--latent": "gaussian", "--penalty": "none"}).latent
+    penalty = PenaltyConfig(implementation="none")
+    numbers = dataclasses.replace(config, latent=gaussian, penalty=penalty)
+    # 32 more bytes: each latent variable is a number in bfloat16.
+    found = replay_bytes(numbers, obs_shape=(24,), action_dim=6)
+    assert found == 3 * 10_000 * (row + 32)
     pixels = dataclasses.replace(config, obs="pixels", replay_context=0, seeds=1)
     row = 64 * 64 * 3 + 6 * 4 + 4 + 4
     assert replay_bytes(pixels, obs_shape=(64, 64, 3), action_dim=6) == 10_000 * row

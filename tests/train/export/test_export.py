@@ -133,6 +133,14 @@ def test_a_run_is_exported(toy, tmp_path, capsys):
     assert policy(np.ones(facts["obs_shape"])).shape == (facts["action_size"],)
 
 
+def test_gaussian_latents_are_refused(tmp_path, capsys):
+    config = configured("--latent gaussian")
+    record.write(config, tmp_path / "config.json")
+    assert main(["--run", str(tmp_path), "--to", str(tmp_path / "policy")]) == 2
+    error = capsys.readouterr().err
+    assert "--latent gaussian" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -11,7 +11,7 @@ from toy_run import assert_same_bits, configured, log_lines, vector_env
 
 import train.program.update as update_module
 from train import evaluate, loop
-from train.config import LatentErrorConfig
+from train.config import LatentConfig
 from train.config.cli import parse
 from train.errors import UserError
 from train.main import main
@@ -144,7 +144,7 @@ def test_an_error_is_part_of_what_was_trained():
     assert difference.refused == ["--latent-error: none -> drift"]
     old = record.to_dict(config)
     del old["latent"]
-    assert record.from_dict(old).latent == LatentErrorConfig()
+    assert record.from_dict(old).latent == LatentConfig()
 
 
 @pytest.mark.parametrize(

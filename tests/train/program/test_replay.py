@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from core.latents import Categorical
 from core.rssm import State
 from core.transition import Transition
 from train.program import replay
@@ -173,11 +174,12 @@ def test_latents_are_packed_and_unpacked():
     stoch = jax.nn.one_hot(jnp.array([[1, 3], [0, 2]]), CLASSES)
     # 1 + 2^-9 has no bfloat16: the nearest is 1.
     state = State(jnp.array([[0.5, -2.0, 1.0], [1 + 2**-9, 0.0, 3.0]]), stoch)
-    deter, classes = replay.pack_latent(state)
+    latents = Categorical(CLASSES)
+    deter, classes = replay.pack_latent(state, latents)
     assert deter.dtype == jnp.bfloat16
     assert classes.dtype == jnp.uint8
     np.testing.assert_array_equal(classes, [[1, 3], [0, 2]])
-    back = replay.unpack_latent(deter, classes, CLASSES, jnp.float32)
+    back = replay.unpack_latent(deter, classes, latents, jnp.float32)
     np.testing.assert_array_equal(back.deter, [[0.5, -2, 1], [1, 0, 3]])
     np.testing.assert_array_equal(back.stoch, stoch)
 
@@ -195,7 +197,10 @@ def test_latents_are_written_back_where_they_belong():
     stoch = jax.nn.one_hot(classes, CLASSES)[..., None, :]
     stoch = jnp.broadcast_to(stoch, (*mark.shape, ROWS, CLASSES))
     after = jax.jit(replay.write_latents)(
-        buffer, window, State(deter, stoch), jnp.array(True)
+        buffer,
+        window,
+        replay.pack_latent(State(deter, stoch), Categorical(CLASSES)),
+        jnp.array(True),
     )
 
     written = {(int(t), int(e)) for t, e in zip(number.flat, env.flat, strict=True)}

@@ -11,7 +11,7 @@ from toy_run import assert_same_bits, configured, log_lines, vector_env
 
 from core.loops import block_gru
 from core.smoothness import agent_norms, jacobian_norms
-from core.smoothness.categorical import Inputs
+from core.smoothness.heads import Inputs
 from train import loop
 from train.main import main
 from train.preflight.setup import short_intervals

@@ -5,7 +5,8 @@ Exact Jacobian norms of posterior and prior; the KL sensitivity of GPLD's Append
     KL( r(·|u) ‖ r(·|u + δ) ) / ‖δ‖₂
 
 with r the posterior and δ on e, or r the prior and δ on h. Categorical latents are
-differentiated in their probabilities, never through a sample.
+differentiated in their probabilities and Gaussian ones in their means, never through a
+sample.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from core.penalty import posterior_head
+from core.latents import Categorical
+from core.penalty import mean_norms, posterior_head
 from core.rssm import RSSM
 from kernels import jacobian_penalty, row_probe_penalty
 
@@ -35,7 +37,11 @@ def jacobian_norms(rssm: RSSM, inputs: Inputs) -> dict[str, Float[Array, " n"]]:
     Returns:
         For `posterior`, with J = ∂q_i/∂[h, e], and `prior`, with J = ∂p_i/∂h: the
         quantity that the penalty estimates (GPLD, eq. 5), one value for each state.
+        With Gaussian latents, q_i and p_i stand for their means.
     """
+    first = rssm.prior_in[0].linear
+    if not isinstance(rssm.latents, Categorical):
+        return _norms_of_means(rssm, inputs)
     u = jnp.concatenate([inputs.deter, inputs.embed], axis=-1)
     posterior = jacobian_penalty(
         u,
@@ -45,9 +51,8 @@ def jacobian_norms(rssm: RSSM, inputs: Inputs) -> dict[str, Float[Array, " n"]]:
         unimix=rssm.unimix,
         probe_kind="exact",
     )
-    first = rssm.prior_in[0].linear
     prior = row_probe_penalty(
-        lambda x: rssm.dist(rssm.prior_logits_from(x)).probs,
+        lambda x: rssm.dist(rssm.prior_logits_from(x)).mean(),
         first(inputs.deter),
         None,
         rows=rssm.categoricals,
@@ -56,6 +61,20 @@ def jacobian_norms(rssm: RSSM, inputs: Inputs) -> dict[str, Float[Array, " n"]]:
         first_layer=first.weight,
     )
     return {"posterior": posterior, "prior": prior}
+
+
+def _norms_of_means(rssm: RSSM, inputs: Inputs) -> dict[str, Float[Array, " n"]]:
+    """`jacobian_norms` without classes."""
+    u = jnp.concatenate([inputs.deter, inputs.embed], axis=-1)
+    posterior, prior = rssm.posterior_in.linear, rssm.prior_in[0].linear
+    return {
+        "posterior": mean_norms(
+            rssm, rssm.posterior_logits_from, posterior(u), posterior.weight
+        ),
+        "prior": mean_norms(
+            rssm, rssm.prior_logits_from, prior(inputs.deter), prior.weight
+        ),
+    }
 
 
 def kl_sensitivity(
@@ -95,17 +114,5 @@ def _sensitivity(
     direction = jax.random.normal(key, x.shape)
     direction /= jnp.linalg.norm(direction, axis=-1, keepdims=True)
     length = magnitude * jnp.mean(jnp.linalg.norm(x, axis=-1))
-    before = rssm.dist(logits(x)).probs
-    after = rssm.dist(logits(x + length * direction)).probs
-    return jnp.sum(_kl_terms(before, after), axis=(-2, -1)) / length
-
-
-def _kl_terms(p: Array, q: Array) -> Array:
-    """p·(t − log(1 + t)) with t = (q − p)/p: the sum is KL(p ‖ q), as Σ p·t = 0.
-
-    No term is negative. Σ p·log(p/q) is the same sum, but for distributions this close
-    its terms cancel to rounding errors.
-    """
-    t = (q - p) / p
-    series = t**2 * (1 / 2 - t * (1 / 3 - t * (1 / 4 - t / 5)))
-    return p * jnp.where(jnp.abs(t) < 0.02, series, t - jnp.log1p(t))
+    before, after = rssm.dist(logits(x)), rssm.dist(logits(x + length * direction))
+    return before.kl_nearby(after) / length
