@@ -26,7 +26,6 @@ compiles the programs for a GPU that need not be there, and counts what they wou
 launch (see `benchmarks.gpu.compile`).
 """
 
-import argparse
 import importlib
 import json
 import math
@@ -73,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ[COMPILED] = str(options.compiled.absolute())
     with one_line_errors():
         if options.stage == "compile":
-            return compile_command(options)
+            from benchmarks.gpu.compile import command
+
+            return command.run(options)
         device = any_device() if options.quick else require_gpu()
         if options.part is None:
             done = {}
@@ -86,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 options.quick,
                 done,
                 minutes=options.minutes,
+                only=options.only,
             )
         parts = chosen_parts(options.stage, quick=options.quick)
         if options.part not in parts:
@@ -100,29 +102,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def compile_command(options: argparse.Namespace) -> int:
-    """The stage that needs no GPU, but XLA's compiler for one."""
-    from benchmarks.gpu.compile import command
-
-    return command.run(options)
-
-
 def parts_of(stage: str) -> dict[str, Part]:
     """All parts of a stage."""
     return importlib.import_module(f"benchmarks.gpu.{stage}").PARTS
 
 
-def chosen_parts(stage: str, *, quick: bool) -> dict[str, Part]:
+def chosen_parts(
+    stage: str, *, quick: bool, only: Sequence[str] = ()
+) -> dict[str, Part]:
     """The parts of a stage, with `quick` those that can be rehearsed.
+
+    Args:
+        only: their names, in the order in which they are to run; none for all.
 
     Raises:
         UserError: `quick`, and there is none.
     """
+    parts = parts_of(stage)
+    if unknown := [name for name in only if name not in parts]:
+        raise UserError(
+            f"--only {' '.join(unknown)}: stage {stage} has {', '.join(parts)}"
+        )
+    parts = {name: parts[name] for name in only or parts}
     if not quick:
-        return parts_of(stage)
+        return parts
     parts = {
         name: part._replace(run=part.rehearse, seconds=PATIENCE * part.seconds)
-        for name, part in parts_of(stage).items()
+        for name, part in parts.items()
         if part.rehearse is not None
     }
     if not parts:
@@ -158,6 +164,7 @@ def run_stage(
     done: Mapping[str, Any] | None = None,
     *,
     minutes: float | None = None,
+    only: Sequence[str] = (),
 ) -> int:
     """Runs all parts, each in its own process, and gathers what they wrote.
 
@@ -165,8 +172,10 @@ def run_stage(
         done: parts that were measured before, as the result had them.
         minutes: what all parts together may take, in their order: those for which
             there is no time left are named. None for what they say.
+        only: see `chosen_parts`.
     """
     path = out / f"gpu_{stage}.json"
+    entries_path(out, stage, "").parent.mkdir(parents=True, exist_ok=True)
     peak = peak_of(device)
     begun = time.perf_counter()
     parts: dict[str, Any] = {}
@@ -186,7 +195,7 @@ def run_stage(
     with tempfile.TemporaryDirectory() as cache:
         if stage in SHARED_CACHE:
             environment.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
-        chosen = chosen_parts(stage, quick=quick)
+        chosen = chosen_parts(stage, quick=quick, only=only)
         limit = 60 * minutes if minutes else math.inf
         spare = 0.0
         for name, part in chosen.items():
@@ -201,7 +210,6 @@ def run_stage(
                 continue
             print(f"{name}: at most {allowed} s", flush=True)
             entries = entries_path(out, stage, name)
-            entries.parent.mkdir(parents=True, exist_ok=True)
             entries.unlink(missing_ok=True)
             command = [sys.executable, "-m", "benchmarks.gpu", "--stage", stage]
             command += ["--quick"] if quick else []
@@ -341,10 +349,14 @@ def _parser() -> Parser:
     )
     parser.add_argument("--part", help="only this part, in this process")
     parser.add_argument("--seconds", type=int, help="what --part may take")
-    compiling = parser.add_argument_group("stage compile")
-    compiling.add_argument(
-        "--only", metavar="NAME", nargs="+", default=[], help="only these programs"
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        nargs="+",
+        default=[],
+        help="only these parts, in this order; of stage compile, only these programs",
     )
+    compiling = parser.add_argument_group("stage compile")
     compiling.add_argument(
         "--device",
         nargs="+",
@@ -357,7 +369,21 @@ def _parser() -> Parser:
         type=Path,
         metavar="DIR",
         help="count nothing, and keep the programs for --compiled "
-        "(by default the updates)",
+        "(by default the updates, the op, and those of a training run)",
+    )
+    compiling.add_argument(
+        "--xla",
+        metavar="NAME=VALUE",
+        nargs="+",
+        default=[],
+        help="with --keep: XLA's flags, besides those of a training run",
+    )
+    compiling.add_argument(
+        "--variant",
+        metavar="WORD",
+        nargs="+",
+        default=[],
+        help="with --keep: what such a program's file is called besides its name",
     )
     compiling.add_argument(
         "--json", type=Path, metavar="PATH", help="write the counts here"

@@ -151,12 +151,8 @@ def counted(program: str) -> dict[str, Any] | None:
 
 def updates_ahead(size: str, clock: Clock) -> Entries:
     """The updates of a size that were compiled without a GPU."""
-    return ahead.updates(
-        clock,
-        names=ahead.UPDATES[size],
-        config=partial(overhead.settings, size),
-        counted=counted,
-    )
+    config = partial(overhead.settings, size)
+    return ahead.updates(size, clock, config=config, counted=counted)
 
 
 def turns(
@@ -229,14 +225,16 @@ PARTS = {
         30,
         partial(op, TINY, states=(4,), calls=2, item_seconds=0.0),
     ),
-    "ahead-12m": Part(partial(updates_ahead, "12m"), 40),
+    "ahead-op": Part(ahead.ops, 45),
+    "ahead-12m": Part(partial(updates_ahead, "12m"), 75),
+    "ahead-train": Part(ahead.training, 50),
     "train": Part(trainer, 160, partial(trainer, words=TINY_TRAIN, spare=5.0)),
     "update-12m": Part(
         partial(update, "12m"),
         150,
         partial(update, "12m", rows=ROWS[1:2], calls=2, **_TINY),
     ),
-    "ahead-1m": Part(partial(updates_ahead, "1m"), 35),
+    "ahead-1m": Part(partial(updates_ahead, "1m"), 40),
     "environments": Part(
         environments,
         50,
@@ -266,4 +264,4 @@ PARTS = {
     ),
     "turns": Part(partial(turns, (16, 4)), 50, partial(turns, (2,), times=2, **_TINY)),
 }
-"""Shares of the time; 745 seconds in all, of which `--minutes` takes so many."""
+"""Limits; `--minutes` ends after so many, and what was not begun comes next."""

@@ -4,8 +4,10 @@ Each part is a generator of ``(name, entry)``: what is done is kept even if the 
 the part fails, hangs or runs out of time. `clock` says how many seconds are left.
 """
 
+import os
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -49,8 +51,10 @@ def attempt(fn: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return fn()
     except Exception as error:  # whatever one item does, the others are still wanted
-        trace = traceback.format_exc().splitlines()
-        text = str(error)[:2000]
+        # Where the project lies on that machine belongs in no result.
+        here = f"{Path(__file__).parents[2]}{os.sep}"
+        trace = traceback.format_exc().replace(here, "").splitlines()
+        text = str(error).replace(here, "")[:2000]
         return {"error": f"{type(error).__name__}: {text}", "trace": trace[-6:]}
 
 

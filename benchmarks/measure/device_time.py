@@ -59,14 +59,10 @@ def floor(flops: int, bytes_moved: int, peak: Peak, seconds: float) -> dict[str,
     }
 
 
-def chain(
-    fn: Callable[..., Any],
-    inputs: Any,
-    *,
-    calls: int = CALLS,
-    gradients: Callable[[Any], Any] | None = None,
-) -> Callable[[], Any]:
-    """`calls` calls of ``fn(inputs, key)`` in one compiled program.
+def chained(
+    fn: Callable[..., Any], gradients: Callable[[Any], Any] | None = None
+) -> Callable[[Any, Array], Any]:
+    """A program ``(inputs, keys)`` that calls ``fn(inputs, key)`` for each key in turn.
 
     The inputs of each call depend on the previous result, like a gradient step with a
     negligible step size, so that XLA cannot eliminate work or hoist it out of the loop.
@@ -78,7 +74,9 @@ def chain(
     - `gradients`: selects from the results a tree with the structure of `inputs`, which
         is subtracted from them (scaled); if None the inputs are scaled by a result.
 
-    Raises `ValueError` if a result is not finite.
+    **Returns:**
+
+    The program, which returns the inputs and the results of the last call.
     """
 
     def moved(inputs: Any, results: Any) -> Any:
@@ -103,8 +101,22 @@ def chain(
         empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(call, (inputs, empty), keys)[0]
 
+    return program
+
+
+def chain(
+    fn: Callable[..., Any],
+    inputs: Any,
+    *,
+    calls: int = CALLS,
+    gradients: Callable[[Any], Any] | None = None,
+) -> Callable[[], Any]:
+    """`calls` calls of ``fn(inputs, key)`` in one compiled program: see `chained`.
+
+    Raises `ValueError` if a result is not finite.
+    """
     keys = jax.random.split(jax.random.key(7), calls)
-    compiled = jax.jit(program).lower(inputs, keys).compile()
+    compiled = jax.jit(chained(fn, gradients)).lower(inputs, keys).compile()
 
     def run() -> Any:
         return jax.block_until_ready(compiled(inputs, keys))[1]

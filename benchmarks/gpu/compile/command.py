@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """Compiles and counts; exit status 1 if a program did not compile.
 
     Args:
-        options: `only`, `device`, `json` and `keep` of the command line.
+        options: the command line's, of the group "stage compile".
 
     Raises:
         UserError: XLA's CUDA compiler is missing, or a name is not known.
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     # Nothing is computed, and a GPU that is here is not used.
     jax.config.update("jax_platforms", "cpu")
     if options.keep is not None:
-        return _keep(options.only, options.device, options.keep)
+        return _keep(options)
     rows: list[dict[str, Any]] = []
     for row in measured(options.only, options.device, quick=options.quick):
         rows.append(row)
@@ -75,26 +75,45 @@ def _chosen(only: Iterable[str]) -> Mapping[str, Callable[[], Iterator[Any]]]:
     return {name: PROGRAMS[name] for name in only or PROGRAMS}
 
 
-def _keep(only: Sequence[str], devices: Sequence[str], folder: Path) -> int:
+def _keep(options: argparse.Namespace) -> int:
     """Compiles as a training run does, and writes what `--compiled` runs."""
     from benchmarks.gpu import ahead
 
-    if len(devices) > 1:
+    if len(options.device) > 1:
         raise UserError("--keep: one --device, as the files are of one")
     # What comes from the cache on disk may be incomplete when it is written once more.
     jax.config.update("jax_enable_compilation_cache", False)
     usual = [name for names in ahead.UPDATES.values() for name in names]
-    for make in _chosen(only or usual).values():
+    usual += ["op", "before-training", "chunk"]
+    flags = dict(_flag(word) for word in options.xla)
+    variant = " ".join(options.variant)
+    for make in _chosen(options.only or usual).values():
         for built in make():
             program = target.compile_for(
                 built.fn,
                 built.args,
-                device=devices[0],
+                device=options.device[0],
                 donate=built.donate,
-                options=GPU_OPTIONS,
+                options={**GPU_OPTIONS, **flags},
             )
-            print(f"wrote {ahead.keep(program, built.label, devices[0], folder)}")
+            path = ahead.keep(
+                program,
+                built.label,
+                options.device[0],
+                options.keep,
+                flags=flags,
+                variant=variant,
+            )
+            print(f"wrote {path}", flush=True)
     return 0
+
+
+def _flag(word: str) -> tuple[str, Any]:
+    """`NAME=VALUE` of `--xla`."""
+    name, equals, value = word.partition("=")
+    if not equals:
+        raise UserError(f"--xla {word}: allowed: NAME=VALUE")
+    return name, {"true": True, "false": False}.get(value, value)
 
 
 def compiled(built: Any, device: str) -> dict[str, Any]:

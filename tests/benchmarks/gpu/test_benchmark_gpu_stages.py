@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,11 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import all as gpu_all
 from benchmarks.gpu import determinism as gpu_determinism
 from benchmarks.gpu import learn as gpu_learn
+from benchmarks.gpu import parts as gpu_parts
 from benchmarks.gpu import throughput as gpu_throughput
-from benchmarks.gpu.parts import differing
+from benchmarks.gpu.parts import Part, differing
 from benchmarks.gpu.summary import summary
+from train.errors import UserError
 
 
 def test_differing_bits_are_found_by_path():
@@ -102,11 +105,36 @@ def test_one_call_knows_the_trainer():
     from train.config.cli import parse
 
     parts = gpu.chosen_parts("all", quick=False)
-    order = ["checks", "op", "ahead-12m", "train", "update-12m"]
-    assert list(parts)[:5] == order
+    order = ["checks", "op", "ahead-op", "ahead-12m", "ahead-train", "train"]
+    assert list(parts)[: len(order)] == order
     config = parse(gpu_all.TRAIN.split(), "gpu")
     assert (config.size, config.penalty.implementation) == ("12m", "pallas")
     parse(gpu_all.TINY_TRAIN.split(), "cpu")
+
+
+def test_parts_are_chosen_by_name_and_end_in_time(tmp_path, monkeypatch, capsys):
+    with pytest.raises(UserError, match="--only no-such: stage all has checks, op"):
+        gpu.chosen_parts("all", quick=False, only=["op", "no-such"])
+    chosen = gpu.chosen_parts("all", quick=False, only=["op", "checks"])
+    assert list(chosen) == ["op", "checks"]
+    # What a part leaves, the next may take; what has no time left is named.
+    given = {}
+
+    def run_here(command, seconds, log, environment):
+        given[command[command.index("--part") + 1]] = seconds
+        log.write_text("")
+        return "complete"
+
+    idle = lambda clock: iter(())
+    stage = {"one": Part(idle, 40), "two": Part(idle, 50), "three": Part(idle, 60)}
+    monkeypatch.setattr(gpu, "parts_of", {"all": stage}.__getitem__)
+    monkeypatch.setattr(gpu, "own_process", run_here)
+    gpu.run_stage("all", tmp_path, "NVIDIA H200", minutes=1)
+    assert given == {"one": 40, "two": 59, "three": 59}
+    monkeypatch.setattr(gpu, "START_SECONDS", 45.0)
+    gpu.run_stage("all", tmp_path, "NVIDIA H200", minutes=1)
+    parts = json.loads((tmp_path / "gpu_all.json").read_text())["parts"]
+    assert [part["ended"] for part in parts.values()] == ["not begun"] * 3
 
 
 def test_measured_launches_stand_beside_those_that_were_counted():
@@ -209,3 +237,12 @@ def test_determinism_is_rehearsed(tmp_path):
 
 def test_a_difference_in_a_log_is_placed():
     assert gpu_determinism._common_lines(b"a\nb\nc\n", b"a\nb\nd\n") == 2
+
+
+def test_an_error_does_not_say_where_the_project_lies():
+    def fail():
+        raise RuntimeError(f"cannot read {Path(gpu_parts.__file__)}")
+
+    found = gpu_parts.attempt(fail)
+    assert found["error"].endswith("cannot read benchmarks/gpu/parts.py")
+    assert str(Path(gpu_parts.__file__).parents[2]) not in json.dumps(found)
