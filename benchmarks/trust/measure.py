@@ -16,6 +16,7 @@ from benchmarks.trust.episodes import (
     make_record,
     realized_returns,
 )
+from benchmarks.trust.initial_error import initial_error
 from benchmarks.trust.latent_noise import latent_noise
 from benchmarks.trust.windows import Windows, make_windows
 from core.agent import Agent
@@ -75,7 +76,7 @@ class Measured(NamedTuple):
             acted.
         features: what is known of each start, by name; NaN where it was not measured.
         norms: of the agent's maps; None where there is no agent.
-        latent_noise: see there; None where another agent acted.
+        latent_noise, initial_error: see there; None where another agent acted.
         every: the critic's value and the realized return in all recorded states.
     """
 
@@ -87,6 +88,7 @@ class Measured(NamedTuple):
     every: tuple[np.ndarray, np.ndarray]
     norms: AgentNorms | None = None
     latent_noise: dict[str, Any] | None = None
+    initial_error: dict[str, Any] | None = None
 
 
 class Measure:
@@ -152,7 +154,7 @@ class Measure:
         variance = self._variance(episodes)
         branches = self._branched(agent, chosen, variance, branch_key, len(starts.time))
         realized = realized_returns(episodes, plan.discount)
-        windows = noise = None
+        windows = noise = apart = None
         if own:
             value = jnp.asarray(
                 realized[starts.time + plan.steps, starts.copy], jnp.float32
@@ -161,6 +163,7 @@ class Measure:
             windows = jax.device_get(found)
             features = chosen.latent.features[:NORMS]
             noise = latent_noise(agent, features, steps=plan.steps, key=norm_key)
+            apart = initial_error(agent, features, steps=plan.steps, key=norm_key)
         features = self._features(agent, chosen)
         some = jax.tree.map(lambda x: x[:NORMS], chosen)
         states, norms = jax.device_get(self._norms(agent, some, key=norm_key))
@@ -179,6 +182,7 @@ class Measure:
             (np.asarray(episodes.heads.value, np.float64), realized),
             norms,
             noise,
+            apart,
         )
 
     def _branched(

@@ -35,6 +35,8 @@ def _lines(result: dict[str, Any], agent: dict[str, Any]) -> list[str]:
         lines.append(f"  {_norms(summary['norms'])}")
     if "latent noise" in summary:
         lines.append(f"  {_latent_noise(summary['latent noise'])}")
+    if "initial error" in summary:
+        lines.append(f"  {_initial_error(summary['initial error'])}")
     if "bounds" in summary:
         lines.append(f"  {_bounds(summary['bounds'])}")
     lines += [f"  {_where(summary['where'])}", f"  {agent['verdict']}"]
@@ -123,6 +125,17 @@ def _latent_noise(found: dict[str, Any]) -> str:
     )
 
 
+def _initial_error(found: dict[str, Any]) -> str:
+    at = found["sigma"].index(0.1)
+    mean, drawn = (found["d"][name][at] for name in ("mean field", "sampled"))
+    return (
+        f"squared distance after an error of z at the start, within {found['steps']} "
+        f"steps, by the error's square: {found['first order']:.3g} to first order, at "
+        f"σ = 0.1 {mean:.3g}, and {drawn:.3g} where z is drawn; E‖Φ‖_F² "
+        f"{found['flow']:.2g}, bound (18) {found['flow bound']:.2g}"
+    )
+
+
 def _bounds(found: dict[str, Any]) -> str:
     words = ", ".join(
         f"{name} {each['bound']:.2g}{' (vacuous)' if each['vacuous'] else ''}"
@@ -195,6 +208,8 @@ def sections(result: dict[str, Any]) -> list[Section]:
         if "latent noise" in summary:
             noise = summary["latent noise"]
             parts += [_latent_noise(noise), _changes(noise)]
+        if "initial error" in summary:
+            parts.append(_initial_error(summary["initial error"]))
         if "bounds" in summary:
             parts.append(_bounds(summary["bounds"]))
         if "norms" in summary:

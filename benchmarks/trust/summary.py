@@ -30,6 +30,8 @@ def summarize(measured: Measured, plan: Plan) -> Summary:
         summary["norms"] = smoothness(measured.norms)
     if measured.latent_noise is not None:
         summary["latent noise"] = measured.latent_noise
+    if measured.initial_error is not None:
+        summary["initial error"] = measured.initial_error
     if (windows := measured.windows) is not None:
         summary["attribution"] = attribution(windows, plan.steps, clusters)
         if measured.norms is not None:

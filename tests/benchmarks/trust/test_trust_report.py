@@ -20,9 +20,11 @@ from benchmarks.trust.episodes import (
     make_record,
     realized_returns,
 )
+from benchmarks.trust.initial_error import STATES, initial_error
 from benchmarks.trust.latent_noise import latent_noise
 from benchmarks.trust.report import ranges
 from benchmarks.trust.windows import imagination_of, imagined_returns
+from core.smoothness import closed_loop
 from train.preflight.setup import make_env
 from train.run_dir import record
 
@@ -131,6 +133,38 @@ def test_latent_noise_expands_the_return(agent):
     assert abs(found["change"][place] - predicted) < 0.3 * abs(predicted)
 
 
+@pytest.mark.parametrize("words", ["", "--latent gaussian --penalty none"])
+def test_an_initial_error_drives_rollouts_apart(words):
+    """Squared distances are of second order in it, but where it flips a class."""
+    agent = random_state(configured(f"{ENV} {words}")).learner.agent
+    larger = lambda rssm: jax.tree.map(lambda w: 5 * w, rssm)
+    agent = eqx.tree_at(lambda a: a.model.rssm, agent, replace_fn=larger)
+    rng, rssm, steps = np.random.default_rng(0), agent.model.rssm, 3
+    latent = rssm.initial(32)
+    deter = jnp.asarray(rng.normal(size=latent.deter.shape), jnp.float32)
+    features = latent._replace(deter=deter).features
+    found = initial_error(agent, features, steps=steps, key=jax.random.key(0))
+    d, first = found["d"], found["first order"]
+    assert d["mean field"][:2] == pytest.approx([first] * 2, rel=0.02)
+    if words:
+        assert d["sampled"][0] == pytest.approx(d["sampled"][2], rel=0.05)
+    else:  # 1/σ: σ is 0.003 and 0.03
+        assert 3 < d["sampled"][0] / d["sampled"][2] < 30
+
+    def rollout(x):
+        for _ in range(steps):
+            x = closed_loop(agent, x)
+        return x
+
+    # Φ by all its columns at each state: the estimate has 8 random ones.
+    flows = jax.jit(jax.vmap(jax.jacfwd(rollout)))(features[:STATES])
+    exact = float(jnp.mean(jnp.sum(jnp.square(flows), axis=(1, 2))))
+    assert found["flow"] == pytest.approx(exact, rel=0.4)
+    assert exact <= found["flow bound"]
+    grown = rssm.features * (1 + found["rate"]) ** steps
+    assert found["flow bound"] == pytest.approx(grown)
+
+
 def test_the_whole_of_it(tmp_path, capsys):
     runs = []
     for name, words in (("a", "--seed 0"), ("b", "--seed 1 --penalty xla")):
@@ -155,6 +189,8 @@ def test_the_whole_of_it(tmp_path, capsys):
     assert len(norms["growth"]["median"]) == result["plan"]["steps"]
     noise = second["summary"]["latent noise"]
     assert noise["steps"] == result["plan"]["steps"] and noise["standard error"] >= 0
+    assert second["summary"]["initial error"]["flow bound"] > 0
+    assert "after an error of z at the start" in printed
     bounds = second["summary"]["bounds"]
     for each in bounds["bounds"].values():
         assert each["bound"] > 0
