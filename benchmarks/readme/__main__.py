@@ -116,8 +116,10 @@ def parts(results: Sequence[Path], base: Path, wanted: Sequence[str]) -> dict[st
     content = {}
     for name in wanted:
         if name == "gpu":
+            # Each call of the stage "all" has other parts.
+            every = [each for each in found if kind(each.data) == "gpu all"]
             stages = {stage: _latest(found, f"gpu {stage}") for stage in STAGES}
-            content[name] = tables.gpu(stages)
+            content[name] = tables.gpu({"all": every, **stages})
         elif name == "evidence":
             of_suite = _latest(found, "suite evidence")
             content[name] = experiments.suite(of_suite, COMMANDS[name])

@@ -24,16 +24,6 @@ from benchmarks.overhead.steps import Bench
 from train.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def fresh():
-    """What comes from the cache on disk, a CPU cannot write once more (JAX 0.12)."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_enable_compilation_cache", True)
-    compilation_cache.reset_cache()
-
-
 def kept(built: Built, folder: Path, **options: Any) -> None:
     """As `--stage compile --keep` makes it, for the device that is here."""
     mesh = Mesh(np.array(jax.devices()[:1]), ("device",))
@@ -42,7 +32,15 @@ def kept(built: Built, folder: Path, **options: Any) -> None:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), built.args
     )
     lowered = jax.jit(built.fn, donate_argnums=built.donate).lower(*args)
-    ahead.keep(lowered.compile(), built.label, "h200", folder, **options)
+    # What comes from the cache on disk, a CPU cannot write once more (JAX 0.12).
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        compiled = lowered.compile()
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()
+    ahead.keep(compiled, built.label, "h200", folder, **options)
 
 
 def test_a_kept_program_is_the_same_program(tmp_path):
