@@ -228,7 +228,7 @@ PARTS = {
     "ahead-op": Part(ahead.ops, 45),
     "ahead-12m": Part(partial(updates_ahead, "12m"), 75),
     "ahead-train": Part(ahead.training, 50),
-    "train": Part(trainer, 160, partial(trainer, words=TINY_TRAIN, spare=5.0)),
+    "train": Part(trainer, 290, partial(trainer, words=TINY_TRAIN, spare=5.0)),
     "update-12m": Part(
         partial(update, "12m"),
         150,

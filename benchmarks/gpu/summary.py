@@ -22,9 +22,9 @@ def _entry(title: str, entry: Mapping[str, Any]) -> Iterator[str]:
         yield f"{title}: {told}"
     else:
         yield ", ".join([title, *_words(entry)])
-        timed = entry.get("implementations") or entry.get("programs") or {}
-        for name, found in timed.items():
-            yield _timed(name, found)
+    timed = entry.get("implementations") or entry.get("programs") or {}
+    for name, found in timed.items():
+        yield _timed(name, found)
 
 
 def _words(entry: Mapping[str, Any]) -> Iterator[str]:
@@ -39,8 +39,13 @@ def _words(entry: Mapping[str, Any]) -> Iterator[str]:
         "over_one_run": "{:.2f}× one run",
         "over_heads_at_once": "{:.2f}× heads at once",
     }.items():
-        if name in entry:
+        if name in entry and entry.get("against") is None:
             yield text.format(entry[name]["median"])
+    if "against" in entry:
+        yield f"{entry['ratio']['median']:.3f}× {entry['against']}"
+    if "updates_per_second_of_the_cycle" in entry:
+        yield f"{entry['updates_per_second_of_the_cycle']:.1f} updates/s"
+        yield f"{entry['decisions_per_second_of_the_cycle']:.0f} decisions/s"
     if "share_of_product" in entry:
         yield f"{100 * entry['share_of_product']:.0f}% of a large product's rate"
     for name, ratio in entry.get("over_targets", {}).items():
@@ -55,6 +60,8 @@ def _words(entry: Mapping[str, Any]) -> Iterator[str]:
         if "updates_per_second" in entry:
             yield f"{entry['updates_per_second']:.1f} updates/s of each agent"
             yield f"{entry['steps_per_second']:.0f} environment steps/s of each agent"
+    if "same_bits_again" in entry:
+        yield "the same bits again" if entry["same_bits_again"] else "OTHER BITS again"
     for name in ("same_program_again", "compiled_again", "last_checkpoint"):
         if name in entry:
             same = "the same bits" if entry[name]["bitwise"] else "OTHER BITS"
