@@ -5,6 +5,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from train.placement.measurements import evaluate, measure_trust, show_open_loop
 from train.placement.placement import Placement
 from train.placement.programs import Programs
 from train.processes import coordination
+from train.processes.cores import usable_cores
 from train.processes.signals import StopRequest
 from train.program.chunk import ChunkOutput
 from train.program.divergence import Diverged as Diverged
@@ -97,6 +99,7 @@ def train(
         if session.goes_on(run):
             session.warm_up(run)
         run = session.learn(run, watch, began)
+        session.end()
         logger.say(session.last_words(run, run_dir))
     bad = watch.diverged or session.unsaved
     return run, stop.exit_code or int(bool(bad))
@@ -161,6 +164,7 @@ class _Session:
         self._checkpoints, self._agents = checkpoints, agents
         self._logger, self._stop = logger, stop
         self.unsaved = False
+        self._update: Future[None] | None = None
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -178,6 +182,13 @@ class _Session:
 
         A stop signal while acting is compiled leaves the replay buffer empty.
         """
+        if jax.process_count() == 1 and usable_cores() > 1:
+            # What takes longest to compile, beside all that comes before it is called.
+            # XLA compiles without holding Python's lock.
+            pool = ThreadPoolExecutor(1, thread_name_prefix="compiling")
+            chunk, template = self._programs.chunk, self._programs.template
+            self._update = pool.submit(chunk.prepare, template)
+            pool.shutdown(wait=False)  # the thread ends with its work
         if restored:
             self._logger.say(f"resuming at environment step {restored.step:,}")
             run = restored.tree
@@ -230,7 +241,10 @@ class _Session:
             self._logger.write(step, metrics)
         if not self._stop.agreed():
             with self._phase("compiling the update"):
-                programs.chunk.prepare(run)
+                if self._update is None:
+                    programs.chunk.prepare(run)
+                else:
+                    self._update.result()
 
     def goes_on(self, run: RunState) -> bool:
         """Whether there are steps left, and nobody asked to stop."""
@@ -289,6 +303,12 @@ class _Session:
         facts = {"updates": updates} | ({"forever": True} if forever else {})
         saved = self._checkpoints.save(step, run, facts)
         self.unsaved = not saved
+
+    def end(self) -> None:
+        """Wait for a compiler that is still at work: a stop cannot interrupt it."""
+        if self._update is not None and not self._update.done():
+            with self._phase("waiting for the compiler to end"):
+                wait([self._update])
 
     def last_words(self, run: RunState, run_dir: Path) -> str:
         """How the run ended, for the user."""

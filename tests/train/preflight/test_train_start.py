@@ -42,21 +42,24 @@ class Interrupting:
 
 
 @pytest.mark.parametrize(
-    ("during", "compiling", "lines", "says"),
+    ("during", "compiling", "cores", "lines", "says"),
     [
-        ("init", True, 0, "compiling acting"),
-        ("prefill", True, 0, "compiling acting"),
-        ("prefill", False, 0, "filling the replay buffer"),
-        ("evaluate", True, 0, "compiling the evaluation"),
-        ("evaluate", False, 1, "evaluating the untrained agent"),
-        ("chunk", True, 1, "compiling the update"),
-        ("chunk", False, 2, "first updates"),
+        ("init", True, 2, 0, "compiling acting"),
+        ("prefill", True, 2, 0, "compiling acting"),
+        ("prefill", False, 2, 0, "filling the replay buffer"),
+        ("evaluate", True, 2, 0, "compiling the evaluation"),
+        ("evaluate", False, 2, 1, "evaluating the untrained agent"),
+        # Beside all this where there is a second core, otherwise after it.
+        ("chunk", True, 2, 0, "compiling acting"),
+        ("chunk", True, 1, 1, "compiling the update"),
+        ("chunk", False, 2, 2, "first updates"),
     ],
 )
 def test_a_stop_before_the_first_checkpoint_saves_one(
-    toy, whole, tmp_path, capsys, during, compiling, lines, says
+    toy, whole, tmp_path, capsys, monkeypatch, during, compiling, cores, lines, says
 ):
     """In every phase of the start; and the run goes on as if it had never stopped."""
+    monkeypatch.setattr(loop, "usable_cores", lambda: cores)
     altered = Altered(toy.programs)
     program = Interrupting(getattr(toy.programs, during), compiling=compiling)
     setattr(altered, during, program)
