@@ -13,7 +13,7 @@ def draw(result: Result) -> Figure:
     """A panel for each kind (return by strength), and one for each Jacobian norm."""
     norms = list(result["surface"]["norms"]) if result["surface"] else []
     count = len(result["kinds"]) + len(norms)
-    columns = min(3, count)
+    columns = 2 if count == 4 else min(3, count)
     rows = -(-count // columns)
     figure = Figure(
         figsize=(1 + 4.2 * columns, 0.6 + 3.1 * rows), dpi=130, layout="constrained"
@@ -26,6 +26,14 @@ def draw(result: Result) -> Figure:
         _norm(panels.pop(0), result, name)
     for axes in panels:
         axes.set_visible(False)
+    # One legend, as the arms are the same in all panels and their names are long.
+    drawn: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            drawn.setdefault(label.removeprefix(f"{result['task']}, "), handle)
+    figure.legend(
+        list(drawn.values()), list(drawn), loc="outside lower center", fontsize="small"
+    )
     figure.suptitle(
         f"{result['task']} from {result['obs']}; bands: one standard deviation over "
         f"agents and {result['episodes']} episodes of each",
@@ -52,7 +60,6 @@ def _levels(axes: Axes, result: Result, kind: Any, shown: Any) -> None:
     axes.set_xticks(places, labels, fontsize="x-small", rotation=60)
     axes.set(xlabel=kind["name"], ylabel="return")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small")
 
 
 def _norm(axes: Axes, result: Result, name: str) -> None:
@@ -68,4 +75,3 @@ def _norm(axes: Axes, result: Result, name: str) -> None:
     axes.set_xscale("log")
     axes.set_title("all conditions of the surface; larger: later", fontsize="small")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small")
