@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-import envs.mjx.collision  # noqa: F401  (replaces collision functions of MJX)
+import envs.mjx.collision  # replaces collision functions of MJX
+import envs.mjx.gpu_form  # noqa: F401  (replaces functions of MJX on a GPU)
 from envs.mjx._mjx import MjModel, mjx, mujoco
 from envs.mjx.stages import STAGES, Pipeline, traced
 
