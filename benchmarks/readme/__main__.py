@@ -115,9 +115,12 @@ def parts(results: Sequence[Path], base: Path, wanted: Sequence[str]) -> dict[st
     found = [read(path, base) for path in results]
     content = {}
     for name in wanted:
-        if name == "gpu":
-            # Each call of the stage "all" has other parts.
-            every = [each for each in found if kind(each.data) == "gpu all"]
+        # Each call of this stage has other parts.
+        every = [each for each in found if kind(each.data) == "gpu all"]
+        if name == "headline":
+            of = _latest(found, "overhead")
+            content[name] = tables.headline(of, COMMANDS[name], every)
+        elif name == "gpu":
             stages = {stage: _latest(found, f"gpu {stage}") for stage in STAGES}
             content[name] = tables.gpu({"all": every, **stages})
         elif name == "evidence":
@@ -128,11 +131,10 @@ def parts(results: Sequence[Path], base: Path, wanted: Sequence[str]) -> dict[st
             each = [x for which in names for x in _latest(found, f"suite {which}")]
             content[name] = experiments.suites(each, names)
         elif name == "compiled":  # before a change and after it, so not only the last
-            every = [each for each in found if kind(each.data) == name]
-            content[name] = tables.compiled(every, COMMANDS[name])
+            counts = [each for each in found if kind(each.data) == name]
+            content[name] = tables.compiled(counts, COMMANDS[name])
         else:
-            of = "overhead" if name == "headline" else name
-            content[name] = getattr(tables, name)(_latest(found, of), COMMANDS[name])
+            content[name] = getattr(tables, name)(_latest(found, name), COMMANDS[name])
     return content
 
 

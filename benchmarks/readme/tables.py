@@ -1,6 +1,7 @@
 """The generated tables of the documentation, from result files."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -46,8 +47,15 @@ _HEADLINE = {
 }
 
 
-def headline(results: Sequence[Result], command: str) -> str:
-    """Ratio of the train step with the penalty to the step without, by model size."""
+def headline(
+    results: Sequence[Result], command: str, on_gpu: Sequence[Result] = ()
+) -> str:
+    """Ratio of the train step with the penalty to the step without, by model size.
+
+    Args:
+        results: of the overhead benchmark.
+        on_gpu: of the stage "all" of the GPU benchmark.
+    """
     if not results:
         return not_measured(command)
     found = {result.data["shape"]["size"]: result.data for result in results}
@@ -66,13 +74,39 @@ def headline(results: Sequence[Result], command: str) -> str:
             )
             cells.append(DASH if row is None else _ratio(row))
         rows.append([label, *cells])
+    measured = []
+    for result in on_gpu:
+        ratios = _updates_ahead(result)
+        if set(found) <= set(ratios):
+            (device,) = result.data["provenance"]["machine"]["devices"]
+            cells = [ratios[size] for size in found]
+            rows.append(
+                [f"the paper's method, fused kernel, {device}, ρ = 0.5", *cells]
+            )
+            measured.append(result)
     for rho in (0.5, 1.0):
         theirs = [RELEASED_RATIOS.get(size, {}).get(rho) for size in found]
         cells = [DASH if ratio is None else f"{ratio:.2f}" for ratio in theirs]
         rows.append([f"the authors' code, 2 quiet CPU cores, ρ = {rho:g}", *cells])
     header = ["train step with the penalty, as a ratio to the step without", *found]
-    sources = "; ".join(_source(result) for result in results)
+    sources = "; ".join(_source(result) for result in [*results, *measured])
     return "\n".join([*_table(header, rows), "", sources])
+
+
+def _updates_ahead(result: Result) -> dict[str, str]:
+    """By size: the update with the fused kernel against the one without penalty.
+
+    Both as compiled without a GPU, with products by cuBLAS (`docs/gpu.md`).
+    """
+    cells = {}
+    for part in result.data["parts"].values():
+        for name, entry in part["entries"].items():
+            given = re.fullmatch(r"update-pallas-(\w+)-cublas, time", name)
+            if given and entry["against"] == f"update-none-{given[1]}-cublas":
+                ratio = entry["ratio"]
+                low, high = ratio["low"], ratio["high"]
+                cells[given[1]] = f"**{ratio['median']:.3f}** ({low:.3f}–{high:.3f})"
+    return cells
 
 
 def _ratio(row: Mapping[str, Any]) -> str:

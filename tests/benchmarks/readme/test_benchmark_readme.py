@@ -128,7 +128,7 @@ def test_the_documents_agree_with_the_committed_results(capsys):
 def test_without_results_it_says_so(written):
     text = written()
     assert text.count("Not measured yet") == 2
-    assert text.count("**not measured**") == len(STAGES)
+    assert text.count("**not measured**") == len(STAGES) + 1  # and "all"
     assert "old" not in text and text.startswith("overhead\n<!-- generated")
 
 
@@ -157,6 +157,37 @@ def test_the_headline_has_the_sizes_side_by_side(written):
     assert "**exact** norm, ρ = 1 | – | **1.30** (1.20–1.40) |" in text
     assert "ρ = 1 | 1.40 | 1.55 |" in text
     assert "[data](benchmarks/results/machine/a.json)" in text
+
+
+def test_the_headline_has_a_row_of_a_gpu(written):
+    def entries(*sizes: str) -> dict:
+        return {
+            f"update-pallas-{size}-cublas, time": {
+                "against": f"update-none-{size}-cublas",
+                "ratio": {"median": 1.0138, "low": 1.0066, "high": 1.015},
+            }
+            for size in sizes
+        }
+
+    def gpu(**parts: dict) -> dict:
+        own = overhead()
+        machine = {"cpu": "C", "cores": 8, "devices": ["NVIDIA H200"]}
+        every = {name: {"ended": "", "entries": x} for name, x in parts.items()}
+        return {
+            "what": own["what"],
+            "stage": "all",
+            "provenance": own["provenance"] | {"machine": machine},
+            "parts": every,
+        }
+
+    both = gpu(small=entries("1m"), large=entries("12m"))
+    results = {"a": overhead(), "b": overhead("1m", 1.05)}
+    text = written(**results, c=both, document="README.md")
+    row = "fused kernel, NVIDIA H200, ρ = 0.5 | **1.014** (1.007–1.015) | **1.014**"
+    assert row in text and "machine/c.json" in text
+    # A call that had one size alone makes no row.
+    text = written(**results, c=gpu(small=entries("1m")), document="README.md")
+    assert "fused kernel" not in text
 
 
 def test_the_later_file_of_a_machine_and_size_counts(written):
@@ -198,7 +229,7 @@ def test_a_stage_of_the_gpu_shows_its_figures(written):
     text = written(a={"provenance": on, **record})
     assert "| `throughput` | 1 of 1 parts | (NVIDIA H200 (C, 8 cores)" in text
     assert "flags: graphs, 0.500× as usual" in text
-    assert text.count("**not measured**") == len(STAGES) - 1
+    assert text.count("**not measured**") == len(STAGES)
 
 
 def test_check_changes_nothing_and_shows_the_difference(written, capsys):
