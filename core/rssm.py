@@ -41,7 +41,8 @@ class RSSM(eqx.Module):
         deter: size of h.
         hidden: width of the hidden layers.
         categoricals: K; with Gaussian latents the length of z.
-        classes, unimix: of categorical latents, see `core.latents.Categorical`.
+        classes: C of categorical latents.
+        unimix: uniform share of their probabilities.
         blocks: number of diagonal blocks of the recurrent layers.
         latents: the family of z, in place of `classes` and `unimix`.
 
