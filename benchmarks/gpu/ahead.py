@@ -7,8 +7,8 @@ writes the files, ``--stage all --compiled DIR`` runs them, with the same versio
 JAX and jaxlib.
 """
 
+import json
 import os
-import pickle
 import statistics
 import tempfile
 import time
@@ -42,7 +42,9 @@ UPDATES = {
 
 
 class Kept(NamedTuple):
-    """What a file holds, pickled: load none from anybody that you do not trust.
+    """What a file holds: a line of JSON, and the program as JAX serializes it.
+
+    JAX's part is a pickle: load none from anybody that you do not trust.
 
     Attributes:
         jax: the version that compiled it.
@@ -86,8 +88,8 @@ def keep(
     payload = serialize_executable.serialize(compiled)[0]
     folder.mkdir(parents=True, exist_ok=True)
     path = path_of(folder, label, variant)
-    kept = Kept(jax.__version__, device, label, dict(flags or {}), payload)
-    path.write_bytes(pickle.dumps(tuple(kept)))
+    head = json.dumps([jax.__version__, device, label, dict(flags or {})])
+    path.write_bytes(head.encode() + b"\n" + payload)
     return path
 
 
@@ -99,7 +101,8 @@ def load(built: Built, path: Path) -> Program:
     """
     if not path.is_file():
         raise UserError(f"--compiled {path.parent}: there is no {path.name}")
-    kept = Kept(*pickle.loads(path.read_bytes()))
+    head, _, payload = path.read_bytes().partition(b"\n")
+    kept = Kept(*json.loads(head), payload)
     if (kept.jax, kept.label) != (jax.__version__, built.label):
         raise UserError(
             f"--compiled {path.parent}: {path.name} is {kept.label!r}, compiled by JAX "

@@ -71,7 +71,7 @@ def test_the_whole_of_it(runs, tmp_path, capsys):
     assert min(surface["norms"]["posterior"]) > 0
     assert "noise: mean ± standard deviation" in printed and "too few" in printed
     assert png.stat().st_size > 1000
-    assert len(draw(result).axes) == 6  # of 2 x 3 panels
+    assert len(draw(result).axes) == 4  # of 2 x 2 panels
 
 
 def test_a_condition_is_that_of_train_evaluate(runs, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """Programs that were compiled ahead, kept in files, and run."""
 
-import pickle
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -65,7 +64,7 @@ def test_other_programs_and_missing_ones_are_refused(tmp_path):
     path = ahead.path_of(tmp_path, "a cosine")
     with pytest.raises(UserError, match="is 'a cosine', compiled by JAX"):
         ahead.load(built, path)
-    path.write_bytes(pickle.dumps(("0.1.2", "h200", "a sine", {}, b"")))
+    path.write_bytes(b'["0.1.2", "h200", "a sine", {}]\n')
     with pytest.raises(UserError, match=r"compiled by JAX 0\.1\.2"):
         ahead.load(built, path)
 
