@@ -88,8 +88,8 @@ def keep(
     payload = serialize_executable.serialize(compiled)[0]
     folder.mkdir(parents=True, exist_ok=True)
     path = path_of(folder, label, variant)
-    head = json.dumps([jax.__version__, device, label, dict(flags or {})])
-    path.write_bytes(head.encode() + b"\n" + payload)
+    kept = Kept(jax.__version__, device, label, dict(flags or {}), payload)
+    path.write_bytes(json.dumps(kept[:-1]).encode() + b"\n" + kept.payload)
     return path
 
 
@@ -102,7 +102,8 @@ def load(built: Built, path: Path) -> Program:
     if not path.is_file():
         raise UserError(f"--compiled {path.parent}: there is no {path.name}")
     head, _, payload = path.read_bytes().partition(b"\n")
-    kept = Kept(*json.loads(head), payload)
+    version, device, label, flags = json.loads(head)
+    kept = Kept(version, device, label, flags, payload)
     if (kept.jax, kept.label) != (jax.__version__, built.label):
         raise UserError(
             f"--compiled {path.parent}: {path.name} is {kept.label!r}, compiled by JAX "
