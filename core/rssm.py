@@ -207,10 +207,12 @@ class RSSM(eqx.Module):
     ) -> Float[Array, "*batch K P"]:
         """Logits l of q(z | h, e), K rows of C; or means and raw deviations m, r.
 
-        x   = SiLU(RMSNorm(W_in [h, e] + b_in))
-        l   = W x + b
-        q_i = (1 − unimix)·softmax(l_i) + unimix/C    for every row i, in `dist`
-        s   = softplus(r) + floor    for Gaussian latents, there too (`core.latents`)
+            x   = SiLU(RMSNorm(W_in [h, e] + b_in))
+            l   = W x + b
+            q_i = (1 − unimix)·softmax(l_i) + unimix/C    for every row i
+            s   = softplus(r) + floor                     for Gaussian latents
+
+        The last two are of `dist`, see `core.latents`.
         """
         u = jnp.concatenate([deter, embed], axis=-1)
         return self.posterior_logits_from(self.posterior_in.linear(u))
@@ -347,11 +349,13 @@ class RSSM(eqx.Module):
     def state(self, features: Float[Array, "*batch features"]) -> State:
         """The state with these features: the inverse of `State.features`."""
         h, z = features[..., : self.deter], features[..., self.deter :]
-        return State(h, z.reshape(*z.shape[:-1], self.categoricals, -1))
+        entries = self.categoricals, self.latents.entries
+        return State(h, z.reshape(*z.shape[:-1], *entries))
 
     def split(self, flat: Float[Array, "*batch KP"]) -> Float[Array, "*batch K P"]:
         """The outputs of posterior or prior, as parameters of each variable."""
-        return flat.reshape(*flat.shape[:-1], self.categoricals, -1)
+        parameters = self.categoricals, self.latents.parameters
+        return flat.reshape(*flat.shape[:-1], *parameters)
 
     def _blocks(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.blocks, -1)

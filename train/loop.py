@@ -95,11 +95,13 @@ def train(
             logger.say(line)
         watch = Watch(config, run_dir, logger.say, limit=MAX_SKIPPED_IN_ROW)
         session = _Session(config, programs, checkpoints, agents, logger, stop)
-        run = session.begin(restored, warm)
-        if session.goes_on(run):
-            session.warm_up(run)
-        run = session.learn(run, watch, began)
-        session.end()
+        try:
+            run = session.begin(restored, warm)
+            if session.goes_on(run):
+                session.warm_up(run)
+            run = session.learn(run, watch, began)
+        finally:
+            session.end()
         logger.say(session.last_words(run, run_dir))
     bad = watch.diverged or session.unsaved
     return run, stop.exit_code or int(bool(bad))

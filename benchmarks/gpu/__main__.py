@@ -43,7 +43,7 @@ from typing import Any
 import jax
 
 from benchmarks.cli import Parser, amount
-from benchmarks.gpu.parts import COMPILED, KERNEL_OFF, STAGES, Part
+from benchmarks.gpu.parts import COMPILED, KERNEL_OFF, STAGES, Part, check_compiled
 from benchmarks.gpu.resume import WHAT, all_passed, all_well, whole_parts
 from benchmarks.gpu.summary import summary
 from benchmarks.measure.device_time import PEAKS, peak_of
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.compiled is not None:
         os.environ[COMPILED] = str(options.compiled.absolute())
     with one_line_errors():
+        check_compiled(options.stage, options.compiled)
         if options.stage == "compile":
             from benchmarks.gpu.compile import command
 

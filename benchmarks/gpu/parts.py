@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from train.checkpoint.leaves import storable
+from train.errors import UserError
 
 Entries = Iterator[tuple[str, dict[str, Any]]]
 Clock = Callable[[], float]
@@ -44,6 +45,16 @@ class Part(NamedTuple):
     seconds: int
     rehearse: Callable[..., Entries] | None = None
     files: bool = False
+
+
+def check_compiled(stage: str, folder: Path | None) -> None:
+    """Raises `UserError` where `--compiled` has no effect, or names no folder."""
+    if folder is None:
+        return
+    if stage != "all":
+        raise UserError(f"--compiled {folder}: allowed with --stage all")
+    if not folder.is_dir():
+        raise UserError(f"--compiled {folder}: there is no such folder")
 
 
 def attempt(fn: Callable[[], dict[str, Any]]) -> dict[str, Any]:

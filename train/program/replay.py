@@ -152,13 +152,12 @@ def write_latents(
 ) -> Replay:
     """Store the latent states just computed for the steps of `window`.
 
-    A state whose h is not finite is not stored. No state of a skipped update is
+    A state that is not finite is not stored. No state of a skipped update is
     (`learned` is False), so that its batch can be drawn again exactly.
 
     Args:
         latent: the states, as `pack_latent` gives them.
         learned: whether the update was made.
-
     """
     deter, stoch = latent
     envs, batch = replay.rows.reward.shape[1], len(window.env)
@@ -171,7 +170,9 @@ def write_latents(
         learned: Bool[Array, ""],
     ) -> tuple[Array, Array]:
         own = window.env % per_part + _first(len(window.env), batch, envs)
-        finite = jnp.all(jnp.isfinite(new[0]), axis=-1)
+        # Classes always are; the numbers of Gaussian latents need not be.
+        h, z = (jnp.all(jnp.isfinite(x), axis=-1) for x in new)
+        finite = h & z
         # Past the end: written nowhere.
         kept = window.usable[None] & finite & learned
         own = jnp.where(kept, own[None], envs)

@@ -29,6 +29,10 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: XLA's CUDA compiler is missing, or a name is not known.
     """
+    if options.keep is None and (options.xla or options.variant):
+        raise UserError("--xla and --variant: allowed with --keep DIR")
+    if options.keep is not None and options.json is not None:
+        raise UserError("--json: --keep counts nothing; allowed: one of the two")
     target.plugin_folder()
     # Nothing is computed, and a GPU that is here is not used.
     jax.config.update("jax_platforms", "cpu")

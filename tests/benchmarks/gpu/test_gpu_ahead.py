@@ -13,6 +13,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import ahead
 from benchmarks.gpu.compile import programs
 from benchmarks.gpu.compile.programs import Built, OpCase
@@ -81,6 +82,23 @@ def test_without_a_folder_it_says_so(measure, monkeypatch):
     monkeypatch.delenv(COMPILED, raising=False)
     ((_, entry),) = measure()
     assert "--compiled DIR" in entry["error"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--stage kernel --compiled .", "--compiled .: allowed with --stage all"),
+        ("--stage all --quick --compiled no-such", "there is no such folder"),
+        ("--stage compile --xla some=1", "--xla and --variant: allowed with --keep"),
+        ("--stage compile --keep x --json y", "allowed: one of the two"),
+    ],
+)
+def test_flags_without_effect_are_refused_in_one_line(flags, says, capsys):
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(flags.split())
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --") and says in line
 
 
 def test_updates_are_run_from_their_files(tmp_path, monkeypatch):

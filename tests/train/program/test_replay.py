@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.latents import Categorical
+from core.latents import Categorical, Gaussian
 from core.rssm import State
 from core.transition import Transition
 from train.program import replay
@@ -182,6 +182,32 @@ def test_latents_are_packed_and_unpacked():
     back = replay.unpack_latent(deter, classes, latents, jnp.float32)
     np.testing.assert_array_equal(back.deter, [[0.5, -2, 1], [1, 0, 3]])
     np.testing.assert_array_equal(back.stoch, stoch)
+
+
+@pytest.mark.parametrize("spoilt", ("h", "z", None))
+def test_a_latent_state_that_is_not_finite_is_not_stored(spoilt):
+    """Of Gaussian latents, too: with NaN in z alone, sequences would begin with it."""
+    buffer = filled(9)
+    stored = buffer.rows.deter
+    assert stored is not None
+    shape = (*stored.shape[:2], ROWS)
+    rows = buffer.rows._replace(stoch=jnp.zeros(shape, jnp.bfloat16))
+    buffer = buffer._replace(rows=rows)
+    _, window = sample(buffer, jax.random.key(4), batch=1, length=1)
+    deter = jnp.full((1, 1, DETER), 3.0).at[..., 0].set(jnp.nan if spoilt == "h" else 3)
+    z = (
+        jnp.full((1, 1, ROWS, 1), 5.0)
+        .at[..., 0, 0]
+        .set(jnp.nan if spoilt == "z" else 5)
+    )
+    latent = replay.pack_latent(State(deter, z), Gaussian())
+    after = replay.write_latents(buffer, window, latent, jnp.array(True))
+    place = int(window.time[0, 0]), int(window.env[0])
+    assert after.rows.stoch is not None and after.rows.deter is not None
+    changed = bool(jnp.any(after.rows.stoch != 0))
+    assert changed == (spoilt is None)
+    same = bool(jnp.all(after.rows.deter[place] == stored[place]))
+    assert same == (spoilt is not None)
 
 
 def test_latents_are_written_back_where_they_belong():
