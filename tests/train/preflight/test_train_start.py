@@ -2,6 +2,7 @@
 
 import re
 import signal
+import threading
 import time
 from typing import Any
 
@@ -41,6 +42,21 @@ class Interrupting:
         time.sleep(0.2)  # the answer comes from a thread
 
 
+class Meeting:
+    """A program that is compiled while another one, of another thread, is."""
+
+    def __init__(self, program: Any, barrier: threading.Barrier) -> None:
+        self._program, self._barrier = program, barrier
+
+    def prepare(self, *args: Any) -> None:
+        self._barrier.wait(60)
+        self._program.prepare(*args)
+        self._barrier.wait(60)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._program(*args)
+
+
 @pytest.mark.parametrize(
     ("during", "compiling", "cores", "lines", "says"),
     [
@@ -63,6 +79,10 @@ def test_a_stop_before_the_first_checkpoint_saves_one(
     altered = Altered(toy.programs)
     program = Interrupting(getattr(toy.programs, during), compiling=compiling)
     setattr(altered, during, program)
+    if during == "chunk" and says == "compiling acting":
+        both = threading.Barrier(2)
+        altered.chunk = Meeting(program, both)
+        altered.prefill = Meeting(toy.programs.prefill, both)
     run, code = toy.train(tmp_path, altered)
     out = capsys.readouterr().out
     assert code == 143 and f"SIGTERM: stopping after {says}\n" in out
