@@ -15,7 +15,11 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = "benchmarks/results"
-PAGES = {"CONTRIBUTING.md": "contributing.md", "agents/README.md": "agents.md"}
+PAGES = {
+    "CONTRIBUTING.md": "contributing.md",
+    "agents/README.md": "agents.md",
+    "package/README.md": "library.md",
+}
 """Pages outside of docs/, and what they are in the site."""
 MATHJAX = re.compile(r"<script data-mkdocs-jupyter-mathjax=.*?</script>", re.DOTALL)
 """Loads MathJax from another host; the notebooks have no formulas that need it."""
