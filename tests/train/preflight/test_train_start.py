@@ -81,8 +81,8 @@ def test_a_stop_before_the_first_checkpoint_saves_one(
     setattr(altered, during, program)
     if during == "chunk" and says == "compiling acting":
         both = threading.Barrier(2)
-        altered.chunk = Meeting(program, both)
-        altered.prefill = Meeting(toy.programs.prefill, both)
+        for name, inner in {"chunk": program, "prefill": toy.programs.prefill}.items():
+            setattr(altered, name, Meeting(inner, both))
     run, code = toy.train(tmp_path, altered)
     out = capsys.readouterr().out
     assert code == 143 and f"SIGTERM: stopping after {says}\n" in out
