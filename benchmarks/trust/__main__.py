@@ -174,6 +174,7 @@ def _agents(
                 "step": step,
                 "agent": index if config.agents > 1 else None,
                 "seed": config.seed + index,
+                "imagination length": config.imagination_length,
             },
             agents[index],
         )

@@ -38,6 +38,8 @@ def draw(result: dict[str, Any]) -> Figure:
         flat = summary["value"]["flat"]
         at = [float(root["mean"][h]) for h in flat]
         panels[4].plot(flat, at, "o", color=colour, markersize=3)
+        if (trained := agent["imagination length"]) <= len(horizon):
+            panels[4].axvline(trained, color=colour, linewidth=0.8)
         where = summary["where"]
         rho = [(where.get(name) or {}).get("return") or 0.0 for name in names]
         height = 0.8 / count
@@ -48,14 +50,15 @@ def draw(result: dict[str, Any]) -> Figure:
         "return error (dotted: spread)",
         "imagined and true returns: correlation",
         f"true less imagined return, {steps} steps",
-        "value error (dots: as good as the best)",
+        "value error (dots: as good as the best; line: trained)",
         "rank correlation with the return's error",
     )
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize="medium")
         axes.grid(alpha=0.3)
-    for axes in (*panels[:3], panels[4]):
+    for axes in panels[:3]:
         axes.axvline(steps, color="0.6", linewidth=0.8)
+    for axes in (*panels[:3], panels[4]):
         axes.set_xlabel("imagined steps")
     panels[0].set_yscale("log")
     panels[0].legend(fontsize="x-small")

@@ -45,16 +45,15 @@ def initial_error(
         `d`: d/E‖ε‖² of both steps for each σ of `sigma`. It is constant for small σ
         where the step is smooth; where a small error flips the class of a z that is
         drawn, it falls as 1/σ. `first order`: its limit for the mean field, by jvp;
-        `flow`: E‖Φ_T‖_F²; `flow bound`: the corrected (18), n·(1 + rate)^T with `rate`
-        the largest ‖J_F‖₂² − 1 of the visited states (from a power iteration: a lower
-        bound).
+        `flow`: E‖Φ_T‖_F²; `flow bound, log10`: of the corrected (18), n·(1 + rate)^T
+        with `rate` the largest ‖J_F‖₂² − 1 of the visited states (from a power
+        iteration: a lower bound). A logarithm, as the bound may exceed every
+        floating-point number; None if the norm is 0, and so is the bound.
     """
     seen = jax.device_get(_measure(agent, features, key, steps=steps))
     ratios = {name: np.asarray(x, np.float64) for name, x in seen["d"].items()}
     size = features.shape[-1]
     largest = float(seen["norm"])
-    # In logarithms: the bound may exceed every floating-point number.
-    exponent = np.log10(size) + 2 * steps * np.log10(max(largest, 1e-30))
     return {
         "steps": steps,
         "sigma": list(GRID),
@@ -62,8 +61,15 @@ def initial_error(
         "first order": float(seen["first order"]),
         "flow": float(seen["flow"]),
         "rate": largest**2 - 1,
-        "flow bound": float(10.0 ** min(exponent, 300.0)),
+        "flow bound, log10": log_bound(largest, size=size, steps=steps),
     }
+
+
+def log_bound(largest: float, *, size: int, steps: int) -> float | None:
+    """log10 of n·‖J_F‖₂^(2T), which is (18) with dt = 1; None if the norm is 0."""
+    if largest == 0:
+        return None
+    return float(np.log10(size) + 2 * steps * np.log10(largest))
 
 
 @partial(jax.jit, static_argnames="steps")

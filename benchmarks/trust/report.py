@@ -1,5 +1,6 @@
 """The report as text for the terminal and as the sections of a page."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def _lines(result: dict[str, Any], agent: dict[str, Any]) -> list[str]:
     ]
     if "attribution" in summary:
         lines += [f"  {line}" for line in attribution(summary["attribution"])]
-    lines += [f"  {line}" for line in (_critic(summary), _length(result, agent))]
+    lines += [f"  {line}" for line in (_critic(summary), _length(agent))]
     if "norms" in summary:
         lines.append(f"  {_norms(summary['norms'])}")
     if "latent noise" in summary:
@@ -92,10 +93,10 @@ def _critic(summary: dict[str, Any]) -> str:
     )
 
 
-def _length(result: dict[str, Any], agent: dict[str, Any]) -> str:
-    found, steps = agent["summary"]["value"], result["plan"]["steps"]
+def _length(agent: dict[str, Any]) -> str:
+    found, steps = agent["summary"]["value"], agent["imagination length"]
     means = found["squared error"]["mean"]
-    root = lambda h: f"{means[h] ** 0.5:.3g}"
+    root = lambda h: f"{means[h] ** 0.5:.3g}" if h < len(means) else "not measured"
     return (
         f"imagination length: value error lowest at {found['best']} "
         f"({root(found['best'])}), no worse at {ranges(found['flat'])}; trained with "
@@ -132,7 +133,7 @@ def _initial_error(found: dict[str, Any]) -> str:
         f"squared distance after an error of z at the start, within {found['steps']} "
         f"steps, by the error's square: {found['first order']:.3g} to first order, at "
         f"σ = 0.1 {mean:.3g}, and {drawn:.3g} where z is drawn; E‖Φ‖_F² "
-        f"{found['flow']:.2g}, bound (18) {found['flow bound']:.2g}"
+        f"{found['flow']:.2g}, bound (18) {power(found['flow bound, log10'])}"
     )
 
 
@@ -148,6 +149,16 @@ def _where(found: dict[str, Any]) -> str:
     return "error of the return goes with " + ", ".join(
         f"{name} ({rho['return']:+.2f})" for name, rho in strongest(found)[:SHOWN]
     )
+
+
+def power(exponent: float | None) -> str:
+    """10 to a power that may be too large for a number; 0 for None."""
+    if exponent is None:
+        return "0"
+    if abs(exponent) < 4:
+        return f"{10**exponent:.2g}"
+    whole = math.floor(exponent)
+    return f"{10 ** (exponent - whole):.1f}e{whole:+03d}"
 
 
 def ranges(numbers: Sequence[int]) -> str:
@@ -204,7 +215,7 @@ def sections(result: dict[str, Any]) -> list[Section]:
         parts: list[Any] = [Table(*by_horizon(result, agent))]
         if "attribution" in summary:
             parts += attribution(summary["attribution"])
-        parts += [_critic(summary), _length(result, agent)]
+        parts += [_critic(summary), _length(agent)]
         if "latent noise" in summary:
             noise = summary["latent noise"]
             parts += [_latent_noise(noise), _changes(noise)]

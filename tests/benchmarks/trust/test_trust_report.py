@@ -20,9 +20,9 @@ from benchmarks.trust.episodes import (
     make_record,
     realized_returns,
 )
-from benchmarks.trust.initial_error import STATES, initial_error
+from benchmarks.trust.initial_error import STATES, initial_error, log_bound
 from benchmarks.trust.latent_noise import latent_noise
-from benchmarks.trust.report import ranges
+from benchmarks.trust.report import power, ranges
 from benchmarks.trust.windows import imagination_of, imagined_returns
 from core.smoothness import closed_loop
 from train.preflight.setup import make_env
@@ -160,14 +160,25 @@ def test_an_initial_error_drives_rollouts_apart(words):
     flows = jax.jit(jax.vmap(jax.jacfwd(rollout)))(features[:STATES])
     exact = float(jnp.mean(jnp.sum(jnp.square(flows), axis=(1, 2))))
     assert found["flow"] == pytest.approx(exact, rel=0.4)
-    assert exact <= found["flow bound"]
+    bound = found["flow bound, log10"]
+    assert np.log10(exact) <= bound
     grown = rssm.features * (1 + found["rate"]) ** steps
-    assert found["flow bound"] == pytest.approx(grown)
+    assert 10**bound == pytest.approx(grown)
+
+
+def test_a_bound_above_every_number_keeps_its_size():
+    bound = log_bound(1e12, size=100, steps=15)
+    assert bound == pytest.approx(2 + 30 * 12)
+    assert power(bound) == "1.0e+362"
+    assert power(log_bound(30.0, size=10, steps=200)) == "7.1e+591"
+    assert power(log_bound(2.0, size=3, steps=4)) == f"{3 * 2.0**8:.2g}"
+    assert power(log_bound(0.0, size=3, steps=4)) == "0"
 
 
 def test_the_whole_of_it(tmp_path, capsys):
     runs = []
-    for name, words in (("a", "--seed 0"), ("b", "--seed 1 --penalty xla")):
+    second = "--seed 1 --penalty xla --imagination-length 7"
+    for name, words in (("a", "--seed 0"), ("b", second)):
         config = configured(f"{ENV} {words}")
         runs.append(str(save_run(tmp_path / name, config, random_state(config))))
     out, page = tmp_path / "t.json", tmp_path / "t.html"
@@ -189,8 +200,12 @@ def test_the_whole_of_it(tmp_path, capsys):
     assert len(norms["growth"]["median"]) == result["plan"]["steps"]
     noise = second["summary"]["latent noise"]
     assert noise["steps"] == result["plan"]["steps"] and noise["standard error"] >= 0
-    assert second["summary"]["initial error"]["flow bound"] > 0
+    assert second["summary"]["initial error"]["flow bound, log10"] > 0
     assert "after an error of z at the start" in printed
+    lengths = [agent["imagination length"] for agent in result["agents"]]
+    assert lengths[1] == 7 != lengths[0]
+    for length in lengths:
+        assert f"trained with {length} (" in printed
     bounds = second["summary"]["bounds"]
     for each in bounds["bounds"].values():
         assert each["bound"] > 0
