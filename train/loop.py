@@ -26,8 +26,6 @@ from train.checkpoint.saved_agents import AgentSaver
 from train.checkpoint.warm_start import WarmStart, apply_warm_start, read_warm_start
 from train.config import Config
 from train.errors import logdir_errors
-from train.metrics.logger import Logger, Silent, SinkFactory, TensorBoard
-from train.metrics.wandb import WandB
 from train.placement.measurements import evaluate, measure_trust, show_open_loop
 from train.placement.placement import Placement
 from train.placement.programs import Programs
@@ -40,6 +38,8 @@ from train.program.divergence import Watch
 from train.program.penalty import Penalty
 from train.program.state import RunState
 from train.run_dir import record
+from train.run_dir.metrics.logger import Logger, Silent, SinkFactory, TensorBoard
+from train.run_dir.metrics.wandb import WandB
 from train.run_dir.provenance import provenance
 
 # After so many updates in a row without a finite loss and gradient, a run has diverged.

@@ -27,7 +27,7 @@ from benchmarks.throughput.programs import Loop, Update
 from benchmarks.throughput.report import LoopTimes, SeedTimes, UpdateTimes
 from train.config import Config
 from train.loop import log_metrics
-from train.metrics.logger import Logger
+from train.run_dir.metrics.logger import Logger
 
 COMPILE_SECONDS = 15.0
 """Rough compile time of a program on two cores, used only to estimate time left."""

@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.cli import Parser, amount, command, publish
 from train.errors import UserError
-from train.metrics import jsonl
+from train.run_dir.metrics import jsonl
 
 WARM_UP = 0.25
 """Share of the time that is excluded: the replay fills, the allocator settles."""

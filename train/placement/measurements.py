@@ -6,11 +6,11 @@ import jax
 import numpy as np
 
 from train.errors import counted
-from train.metrics.logger import Logger
 from train.placement.programs import Programs
 from train.processes import coordination
 from train.program.state import RunState
 from train.rollout.openloop import encode
+from train.run_dir.metrics.logger import Logger
 
 
 def evaluate(

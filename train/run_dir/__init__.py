@@ -1,1 +1,1 @@
-"""A run's directory: its lock, its configuration, and no links that lead out of it."""
+"""A run's directory: its lock and configuration, and what is logged into it."""

@@ -14,8 +14,8 @@ from kills import finish, start, wait_for
 
 from train.checkpoint.checkpointer import Checkpointer
 from train.main import main
-from train.metrics import jsonl
-from train.metrics.logger import Logger
+from train.run_dir.metrics import jsonl
+from train.run_dir.metrics.logger import Logger
 
 TINY = "--preset smoke --env toy-target --penalty none --log-every 40 --save-every 40"
 MB = 1_000_000

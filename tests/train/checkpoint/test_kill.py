@@ -8,7 +8,7 @@ from kills import Moment, assert_same_run, finish, kill_at, start, wait_for
 
 from train.checkpoint.checkpointer import Checkpointer
 from train.main import main
-from train.metrics import jsonl
+from train.run_dir.metrics import jsonl
 
 TINY = "--preset smoke --env toy-target --penalty none --log-every 40 --save-every 40"
 

@@ -7,9 +7,9 @@ import pytest
 from toy_run import configured
 
 from train.errors import UserError
-from train.metrics import jsonl
 from train.preflight.resume import check_resume
 from train.run_dir import record
+from train.run_dir.metrics import jsonl
 
 
 @pytest.fixture

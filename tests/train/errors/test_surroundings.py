@@ -62,7 +62,7 @@ def test_letters_that_a_terminal_does_not_know(encoding, shown):
     assert encodable("1 ± 2 λ ρ läufe", encoding) == shown
     code = (
         "import sys\n"
-        "from train.metrics.progress import Display\n"
+        "from train.run_dir.metrics.progress import Display\n"
         "from train.errors import guarded, tell\n"
         "text = '1 \\u00b1 2 \\u03bb \\u03c1 l\\u00e4ufe'\n"
         "def run():\n"

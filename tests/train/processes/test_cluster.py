@@ -13,8 +13,8 @@ import pytest
 
 from train import main
 from train.errors import UserError
-from train.metrics import jsonl
 from train.processes import coordination, rendezvous
+from train.run_dir.metrics import jsonl
 
 ADDRESS = "127.0.0.1"
 

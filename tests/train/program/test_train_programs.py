@@ -23,7 +23,6 @@ from train.config import Config
 from train.config.cli import parse
 from train.errors import UserError
 from train.main import main
-from train.metrics import jsonl
 from train.preflight import memory
 from train.preflight.resume import check_resume
 from train.preflight.setup import make_env
@@ -33,6 +32,7 @@ from train.program.state import init_learner
 from train.program.update import UpdateOptions, update
 from train.run_dir import record
 from train.run_dir.lock import RunLock
+from train.run_dir.metrics import jsonl
 
 SMOKE = "--preset smoke --env toy-target"
 ROOT = pathlib.Path(__file__).parents[3]

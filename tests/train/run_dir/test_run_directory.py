@@ -20,8 +20,8 @@ from train.checkpoint import manifest
 from train.checkpoint.checkpointer import Checkpointer
 from train.errors import UserError, one_line, printable
 from train.main import main
-from train.metrics.progress import Display, Speed
 from train.run_dir.lock import RunLock
+from train.run_dir.metrics.progress import Display, Speed
 from train.run_dir.record import read as read_config
 
 TREE = {"x": jnp.arange(300_000.0), "key": jax.random.key(3), "n": jnp.int32(7)}

@@ -16,10 +16,10 @@ import pytest
 import rich.console
 from tensorboardX.proto import event_pb2
 
-from train.metrics import jsonl
-from train.metrics.logger import Logger, TensorBoard
+from train.run_dir.metrics import jsonl
+from train.run_dir.metrics.logger import Logger, TensorBoard
 
-ROOT = pathlib.Path(__file__).parents[3]
+ROOT = pathlib.Path(__file__).parents[4]
 
 
 SEEDS = [f"seed_{seed}" for seed in range(3)]
@@ -298,7 +298,7 @@ def test_a_program_outlives_the_reader_of_its_output(tmp_path, reader):
     """As with `python -m train.main | head -1`: the work is done, the code is its."""
     code = (
         "import sys, pathlib\n"
-        "from train.metrics.progress import Display\n"
+        "from train.run_dir.metrics.progress import Display\n"
         "from train.errors import guarded, tell\n"
         "def run():\n"
         "    for i in range(3000):\n"

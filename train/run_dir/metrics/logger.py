@@ -36,9 +36,9 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 import rich.console
 
-from train.metrics.jsonl import JsonLines
-from train.metrics.progress import Display, SpeedMeter
-from train.metrics.tensorboard import TensorBoard as TensorBoard
+from train.run_dir.metrics.jsonl import JsonLines
+from train.run_dir.metrics.progress import Display, SpeedMeter
+from train.run_dir.metrics.tensorboard import TensorBoard as TensorBoard
 
 
 class Sink(Protocol):

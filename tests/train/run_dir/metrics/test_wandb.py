@@ -15,9 +15,9 @@ from saved_run import configured
 from wandb.proto import wandb_internal_pb2
 
 from train.errors import UserError
-from train.metrics.logger import Logger
-from train.metrics.wandb import WandB
 from train.preflight import setup
+from train.run_dir.metrics.logger import Logger
+from train.run_dir.metrics.wandb import WandB
 
 # What protobuf generates has no names that a type checker could know.
 PROTO: Any = wandb_internal_pb2

@@ -5,8 +5,8 @@ import io
 import pytest
 import rich.console
 
-from train.metrics.logger import Logger
-from train.metrics.progress import Display, Speed, SpeedMeter, chosen
+from train.run_dir.metrics.logger import Logger
+from train.run_dir.metrics.progress import Display, Speed, SpeedMeter, chosen
 
 
 def plain_console(width: int = 200) -> tuple[rich.console.Console, io.StringIO]:
@@ -57,7 +57,9 @@ def test_plain_lines_off_a_terminal(tmp_path):
 
 def test_a_phase_has_its_seconds_on_its_line(monkeypatch):
     clock = iter([0.0, 31.4, 100.0, 103.25, 200.0])
-    monkeypatch.setattr("train.metrics.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(
+        "train.run_dir.metrics.progress.time.monotonic", lambda: next(clock)
+    )
     console, text = plain_console()
     display = Display(100, console)
     with display.phase("compiling the update"):
