@@ -101,7 +101,7 @@ class Agent(eqx.Module):
         action = dist.sample(key) if explore else dist.mode()
         return action.clip(-1.0, 1.0)
 
-    def act_with_error(
+    def observe_with_error(
         self,
         state: State,
         obs: Num[Array, "..."],
@@ -110,20 +110,17 @@ class Agent(eqx.Module):
         *,
         key: PRNGKeyArray,
         error: LatentError,
-        explore: bool = True,
-    ) -> tuple[State, State, Float[Array, "*batch action"]]:
-        """`act` with an error on the new latent state, which the action answers.
+    ) -> tuple[State, State]:
+        """`observe` with an error on the new latent state.
 
-        Random numbers are those of `act`, and further ones for the error.
+        Random numbers are those of `observe`, and further ones for the error.
 
         Returns:
-            The new latent state with its error, which the next step starts from; the
-            same without; the action.
+            The new latent state with its error, which the action answers and the next
+            step starts from; the same without.
         """
-        observe_key, action_key = jax.random.split(key)
-        clean = self.observe(state, obs, last_action, is_first, key=observe_key)
-        state = error.added(clean, jax.random.fold_in(key, ERROR))
-        return state, clean, self.choose(state, key=action_key, explore=explore)
+        clean = self.observe(state, obs, last_action, is_first, key=key)
+        return error.added(clean, jax.random.fold_in(key, ERROR)), clean
 
     def parameter_counts(self) -> dict[str, int]:
         """Number of trained parameters by module, and their `total`."""

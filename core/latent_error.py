@@ -62,6 +62,17 @@ class LatentError(NamedTuple):
         """The state with an error on its z."""
         return state.plus(self.draw(key, state.stoch))
 
+    def of_sequence(
+        self, initial: State, steps: int, *, key: PRNGKeyArray
+    ) -> tuple[State, Float[Array, "steps *batch K C"]]:
+        """`initial` with an error of its own, and those of the steps after it.
+
+        Random numbers are further ones beside those that `key` draws elsewhere.
+        """
+        every = jnp.broadcast_to(initial.stoch, (steps + 1, *initial.stoch.shape))
+        errors = self.draw(jax.random.fold_in(key, ERROR), every)
+        return initial.plus(errors[0]), errors[1:]
+
 
 def zero_drift(variance: Number) -> LatentError:
     """μ_t = 0 and a constant variance."""

@@ -28,8 +28,8 @@ from core.latents import Categorical, Latents
 from core.networks.dists import LatentDist
 from core.networks.layers import BlockLinear, Dense, Linear, RMSNorm
 from core.states import Observed as Observed
+from core.states import ObserveInputs, check_sequence, check_uniforms, shifted
 from core.states import State as State
-from core.states import check_sequence, check_uniforms, shifted
 
 
 class RSSM(eqx.Module):
@@ -288,7 +288,8 @@ class RSSM(eqx.Module):
         Raises:
             ValueError: the shapes do not fit together, or `is_first` is not boolean.
         """
-        check_sequence(state, embeds, actions, is_first, self.sizes, errors)
+        given = ObserveInputs(embeds, actions, is_first, errors)
+        check_sequence(state, given, self.sizes)
         uniforms = jax.random.uniform(key, (*is_first.shape, self.categoricals))
 
         def step(state: State, inputs: tuple) -> tuple[State, Observed]:

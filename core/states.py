@@ -72,23 +72,34 @@ def shifted(
     return jnp.concatenate([jnp.zeros_like(errors[:1]), errors[:-1]])
 
 
+class ObserveInputs(NamedTuple):
+    """What a model is given of a sequence to filter it, time first.
+
+    Attributes:
+        embeds: encoder outputs e_t.
+        actions: the actions taken *before* the observations, a_{t−1}.
+        is_first: where an episode begins.
+        errors: added to every z after it is drawn (`core.latent_error`).
+    """
+
+    embeds: Float[Array, "time *batch embed"]
+    actions: Float[Array, "time *batch action"]
+    is_first: Bool[Array, "time *batch"]
+    errors: Float[Array, "time *batch K C"] | None = None
+
+
 def check_sequence(
-    state: State,
-    embeds: Array,
-    actions: Array,
-    is_first: Array,
-    sizes: tuple[int, int, int],
-    errors: Array | None = None,
+    state: State, inputs: ObserveInputs, sizes: tuple[int, int, int]
 ) -> None:
     """Check the shapes of a sequence and its first state.
 
     Args:
         sizes: the model's sizes of h, e and a.
-        errors: added to z.
 
     Raises:
         ValueError: a shape does not match, or `is_first` is not boolean.
     """
+    embeds, actions, is_first, errors = inputs
     deter, embed, action = sizes
     axes = is_first.shape
     for name, x, size in (("embeds", embeds, embed), ("actions", actions, action)):

@@ -18,8 +18,9 @@ class Transition(NamedTuple):
     last computed, h in bfloat16 and z as `core.latents` packs it: the class index of
     each categorical, or the numbers in bfloat16.
 
-    Only a batch has `seen`: observations for the encoder instead of `obs`, such as
-    augmented ones; `obs` remains the decoder's target.
+    Only a batch has the last two. `seen`: observations for the encoder instead of
+    `obs`, such as augmented ones; `obs` remains the decoder's target. `errors`: added
+    to every z after it is drawn (`core.latent_error`).
     """
 
     obs: Num[Array, "..."]
@@ -32,3 +33,4 @@ class Transition(NamedTuple):
     deter: Float[Array, "*steps deter"] | None = None
     stoch: Num[Array, "*steps K"] | None = None
     seen: Num[Array, "..."] | None = None
+    errors: Float[Array, "*steps K C"] | None = None

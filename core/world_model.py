@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from core.constants import DREAMERV3, LossConstants
-from core.latent_error import ERROR, LatentError
 from core.latents import Categorical, Latents
 from core.loops import block_gru, wide_gru
 from core.networks.decoder import ImageDecoder, VectorDecoder
@@ -16,6 +15,7 @@ from core.networks.encoder import ImageEncoder, VectorEncoder
 from core.networks.heads import ContinueHead, TwoHotHead
 from core.rssm import RSSM, Observed, State
 from core.sizes import SIZES, ModelSize
+from core.states import ObserveInputs
 from core.transition import Transition
 
 
@@ -99,7 +99,6 @@ def world_model_loss(
     key: PRNGKeyArray,
     constants: LossConstants = DREAMERV3,
     few_kernels: bool = False,
-    error: LatentError | None = None,
 ) -> WorldModelOutput:
     """DreamerV3's prediction, dynamics and representation losses.
 
@@ -111,30 +110,17 @@ def world_model_loss(
 
     Args:
         initial: latent state before the first step.
+        batch: of its `errors` the heads see each z with its own; KL divergences are of
+            the distributions, which have none.
         few_kernels: see `core.loops.form.Form`.
-        error: of z in every step, that of `initial` included. The heads see z with its
-            error; KL divergences are of the distributions, which have none.
     """
     rssm = model.rssm
-    errors = None
-    if error is not None:
-        steps = len(batch.reward) + 1
-        every = jnp.broadcast_to(initial.stoch, (steps, *initial.stoch.shape))
-        drawn = error.draw(jax.random.fold_in(key, ERROR), every)
-        initial, errors = initial.plus(drawn[0]), drawn[1:]
     with jax.named_scope("encoder"):
         embeds = model.encoder(batch.obs if batch.seen is None else batch.seen)
     with jax.named_scope("observe"):
         observe = wide_gru.observe if few_kernels else block_gru.observe_deferred
-        _, observed = observe(
-            rssm,
-            initial,
-            embeds,
-            batch.action,
-            batch.is_first,
-            key=key,
-            errors=errors,
-        )
+        given = ObserveInputs(embeds, batch.action, batch.is_first, batch.errors)
+        _, observed = observe(rssm, initial, given, key=key)
     features = observed.states.features
     # The prior is not part of the recurrence: one call for all steps.
     posterior = rssm.dist(observed.posterior)

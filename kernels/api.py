@@ -22,6 +22,19 @@ Implementation = Literal["xla", "pallas", "reference"]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
 
+class _Options(NamedTuple):
+    """The keyword arguments of `jacobian_penalty`, in its order."""
+
+    classes: int
+    unimix: float
+    activation: Activation
+    probes: int | None
+    probe_kind: ProbeKind
+    implementation: Implementation
+    preactivation: Float[Array, "n h"] | None
+    interpret: bool
+
+
 def jacobian_penalty(
     u: Float[Array, "n d"],
     head: CategoricalHead,
@@ -80,10 +93,11 @@ def jacobian_penalty(
     point; ValueError for wrong shapes, probes out of range, an unknown name, or
     "pallas" where the kernel cannot run.
     """
-    return _apply(
-        "states", u, head, key, classes, unimix, activation, probes, probe_kind,
+    options = _Options(
+        classes, unimix, activation, probes, probe_kind,
         implementation, preactivation, interpret,
     )  # fmt: skip
+    return _apply("states", u, head, key, options)
 
 
 _PARAMETERS = inspect.signature(jacobian_penalty)
@@ -114,9 +128,7 @@ def jacobian_penalty_mean(*args: Any, **options: Any) -> Float[Array, ""]:
     only scaled in the backward pass, which saves a third of the work and all large
     intermediate arrays. (Algorithm 1, line 18: the sum divided by K·N.)
     """
-    given = _PARAMETERS.bind(*args, **options)
-    given.apply_defaults()
-    return _apply("mean", *given.arguments.values())
+    return _apply("mean", *_bound(*args, **options))
 
 
 class PenaltyStats(NamedTuple):
@@ -138,24 +150,32 @@ def jacobian_penalty_stats(*args: Any, **options: Any) -> PenaltyStats:
 
     **Raises:** as `jacobian_penalty`; ValueError also for one probe.
     """
-    given = _PARAMETERS.bind(*args, **options)
-    given.apply_defaults()
-    arguments = given.arguments
-    kind, count = arguments["probe_kind"], arguments["probes"]
+    u, head, key, given = _bound(*args, **options)
+    kind, count = given.probe_kind, given.probes
     if kind in ("rademacher", "hadamard") and (count or 1) < 2:
         raise ValueError(
             f"probes={count}: one probe has no standard error; take at least 2, or "
             "probe_kind='exact'"
         )
-    values = _apply("probes", *arguments.values())  # [probes, n]
+    values = _apply("probes", u, head, key, given)  # [probes, n]
     value = jnp.mean(values, axis=0)
     if kind == "exact":
         return PenaltyStats(value, jnp.zeros_like(value))
-    error = jnp.std(values, axis=0, ddof=1) / math.sqrt(count)
+    error = jnp.std(values, axis=0, ddof=1) / math.sqrt(len(values))
     if kind == "hadamard":
-        vectors = arguments["classes"] - 1
-        error *= math.sqrt(max(0.0, 1 - count / vectors))
+        share = len(values) / (given.classes - 1)
+        error *= math.sqrt(max(0.0, 1 - share))
     return PenaltyStats(value, error)
+
+
+def _bound(
+    *args: Any, **options: Any
+) -> tuple[Array, CategoricalHead, PRNGKeyArray | None, _Options]:
+    """The arguments of `jacobian_penalty`, with its defaults."""
+    given = _PARAMETERS.bind(*args, **options)
+    given.apply_defaults()
+    u, head, key, *rest = given.arguments.values()
+    return u, head, key, _Options(*rest)
 
 
 def _apply(
@@ -163,16 +183,13 @@ def _apply(
     u: Array,
     head: CategoricalHead,
     key: PRNGKeyArray | None,
-    classes: int,
-    unimix: float,
-    activation: Activation,
-    probes: int | None,
-    probe_kind: ProbeKind,
-    implementation: Implementation,
-    preactivation: Array | None,
-    interpret: bool,
+    options: _Options,
 ) -> Array:
     """Check the arguments eagerly, draw the probes, call the implementation."""
+    (
+        classes, unimix, activation, probes, probe_kind,
+        implementation, preactivation, interpret,
+    ) = options  # fmt: skip
     _check_name("activation", activation, ACTIVATION_NAMES)
     _check_name("probe_kind", probe_kind, PROBE_KINDS)
     _check_name("implementation", implementation, IMPLEMENTATIONS)

@@ -184,7 +184,8 @@ def experience(
     run = init_run(config, env, key)
     run = run._replace(learner=run.learner._replace(agent=agent))
     rows = run.replay.rows.reward.shape[0]
-    (_, buffer), _ = collect(config, env, agent, (run.collector, run.replay), rows, key)
+    carry, keys = (run.collector, run.replay), jax.random.split(key, rows)
+    (_, buffer), _ = collect(config, env, agent, carry, keys)
 
     def one(key: PRNGKeyArray) -> tuple[State, Transition]:
         rssm = agent.model.rssm

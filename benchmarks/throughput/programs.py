@@ -175,8 +175,7 @@ class Loop:
                 self.env,
                 run.learner.agent,
                 (run.collector, run.replay),
-                rows,
-                key,
+                jax.random.split(key, rows),
             )
             return run._replace(collector=collector, replay=buffer)
 
@@ -210,8 +209,8 @@ class Loop:
         agent = self.run.learner.agent
 
         def cycle(carry, key):
-            rows = self.schedule.rows
-            carry, _ = collect(self.config, self.env, agent, carry, rows, key)
+            keys = jax.random.split(key, self.schedule.rows)
+            carry, _ = collect(self.config, self.env, agent, carry, keys)
             return carry, None
 
         def program(carry, key):

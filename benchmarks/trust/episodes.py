@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
 from core.agent import Agent
 from core.loops import block_gru
-from core.rssm import State
+from core.states import ObserveInputs, State
 from envs import Env, VectorEnv
 
 
@@ -117,13 +117,11 @@ def follow(agent: Agent, episodes: Episodes, key: PRNGKeyArray) -> Episodes:
     before = jnp.concatenate(
         [jnp.zeros_like(episodes.action[:1]), episodes.action[:-1]]
     )
-    rssm = agent.model.rssm
+    rssm, embeds = agent.model.rssm, agent.model.encoder(episodes.obs)
     _, observed = block_gru.observe(
         rssm,
         rssm.initial(episodes.action.shape[1]),
-        agent.model.encoder(episodes.obs),
-        before,
-        episodes.is_first,
+        ObserveInputs(embeds, before, episodes.is_first),
         key=key,
     )
     states = observed.states

@@ -22,7 +22,14 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from core.networks.deferred import Apply, Weights, deferred_scan, plain, scan
 from core.networks.layers import RMS_EPS, add_bias
 from core.rssm import RSSM, clip_action
-from core.states import Observed, State, check_sequence, check_uniforms, shifted
+from core.states import (
+    Observed,
+    ObserveInputs,
+    State,
+    check_sequence,
+    check_uniforms,
+    shifted,
+)
 from kernels.sharding import divided
 
 
@@ -52,14 +59,7 @@ _CARRY_AXES = Carry(State(*cast(tuple, (0, 0))), cast(Array, 1))
 
 
 def observe(
-    rssm: RSSM,
-    state: State,
-    embeds: Float[Array, "time *batch embed"],
-    actions: Float[Array, "time *batch action"],
-    is_first: Bool[Array, "time *batch"],
-    *,
-    key: PRNGKeyArray,
-    errors: Float[Array, "time *batch K C"] | None = None,
+    rssm: RSSM, state: State, inputs: ObserveInputs, *, key: PRNGKeyArray
 ) -> tuple[State, Observed]:
     """The same as `RSSM.observe`.
 
@@ -67,18 +67,11 @@ def observe(
         ValueError: the shapes do not fit together, or `is_first` is not boolean.
     """
     run = partial(scan, _observe_step)
-    return _observe(run, rssm, state, (embeds, actions, is_first, errors), key)
+    return _observe(run, rssm, state, inputs, key)
 
 
 def observe_deferred(
-    rssm: RSSM,
-    state: State,
-    embeds: Float[Array, "time *batch embed"],
-    actions: Float[Array, "time *batch action"],
-    is_first: Bool[Array, "time *batch"],
-    *,
-    key: PRNGKeyArray,
-    errors: Float[Array, "time *batch K C"] | None = None,
+    rssm: RSSM, state: State, inputs: ObserveInputs, *, key: PRNGKeyArray
 ) -> tuple[State, Observed]:
     """`observe` with the weights' gradients in one product after the backward scan.
 
@@ -91,18 +84,18 @@ def observe_deferred(
         (None, None, _CARRY_AXES, 1),
         (_CARRY_AXES, 1),
     )
-    return _observe(run, rssm, state, (embeds, actions, is_first, errors), key)
+    return _observe(run, rssm, state, inputs, key)
 
 
 def _observe(
     run: Callable,
     rssm: RSSM,
     state: State,
-    sequence: tuple[Array, Array, Array, Array | None],
+    inputs: ObserveInputs,
     key: PRNGKeyArray,
 ) -> tuple[State, Observed]:
-    embeds, actions, is_first, errors = sequence
-    check_sequence(state, embeds, actions, is_first, rssm.sizes, errors)
+    check_sequence(state, inputs, rssm.sizes)
+    embeds, actions, is_first, errors = inputs
     weights, from_action = recurrent_weights(rssm)
     keep = ~is_first
     actions = jnp.where(keep[..., None], actions, 0.0).astype(state.deter.dtype)
@@ -115,9 +108,9 @@ def _observe(
         "posterior_out": rssm.posterior_out.weight,
     }
     # The scan carries the z that was drawn; its error belongs to the next step.
-    inputs = (action_terms, embed_terms, uniforms, keep, shifted(errors))
+    rows = (action_terms, embed_terms, uniforms, keep, shifted(errors))
     vectors = eqx.filter(rssm, lambda x: eqx.is_array(x) and x.ndim == 1)
-    last, observed = run(vectors, weights, Carry.of(rssm, state), inputs)
+    last, observed = run(vectors, weights, Carry.of(rssm, state), rows)
     last_error = None if errors is None else errors[-1]
     return last.state.plus(last_error), observed.plus(errors)
 
@@ -132,8 +125,8 @@ def observe_step(
     key: PRNGKeyArray,
 ) -> State:
     """The same as `RSSM.observe_step`."""
-    one_step = (x[None] for x in (embed, action, is_first))
-    return observe(rssm, state, *one_step, key=key)[0]
+    one_step = ObserveInputs(embed[None], action[None], is_first[None])
+    return observe(rssm, state, one_step, key=key)[0]
 
 
 def _observe_step(

@@ -17,7 +17,7 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from core.latents import Latents
 from core.loops.block_gru import action_term_of, recurrent_weights
@@ -30,7 +30,14 @@ from core.networks.recomputed import (
     recomputed_scan,
 )
 from core.rssm import RSSM
-from core.states import Observed, State, check_sequence, check_uniforms, shifted
+from core.states import (
+    Observed,
+    ObserveInputs,
+    State,
+    check_sequence,
+    check_uniforms,
+    shifted,
+)
 from kernels.sharding import divided
 
 
@@ -62,14 +69,7 @@ class _Vectors(eqx.Module):
 
 
 def observe(
-    rssm: RSSM,
-    state: State,
-    embeds: Float[Array, "time *batch embed"],
-    actions: Float[Array, "time *batch action"],
-    is_first: Bool[Array, "time *batch"],
-    *,
-    key: PRNGKeyArray,
-    errors: Float[Array, "time *batch K C"] | None = None,
+    rssm: RSSM, state: State, inputs: ObserveInputs, *, key: PRNGKeyArray
 ) -> tuple[State, Observed]:
     """The same as `RSSM.observe`. Reverse mode only.
 
@@ -78,7 +78,8 @@ def observe(
     Raises:
         ValueError: the shapes do not fit together, or `is_first` is not boolean.
     """
-    check_sequence(state, embeds, actions, is_first, rssm.sizes, errors)
+    check_sequence(state, inputs, rssm.sizes)
+    embeds, actions, is_first, errors = inputs
     weights, from_action = _weights(rssm)
     keep = ~is_first
     actions = jnp.where(keep[..., None], actions, 0.0).astype(state.deter.dtype)
@@ -88,7 +89,7 @@ def observe(
         "posterior_in": first.weight[: rssm.deter],
         "posterior_out": rssm.posterior_out.weight,
     }
-    inputs = (
+    rows = (
         action_term_of(rssm, from_action, actions),
         embed_terms,
         jax.random.uniform(key, (*is_first.shape, rssm.categoricals)),
@@ -97,7 +98,7 @@ def observe(
     )
     # Gradients of what devices share are added up after the loop, not in it.
     run = divided(partial(recomputed_scan, _observe_step), (None, None, 0, 1), 1)
-    features = run(_Vectors.of(rssm), weights, state.features, inputs)
+    features = run(_Vectors.of(rssm), weights, state.features, rows)
     states = rssm.state(features)
     preactivation = states.deter @ weights["posterior_in"] + embed_terms
     hidden = rssm.posterior_in.activate(preactivation)

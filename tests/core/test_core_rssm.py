@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from forms import OBSERVE as FORMS
 from reference import dense, filled, linear, rssm_core, softmax, wide
 
 from core.loops import block_gru, wide_gru
@@ -68,7 +69,7 @@ def make_sequence(getkey):
 # The definition, and the layout that training uses.
 RECURRENT = pytest.mark.parametrize("map_", [RSSM.recurrent, block_gru.recurrent])
 OBSERVE = pytest.mark.parametrize(
-    "observe", [RSSM.observe, block_gru.observe, wide_gru.observe]
+    "observe", [FORMS[x] for x in ("definition", "block_gru", "wide")]
 )
 IMAGINE = pytest.mark.parametrize(
     "imagine", [RSSM.imagine, block_gru.imagine, wide_gru.imagine]

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from forms import OBSERVE
 
 from core.agent import Agent
 from core.latent_error import LatentError, zero_drift
-from core.loops import block_gru, wide_gru
 from core.rssm import RSSM, State
 from core.sizes import ModelSize
 from core.transition import Transition
@@ -18,12 +18,6 @@ from core.world_model import WorldModel, world_model_loss
 
 TIME, BATCH, EMBED, ACTION = 5, 3, 5, 2
 DRIFT = LatentError((0.0, 5.0), (0.0, 5.0))
-FORMS = {
-    "definition": RSSM.observe,
-    "block_gru": block_gru.observe,
-    "deferred": block_gru.observe_deferred,
-    "wide": wide_gru.observe,
-}
 TINY = ModelSize(units=8, deter=12, hidden=6, stoch=3, classes=4, blocks=3)
 
 
@@ -89,9 +83,9 @@ def test_the_drift_process_is_uniform_in_mean_and_variance():
     assert abs(np.corrcoef(each[:, 0], each[:, 1])[0, 1]) < 5 / np.sqrt(500)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", OBSERVE)
 def test_zero_errors_change_no_bit(form, rssm, sequence, getkey):
-    key, observe = getkey(), FORMS[form]
+    key, observe = getkey(), OBSERVE[form]
     plain = observe(rssm, *sequence, key=key)
     zero = zero_drift(0.0).draw(getkey(), jnp.zeros((TIME, BATCH, 3, 4)))
     last, observed = observe(rssm, *sequence, key=key, errors=zero)
@@ -141,7 +135,7 @@ def test_every_form_has_the_errors_of_the_definition(
 
     results = [
         jax.value_and_grad(
-            lambda *args, name=name: loss(FORMS[name], *args), argnums=(0, 1, 2)
+            lambda *args, name=name: loss(OBSERVE[name], *args), argnums=(0, 1, 2)
         )(rssm, *sequence[:2])
         for name in ("definition", form)
     ]
@@ -152,7 +146,7 @@ def test_every_form_has_the_errors_of_the_definition(
 
 def test_errors_of_another_shape_are_refused(rssm, sequence, errors, getkey):
     with pytest.raises(ValueError, match=r"errors has shape \(4, .*must be \(5, 3, 3"):
-        block_gru.observe(rssm, *sequence, key=getkey(), errors=errors[1:])
+        OBSERVE["block_gru"](rssm, *sequence, key=getkey(), errors=errors[1:])
 
 
 def test_kl_divergences_have_no_error_and_the_heads_do(getkey):
@@ -168,25 +162,26 @@ def test_kl_divergences_have_no_error_and_the_heads_do(getkey):
     )
     key, start = getkey(), model.rssm.initial(BATCH)
     plain = world_model_loss(model, start, rows, key=key)
-    noisy = world_model_loss(model, start, rows, key=key, error=DRIFT)
+    started, errors = DRIFT.of_sequence(start, 1, key=key)
+    noisy = world_model_loss(model, started, rows._replace(errors=errors), key=key)
     for name in ("dyn", "rep"):
         np.testing.assert_array_equal(plain.losses[name], noisy.losses[name])
     assert np.all(plain.losses["rec"] != noisy.losses["rec"])
     chex.assert_trees_all_equal(plain.observed.states, noisy.observed.clean)
 
 
-def test_acting_with_error_keeps_the_other_random_numbers(getkey):
+def test_observing_with_error_keeps_the_other_random_numbers(getkey):
     agent = Agent(4, ACTION, key=getkey(), size=TINY)
     state, obs = agent.model.rssm.initial(BATCH), jnp.ones((BATCH, 4))
     given = state, obs, jnp.zeros((BATCH, ACTION)), jnp.ones(BATCH, bool)
     key = getkey()
-    plain, action = agent.act(*given, key=key)
-    same, clean, again = agent.act_with_error(*given, key=key, error=zero_drift(0.0))
-    chex.assert_trees_all_equal((plain, plain, action), (same, clean, again))
-    noisy, clean, other = agent.act_with_error(*given, key=key, error=DRIFT)
+    plain = agent.observe(*given, key=key)
+    same, clean = agent.observe_with_error(*given, key=key, error=zero_drift(0.0))
+    chex.assert_trees_all_equal((plain, plain), (same, clean))
+    noisy, clean = agent.observe_with_error(*given, key=key, error=DRIFT)
     chex.assert_trees_all_equal(plain, clean)
     np.testing.assert_array_equal(noisy.deter, clean.deter)
-    assert np.all(noisy.stoch != clean.stoch) and np.any(other != action)
+    assert np.all(noisy.stoch != clean.stoch)
 
 
 def test_one_flag_serves_a_whole_batch(getkey):

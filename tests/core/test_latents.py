@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from forms import OBSERVE
 from reference import filled, linear, make_batch, wide
 
 from core.constants import LossConstants
@@ -198,7 +199,7 @@ def test_a_sequence_step_by_step(rssm, getkey):
 
 
 @pytest.mark.parametrize(
-    "observe", [block_gru.observe, block_gru.observe_deferred, wide_gru.observe]
+    "observe", [OBSERVE[x] for x in ("block_gru", "deferred", "wide")]
 )
 def test_the_fast_forms_observe_the_same(rssm, observe, getkey):
     initial, rows, key = start(rssm, getkey, BATCH), sequence(getkey), getkey()

@@ -95,8 +95,7 @@ def make_prefill(
             env,
             run.learner.agent,
             (run.collector, run.replay),
-            schedule.prefill_rows,
-            collect_key,
+            jax.random.split(collect_key, schedule.prefill_rows),
             random=config.prefill_policy == "random",
         )
         return run._replace(collector=collector, replay=buffer, key=key), episodes
@@ -151,8 +150,7 @@ def make_chunk(
             env,
             run.learner.agent,
             (run.collector, run.replay),
-            schedule.rows,
-            collect_key,
+            jax.random.split(collect_key, schedule.rows),
         )
         keys = jax.random.split(learn_key, schedule.updates)
         (learner, buffer), metrics = jax.lax.scan(learn, (run.learner, buffer), keys)

@@ -1,5 +1,6 @@
 """Acting: the policy steps all environments and writes every row to the replay."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,9 @@ from train.config import Config
 from train.program import replay
 from train.program.latent import latent_error
 from train.program.state import Collector, latest_transition
+
+type Carry = tuple[Collector, replay.Replay]
+"""What acting changes."""
 
 
 class Episodes(NamedTuple):
@@ -34,12 +38,11 @@ def collect_step(
     config: Config,
     env: VectorEnv,
     agent: Agent,
-    collector: Collector,
-    buffer: replay.Replay,
+    carry: Carry,
     key: PRNGKeyArray,
     *,
     random: bool = False,
-) -> tuple[Collector, replay.Replay, Episodes]:
+) -> tuple[Carry, Episodes]:
     """Filter the current observation, store its row, and take one decision.
 
     The row has the action that led to the observation; the one taken here is stored
@@ -48,6 +51,7 @@ def collect_step(
     Args:
         random: the action is uniform in [−1, 1], not the policy's.
     """
+    collector, buffer = carry
     timestep = collector.timestep
     seen = (
         collector.latent,
@@ -55,11 +59,12 @@ def collect_step(
         collector.last_action,
         timestep.is_first,
     )
+    observe_key, action_key = jax.random.split(key)
     if (error := latent_error(config)) is None:
-        latent, action = agent.act(*seen, key=key)
-        clean = latent
+        latent = clean = agent.observe(*seen, key=observe_key)
     else:
-        latent, clean, action = agent.act_with_error(*seen, key=key, error=error)
+        latent, clean = agent.observe_with_error(*seen, key=observe_key, error=error)
+    action = agent.choose(latent, key=action_key)
     if random:
         random_key = jax.random.fold_in(key, 1)
         action = jax.random.uniform(random_key, action.shape, minval=-1.0)
@@ -83,7 +88,7 @@ def collect_step(
         # The row that begins an episode answers no decision.
         collector.decisions + jnp.sum(~following.is_first, dtype=jnp.int32),
     )
-    return collector, buffer, episodes
+    return (collector, buffer), episodes
 
 
 @jax.named_scope("collect")
@@ -91,20 +96,12 @@ def collect(
     config: Config,
     env: VectorEnv,
     agent: Agent,
-    carry: tuple[Collector, replay.Replay],
-    steps: int,
-    key: PRNGKeyArray,
+    carry: Carry,
+    keys: PRNGKeyArray,
     *,
     random: bool = False,
-) -> tuple[tuple[Collector, replay.Replay], Episodes]:
-    """`steps` rows of every environment, and the episodes that ended in them."""
-
-    def step(carry: tuple[Collector, replay.Replay], key: PRNGKeyArray):
-        collector, buffer, episodes = collect_step(
-            config, env, agent, *carry, key, random=random
-        )
-        return (collector, buffer), episodes
-
-    keys = jax.random.split(key, steps)
+) -> tuple[Carry, Episodes]:
+    """A row of every environment for each key, and the episodes that ended in them."""
+    step = partial(collect_step, config, env, agent, random=random)
     carry, episodes = jax.lax.scan(step, carry, keys)
     return carry, jax.tree.map(jnp.sum, episodes)

@@ -159,6 +159,9 @@ def total_loss(
         (learner.agent, learner.slow_value, initial), options.dtype
     )
     model = agent.model
+    if (error := latent_error(config)) is not None:
+        initial, errors = error.of_sequence(initial, len(batch.reward), key=observe_key)
+        batch = batch._replace(errors=errors)
 
     # World model on the replayed sequences.
     world = world_model_loss(
@@ -168,7 +171,6 @@ def total_loss(
         key=observe_key,
         constants=constants,
         few_kernels=form.few_kernels,
-        error=latent_error(config),
     )
     states, clean = world.observed.states, world.observed.clean
 

@@ -19,7 +19,7 @@ from core.agent import Agent
 from core.latent_error import ERROR, LatentError
 from core.loops import block_gru
 from core.networks.decoder import ImageDecoder
-from core.rssm import State
+from core.states import ObserveInputs, State
 from core.transition import Transition
 from train.config import Config
 from train.program import replay
@@ -70,15 +70,9 @@ def predict(
         every = (len(rows.action), *initial.stoch.shape)
         like = jnp.broadcast_to(initial.stoch, every)
         errors = error.draw(jax.random.fold_in(key, ERROR), like)
-    last, observed = block_gru.observe(
-        rssm,
-        initial,
-        embeds,
-        seen.action,
-        seen.is_first,
-        key=observe_key,
-        errors=None if errors is None else errors[:context],
-    )
+    first_errors = None if errors is None else errors[:context]
+    given = ObserveInputs(embeds, seen.action, seen.is_first, first_errors)
+    last, observed = block_gru.observe(rssm, initial, given, key=observe_key)
 
     actions = rows.action[context:]
     uniforms = jax.random.uniform(imagine_key, (*actions.shape[:2], rssm.categoricals))

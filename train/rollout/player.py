@@ -111,13 +111,15 @@ def make_player(
             return now.latent, jnp.broadcast_to(drawn, now.action.shape)
 
         def act(error: LatentError | None, *seen: Any) -> Any:
-            explore = acting == "sample"
+            observe_key, action_key = jax.random.split(key)
             if error is None:
-                return agent.act(*seen, key=key, explore=explore)
-            latent, _, action = agent.act_with_error(
-                *seen, key=key, error=error, explore=explore
-            )
-            return latent, action
+                latent = agent.observe(*seen, key=observe_key)
+            else:
+                latent, _ = agent.observe_with_error(
+                    *seen, key=observe_key, error=error
+                )
+            explore = acting == "sample"
+            return latent, agent.choose(latent, key=action_key, explore=explore)
 
         seen, first = see(now.timestep, key), fold(now.timestep.is_first)
         return jax.vmap(act)(conditions.latent, now.latent, seen, now.action, first)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from core.agent import Agent
 from core.loops import block_gru
 from core.smoothness import NormOptions, agent_norms
+from core.states import ObserveInputs
 from train.config import Config
 from train.program import replay
 from train.program.chunk import draw_batch
@@ -35,9 +36,8 @@ def make_trust(config: Config):
             drawn, rssm, buffer, dtype=jnp.dtype(jnp.float32), key=keys[0]
         )
         embeds = agent.model.encoder(batch.obs)
-        latents, _ = block_gru.observe(
-            rssm, initial, embeds, batch.action, batch.is_first, key=keys[1]
-        )
+        given = ObserveInputs(embeds, batch.action, batch.is_first)
+        latents, _ = block_gru.observe(rssm, initial, given, key=keys[1])
         found = agent_norms(agent, latents, embeds[-1], key=keys[2], options=OPTIONS)
         spread = {f"spectral_{name}": x.spectral for name, x in found.maps.items()}
         spread |= {f"rows_{name}": x for name, x in found.rows.items()}

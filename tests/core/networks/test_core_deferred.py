@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from forms import OBSERVE
 
-from core.loops import block_gru, wide_gru
 from core.networks.deferred import deferred_scan, scan
 from core.rssm import RSSM
 
@@ -24,14 +24,6 @@ def rssm(getkey):
         blocks=3,
         unimix=0.01,
     )
-
-
-OBSERVE = {
-    "definition": RSSM.observe,
-    "block_gru": block_gru.observe,
-    "deferred": block_gru.observe_deferred,
-    "wide": wide_gru.observe,
-}
 
 
 def loss_of(rssm, inputs, *, form):
@@ -89,13 +81,11 @@ def test_values_and_gradients_are_those_of_the_definition(rssm, getkey):
 def test_without_a_gradient_it_is_the_plain_scan(rssm, getkey):
     inputs = example(rssm, getkey)
     jaxpr = str(
-        jax.make_jaxpr(
-            lambda: block_gru.observe_deferred(rssm, *inputs[:4], key=inputs[4])
-        )
+        jax.make_jaxpr(lambda: OBSERVE["deferred"](rssm, *inputs[:4], key=inputs[4]))
     )
     assert "_tapped" not in jaxpr
-    a = block_gru.observe_deferred(rssm, *inputs[:4], key=inputs[4])
-    b = block_gru.observe(rssm, *inputs[:4], key=inputs[4])
+    a = OBSERVE["deferred"](rssm, *inputs[:4], key=inputs[4])
+    b = OBSERVE["block_gru"](rssm, *inputs[:4], key=inputs[4])
     chex.assert_trees_all_equal(a, b)
 
 

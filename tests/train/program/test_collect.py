@@ -44,7 +44,11 @@ def collected():
     run = init_run(config, env, jax.random.key(0))
     ran = jax.jit(
         lambda run, key: collect(
-            config, env, run.learner.agent, (run.collector, run.replay), 60, key
+            config,
+            env,
+            run.learner.agent,
+            (run.collector, run.replay),
+            jax.random.split(key, 60),
         )
     )
     (collector, buffer), episodes = ran(run, jax.random.key(1))

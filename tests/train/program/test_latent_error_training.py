@@ -50,9 +50,9 @@ def test_the_replay_buffer_stores_the_clean_latent_and_the_agent_sees_the_noisy_
     env, key = vector_env(plain), jax.random.key(4)
     run = init_run(plain, env, jax.random.key(0))
     step = lambda config: collect_step(
-        config, env, run.learner.agent, run.collector, run.replay, key
+        config, env, run.learner.agent, (run.collector, run.replay), key
     )
-    (a, stored, _), (b, also, _) = step(plain), step(noisy)
+    ((a, stored), _), ((b, also), _) = step(plain), step(noisy)
     assert_same_bits(stored, also)
     assert np.all(a.latent.stoch != b.latent.stoch)
     assert np.any(a.last_action != b.last_action)

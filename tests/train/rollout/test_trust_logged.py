@@ -12,6 +12,7 @@ from toy_run import assert_same_bits, configured, log_lines, vector_env
 from core.loops import block_gru
 from core.smoothness import agent_norms, jacobian_norms
 from core.smoothness.heads import Inputs
+from core.states import ObserveInputs
 from train import loop
 from train.main import main
 from train.preflight.setup import short_intervals
@@ -111,7 +112,7 @@ def test_the_numbers_are_those_of_the_states_drawn():
         initial, rows, _ = draw_batch(config, rssm, buffer, dtype=dtype, key=first)
         embeds = agent.model.encoder(rows.obs)
         _, seen = block_gru.observe(
-            rssm, initial, embeds, rows.action, rows.is_first, key=second
+            rssm, initial, ObserveInputs(embeds, rows.action, rows.is_first), key=second
         )
         last = jax.tree.map(lambda x: x[-1], seen.states)
         options = dataclasses.replace(trust.OPTIONS, maps=("prior",))
