@@ -120,6 +120,22 @@ def test_files_are_short():
     assert not {name: lines for name, lines in lengths.items() if lines >= 400}
 
 
+def test_functions_of_the_update_take_at_most_six_arguments():
+    """Except constructors, whose arguments are sizes."""
+    counts: dict[str, int] = {}
+    for folder in ("core", "train"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.is_relative_to(ROOT / "core" / "theory"):
+                continue
+            for node in ast.walk(ast.parse(text_of(path))):
+                if isinstance(node, ast.FunctionDef) and node.name != "__init__":
+                    given = node.args
+                    names = {a.arg for a in (*given.args, *given.kwonlyargs)}
+                    counts[f"{path.name}: {node.name}"] = len(names - {"self", "cls"})
+    assert len(counts) > 500
+    assert not {name: count for name, count in counts.items() if count > 6}
+
+
 def test_kernels_import_only_jax_numpy_and_jaxtyping():
     allowed = {"jax", "numpy", "jaxtyping", "kernels"} | sys.stdlib_module_names
     foreign = [
