@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from train.config import MAX_COUNT, Config, Count, cli
 from train.config.fields import Range
@@ -13,6 +13,9 @@ from train.errors import UserError, guarded, one_line, tell
 from train.rollout.report import Report
 from train.rollout.report import say as say
 from train.run_dir.record import read_run
+
+if TYPE_CHECKING:  # a mistyped flag is answered before JAX and MuJoCo load
+    from envs import EnvSpec
 
 PROGRAM = "python -m train.evaluate"
 # Flags that take several values.
@@ -117,14 +120,7 @@ def run(argv: Sequence[str]) -> int:
     policy = options.eval_policy or config.eval_policy
     cap = options.eval_max_decisions or config.eval_max_decisions
     episodes = Episodes(options.episodes, options.seed, policy, cap)
-    for line in (
-        f"run          {run_dir}",
-        f"environment  {env.spec.name}, action repeat {env.spec.action_repeat}",
-        f"checkpoint   environment step {step:,}",
-        f"actions      {ACTIONS[policy]}",
-    ):
-        tell(line, sys.stdout)
-
+    introduce(run_dir, env.spec, step, policy)
     head = {"provenance": provenance(), "run": run_dir.name, "env": env.spec.name}
     head |= {"step": step, "episodes": options.episodes, "seed": options.seed}
     head |= {"eval_policy": policy, "eval_max_decisions": cap}
@@ -153,6 +149,17 @@ def run(argv: Sequence[str]) -> int:
     if film is not None and options.video:
         return make_film(film, poses, Path(options.video))
     return 0
+
+
+def introduce(run_dir: Path, spec: "EnvSpec", step: int, policy: str) -> None:
+    """Say which agent plays what, and how."""
+    for line in (
+        f"run          {run_dir}",
+        f"environment  {spec.name}, action repeat {spec.action_repeat}",
+        f"checkpoint   environment step {step:,}",
+        f"actions      {ACTIONS[policy]}",
+    ):
+        tell(line, sys.stdout)
 
 
 def make_film(film: Any, poses: Any, path: Path) -> int:

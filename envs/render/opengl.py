@@ -103,6 +103,35 @@ def _close(renderer: "weakref.ref[BodyRenderer]") -> None:
         alive.close()
 
 
+class HostBody:
+    """MuJoCo's own data of an environment, put into states that an agent went through.
+
+    Attributes:
+        model, data: MuJoCo's, for its renderer or viewer.
+    """
+
+    def __init__(self, env: MjxEnv) -> None:
+        self.model, self.data = env.model, mujoco.MjData(env.model)
+        self._placed = jax.jit(
+            lambda qpos, scene: env.measure(
+                env.from_physics(qpos, np.zeros(env.model.nv), scene=scene),
+                lambda _, data: (data.geom_xpos, data.site_xpos),
+            )
+        )
+
+    def place(
+        self,
+        qpos: Num[Array | np.ndarray, " nq"],
+        scene: Num[Array | np.ndarray, " nscene"],
+    ) -> None:
+        """Set the data to these positions and this scene."""
+        self.data.qpos[:] = qpos
+        mujoco.mj_forward(self.model, self.data)
+        if scene.size:  # the target's position in this episode
+            placed = self._placed(qpos, scene)
+            self.data.geom_xpos[:], self.data.site_xpos[:] = placed
+
+
 class BodyRenderer:
     """Renders states of an environment through its task's camera.
 
@@ -118,18 +147,12 @@ class BodyRenderer:
     """
 
     def __init__(self, env: MjxEnv, height: int, width: int) -> None:
-        self._env = env
+        self._camera = env.task.camera if env.model.ncam else -1
         self._renderer = open_renderer(env.model, height, width)
         # Runs before EGL's exit handler, after which freeing a renderer would fail.
         atexit.register(_close, weakref.ref(self))
         self.name = f"MuJoCo with {choose_opengl()}"
-        self._host = mujoco.MjData(env.model)
-        self._placed = jax.jit(
-            lambda qpos, scene: env.measure(
-                env.from_physics(qpos, np.zeros(env.model.nv), scene=scene),
-                lambda _, data: (data.geom_xpos, data.site_xpos),
-            )
-        )
+        self._body = HostBody(env)
 
     def __call__(
         self,
@@ -137,13 +160,8 @@ class BodyRenderer:
         scene: Num[Array | np.ndarray, " nscene"],
     ) -> UInt8[np.ndarray, "height width 3"]:
         """The image of a state with these positions and scene."""
-        model, host = self._env.model, self._host
-        host.qpos[:] = qpos
-        mujoco.mj_forward(model, host)
-        if scene.size:  # the target's position in this episode
-            host.geom_xpos[:], host.site_xpos[:] = self._placed(qpos, scene)
-        camera = self._env.task.camera if model.ncam else -1
-        self._renderer.update_scene(host, camera=camera)
+        self._body.place(qpos, scene)
+        self._renderer.update_scene(self._body.data, camera=self._camera)
         return self._renderer.render()
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import BENCHMARKS
 
-COMMANDS = [f"train.{x}" for x in ("main", "evaluate", "export", "watch")]
+COMMANDS = [f"train.{x}" for x in ("main", "evaluate", "play", "export", "watch")]
 COMMANDS += [f"benchmarks.{x}" for x in BENCHMARKS]
 
 SCRIPT = """

@@ -1,9 +1,8 @@
 """The agents of a finished or running run, and the returns they earn."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -104,13 +103,19 @@ class Episodes(NamedTuple):
     max_decisions: int = MAX_EVAL_DECISIONS
 
 
+class Scorer(Protocol):
+    """Plays an agent's episodes; `seed` is that of `Episodes` where it is not given."""
+
+    def __call__(self, agent: Agent, seed: int = ...) -> list[Score]: ...
+
+
 def make_scorer(
     env: Env,
     episodes: Episodes,
     conditions: Conditions = PLAIN,
     *,
     poses: bool = False,
-) -> Callable[[Agent], list[Score]]:
+) -> Scorer:
     """A function that plays an agent's episodes, with a score for each condition.
 
     The starts depend on the number of episodes and the seed alone, so that agents,
@@ -131,9 +136,9 @@ def make_scorer(
             poses=poses,
         )
     )
-    keys = jax.random.split(jax.random.key(episodes.seed), batches)
 
-    def score(agent: Agent) -> list[Score]:
+    def score(agent: Agent, seed: int = episodes.seed) -> list[Score]:
+        keys = jax.random.split(jax.random.key(seed), batches)
         played = [jax.device_get(play(agent, key)) for key in keys]
         rows = [
             np.concatenate(parts, axis=1)[:, : episodes.count]

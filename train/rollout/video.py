@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from envs import Env
+from envs.mjx.env import MjxEnv
 from envs.render.opengl import (
     BodyRenderer,
     DeviceRenderer,
@@ -32,13 +33,7 @@ class Film:
     """
 
     def __init__(self, env: Env, size: int) -> None:
-        body = body_of(env)
-        if body is None:
-            raise UserError(
-                f"--video: {env.spec.name} has no body that could be drawn; allowed: "
-                "runs of the MuJoCo environments"
-            )
-        self._body, self._size = body, size
+        self._body, self._size = drawable(env, "--video"), size
         self._spec = env.spec
 
     @functools.cached_property
@@ -78,6 +73,24 @@ class Film:
         """Give an OpenGL context back."""
         if "_renderer" in vars(self):  # it was opened
             self._renderer.close()
+
+
+def drawable(env: Env, asked: str) -> MjxEnv:
+    """The environment whose body is drawn.
+
+    Args:
+        asked: the flag that asks for it, for the error message.
+
+    Raises:
+        UserError: it has no MuJoCo model.
+    """
+    body = body_of(env)
+    if body is None:
+        raise UserError(
+            f"{asked}: {env.spec.name} has no body that could be drawn; allowed: "
+            "runs of the MuJoCo environments"
+        )
+    return body
 
 
 def save_gif(
