@@ -3,20 +3,33 @@
 import ast
 import dataclasses
 import importlib
+import importlib.metadata
 import inspect
 import itertools
 import json
 import re
+import subprocess
 from typing import Any
 
 import pytest
 
 import envs
 from train.config import Config
-from train.config.cli import parse
+from train.config.cli import COMMAND, parse
 from train.config.fields import flags
+from train.config.grouped import GROUPS
 from train.config.presets import PRESETS
 from train.main import main
+
+# The fields of Config that are dataclasses, and how the help introduces them.
+PARTS = {
+    "penalty": "Jacobian penalty on the latent dynamics.",
+    "latent": "Latent variables, and their exogenous error.",
+    "optimizer": "Optimizer of all networks.",
+    "loss": "Losses.",
+    "origin": "Checkpoint or agent to start from.",
+    "scale": "Devices and processes.",
+}
 
 
 def parsed(words: str, platform: str = "cpu") -> Config:
@@ -113,3 +126,52 @@ def test_the_settings_of_a_command_are_printed(capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed == dataclasses.asdict(parse(words.split(), "cpu"))
     assert main(["--rho", "7", "--print-config"]) == 2
+
+
+def test_every_flag_is_in_one_group_of_the_help():
+    own = [x.name for x in dataclasses.fields(Config) if x.name not in PARTS]
+    grouped = [name for _, names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(own)
+
+
+def test_the_help_has_groups_that_say_what_they_are(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"], "cpu")
+    text = capsys.readouterr().out
+    titles = re.findall(r"^\W*(\w+) options\W*$", text, flags=re.MULTILINE)
+    assert titles == [*GROUPS, *PARTS]
+    for title, flag in (
+        ("environment", "--num-envs"),
+        ("training", "--batch-size"),
+        ("logging", "--save-every"),
+        ("penalty", "--rho"),
+        ("scale", "--devices"),
+    ):
+        panel = text.partition(f"{title} options")[2].partition(" options")[0]
+        assert f" {flag} " in panel
+        assert (GROUPS[title][0] if title in GROUPS else PARTS[title]) in panel
+
+
+def test_a_shell_completes_the_flags(capsys, tmp_path):
+    assert ended(["--print-completion", "bash"]) == 0
+    script = tmp_path / "completion"
+    script.write_text(capsys.readouterr().out)
+    program = f"""source {script}
+COMP_WORDS=(smooth-dreamer --penalty-) COMP_CWORD=1 COMP_LINE=. COMP_POINT=1
+$(complete -p smooth-dreamer | sed 's/.*-F \\([^ ]*\\).*/\\1/') 2>/dev/null
+echo "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
+    assert set(done.stdout.split()) == {"--penalty-target", "--penalty-start"}
+
+
+@pytest.mark.parametrize("words", [[], ["fish"], ["bash", "--env", "walker"]])
+def test_completion_for_another_shell_is_refused(capsys, words):
+    assert main(["--print-completion", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "bash or zsh or tcsh" in err
+
+
+def test_the_command_that_is_completed_is_train_main():
+    (found,) = importlib.metadata.entry_points(name=COMMAND)
+    assert found.load() is main

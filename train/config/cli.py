@@ -4,13 +4,14 @@ Why not tyro alone: its errors take several lines, and it accepts neither 1e6 fo
 integer nor ranges. tyro writes the help.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import tyro
 
@@ -23,6 +24,7 @@ from train.config.fields import (
     invalid,
     parse_value,
 )
+from train.config.grouped import grouped
 from train.config.hints import env_hint, flag_hint
 from train.config.presets import (
     PRESETS,
@@ -43,7 +45,10 @@ DESCRIPTION = f"""Train a DreamerV3 agent with smooth latent dynamics (GPLD).
 
 Values that are not given come from the preset; the same command resumes a run.
 --list-envs, --list-presets and --print-config (all settings of a command, as JSON)
-print and end."""
+print and end; so does --print-completion bash|zsh|tcsh, for the command smooth-dreamer,
+which is this program (docs/faq.md)."""
+COMMAND = "smooth-dreamer"
+SHELLS = ("bash", "zsh", "tcsh")
 _LISTS = ("--list-envs", "--list-presets", "--print-config")
 
 
@@ -185,6 +190,8 @@ def read_command(
         UserError: the command line is not understood or not allowed.
         SystemExit: with code 0, after printing the help that was asked for.
     """
+    if "--print-completion" in argv:
+        _print_completion(list(argv))
     shown = [word for word in argv if word in _LISTS]
     words = read_words([word for word in argv if word not in _LISTS])
     if "--list-envs" in shown:
@@ -279,8 +286,11 @@ def _print_help(asked: str, given: Mapping[str, Any], platform: str) -> None:
     choice = resolve_preset(asked, platform=platform)
     target = {name: x for name, x in given.items() if name == "--penalty-target"}
     tasks = "\n".join("  " + line for line in _task_lines())
+    kind, values = grouped(
+        build(for_target(preset_values(choice.name), target) | target)
+    )
     tyro.cli(
-        Config,
+        kind,
         prog=PROGRAM,
         description=f"""{DESCRIPTION}
 
@@ -290,9 +300,32 @@ Presets: {", ".join(PRESETS)}; --preset NAME --help shows another's defaults.
 Tasks, beside toys and your own (docs/environments.md):
 {tasks}""",
         args=["--help"],
-        default=build(for_target(preset_values(choice.name), target) | target),
+        default=values,
         config=(tyro.conf.OmitArgPrefixes,),
     )
+
+
+def _print_completion(words: list[str]) -> NoReturn:
+    """Print what makes a shell complete the flags.
+
+    Raises:
+        UserError: no such shell, or further words.
+        SystemExit: with code 0, once it is printed.
+    """
+    given = " ".join(word for word in words if word != "--print-completion")
+    if given not in SHELLS:
+        why = "no shell" if given else "no value given"
+        raise invalid("--print-completion", given, why, " or ".join(SHELLS))
+    kind, values = grouped(Config())
+    with contextlib.suppress(SystemExit):  # tyro's has no code
+        tyro.cli(
+            kind,
+            prog=COMMAND,
+            default=values,
+            config=(tyro.conf.OmitArgPrefixes,),
+            args=["--tyro-print-completion", given],
+        )
+    raise SystemExit(0)
 
 
 def _task_lines() -> list[str]:
