@@ -21,7 +21,7 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 
 
 class LossConstants(NamedTuple):
-    """The defaults are DreamerV3's."""
+    """DreamerV3's by default. In training the flags' (`Config.loss_constants`)."""
 
     free_nats: float = 1.0
     """KL divergences below this many nats are not reduced further."""

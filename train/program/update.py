@@ -1,6 +1,7 @@
 """One update of the agent: its losses and the penalty, weighted and summed here only.
 
-Weights inside a loss (entropy, slow value) are `core.constants.LossConstants`.
+All weights are flags (`train.config.schema.LossConfig`). Those inside a loss (entropy,
+slow value) reach it as `core.constants.LossConstants`.
 """
 
 from typing import Any, NamedTuple
