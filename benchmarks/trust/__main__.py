@@ -19,8 +19,8 @@ from typing import Any
 
 from benchmarks.cli import Parser, command, count, publish
 from benchmarks.measure.page import page, provenance_section
-from benchmarks.trust import calibrate
 from benchmarks.trust.draw import draw
+from benchmarks.trust.known import calibrate
 from benchmarks.trust.measure import Measure, Plan
 from benchmarks.trust.report import sections, text
 from benchmarks.trust.statistics import Clusters

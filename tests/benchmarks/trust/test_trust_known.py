@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.trust import calibrate
+from benchmarks.trust.known import calibrate, candidates
 from benchmarks.trust.branches import Branches
 from benchmarks.trust.episodes import Heads
-from benchmarks.trust.known import make_measure_known
+from benchmarks.trust.known.measure import make_measure_known
 from benchmarks.trust.labels import PARTS
 from benchmarks.trust.statistics import Clusters, correlation, rank_correlation
 from benchmarks.trust.summary import imagined_rewards, summarize, true_rewards
@@ -77,8 +77,44 @@ def test_rates_of_the_calibration():
     rows = result["rows"]
     assert len(rows) == 2 * 5 and rows[0]["part"] == "none"
     assert rows[0]["rates"]["any"] == 0 and rows[1]["rates"]["bias"] == 1
-    assert "right part" in calibrate.table(result)
+    table = calibrate.table(result)
+    assert "right part" in table
+    # Three kinds of systems, each with a right model and a wrong one.
+    assert len(result["candidates"]) == 3 * 2
+    assert "growth above 1: speaks against right models; no flag" in table
     assert len(calibrate.draw(result).axes) == 1
+
+
+def test_growth_is_that_of_the_closed_loop_matrix():
+    build = candidates.expanding(calibrate.lqg_case, 1.5)
+    key, sizes = jax.random.key(4), jnp.zeros(4)
+    found = candidates.make_numbers(build, steps=5, noise=0.01)(key, sizes)
+    case = build(key, sizes)
+    step = lambda s: case.model.dynamics(s, case.policy(s))
+    flow = np.linalg.matrix_power(np.asarray(jax.jacobian(step)(jnp.zeros(3))), 5)
+    assert found.growth == pytest.approx(np.linalg.norm(flow) / 3**0.5, rel=1e-4)
+    assert found.error == pytest.approx(2**0.5 * 0.01)
+    # The return is quadratic in the state: the expansion holds for every error.
+    assert found.radius == candidates.GRID[-1]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "growth", "radius"),
+    [((0.9, 0.1, 0.2), False, False), ((1.1, 0.1, 0.1), True, False)]
+    + [((0.5, 0.1, 0.05), False, True), ((2.0, 0.1, 0.0), True, True)],
+)
+def test_candidates_speak_above_one(numbers, growth, radius):
+    found = candidates.Numbers(*numbers)
+    assert found.speaks == {"growth": growth, "radius": radius}
+
+
+def test_a_candidate_is_honest_if_it_spares_right_models_of_every_kind():
+    row = lambda size, growth, radius: {
+        "size": size,
+        "rates": {"growth": growth, "radius": radius},
+    }
+    rows = [row(0, 0.0, 0.1), row(0.3, 1.0, 1.0), row(0, 0.1, 0.11)]
+    assert candidates.honest(rows) == {"growth": True, "radius": False}
 
 
 def test_discounted_rewards_of_branches():

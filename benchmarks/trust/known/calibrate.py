@@ -15,7 +15,8 @@ from jaxtyping import Array, PRNGKeyArray
 from matplotlib.figure import Figure
 
 from benchmarks.measure.tables import text_table
-from benchmarks.trust.known import Case, Policy, make_measure_known
+from benchmarks.trust.known import candidates
+from benchmarks.trust.known.measure import Case, Policy, make_measure_known
 from benchmarks.trust.labels import PARTS
 from benchmarks.trust.measure import Plan
 from benchmarks.trust.summary import summarize
@@ -34,8 +35,10 @@ PLAN = Plan(
     seed=0,
 )
 NOISE = {"lqg": 0.01, "teacher": 0.01}
-"""Of the next state; that of actions is `known.EXPLORE`."""
+"""Of the next state; that of actions is `measure.EXPLORE`."""
 SIZES = (0.1, 0.3)
+EXPANSION = 3.0
+"""Factor of the next state that lets most of the linear systems grow."""
 
 
 def plant(true: System, sizes: Array) -> System:
@@ -108,7 +111,26 @@ def calibrate(draws: int, *, sizes: tuple[float, ...] = SIZES) -> dict[str, Any]
             for size in sizes:
                 rows.append(_row(measure, kind, place, size, draws))
                 rows[-1]["part"] = part
-    return {"draws": draws, "noise": NOISE, "plan": PLAN._asdict(), "rows": rows}
+    return {
+        "draws": draws,
+        "noise": NOISE,
+        "plan": PLAN._asdict(),
+        "rows": rows,
+        "candidates": _candidates(draws, sizes),
+    }
+
+
+def _candidates(draws: int, sizes: tuple[float, ...]) -> list[dict[str, Any]]:
+    """The same of the numbers that have no flag, also where the truth expands."""
+    expanding = candidates.expanding(lqg_case, EXPANSION)
+    builds = {kind: (build, NOISE[kind]) for kind, build in CASES.items()}
+    builds["lqg, expanding"] = expanding, NOISE["lqg"]
+    rows = []
+    for name, (build, noise) in builds.items():
+        numbers = candidates.make_numbers(build, steps=PLAN.steps, noise=noise)
+        for size in (0.0, *sizes):
+            rows.append({"system": name} | candidates.rates(numbers, draws, size))
+    return rows
 
 
 def _row(
@@ -150,7 +172,9 @@ def table(result: dict[str, Any]) -> str:
         blamed = "-" if row["blamed"] is None else f"{row['blamed']:.0%}"
         fixed = [row["system"], row["part"], f"{row['size']:g}", blamed]
         rows.append([*fixed, f"{row['gap']:.2g}", *rates])
-    return text_table(head, rows, left=2)
+    shown = text_table(head, rows, left=2)
+    without = candidates.table(result["candidates"])
+    return f"{shown}\n\nNumbers of the report without a flag:\n{without}"
 
 
 def draw(result: dict[str, Any]) -> Figure:

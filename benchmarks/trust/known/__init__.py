@@ -1,0 +1,1 @@
+"""The report where the truth is known: random systems, with errors planted."""
