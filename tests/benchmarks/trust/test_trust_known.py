@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.trust.known import calibrate, candidates
 from benchmarks.trust.branches import Branches
 from benchmarks.trust.episodes import Heads
+from benchmarks.trust.known import calibrate, candidates
 from benchmarks.trust.known.measure import make_measure_known
 from benchmarks.trust.labels import PARTS
 from benchmarks.trust.statistics import Clusters, correlation, rank_correlation
