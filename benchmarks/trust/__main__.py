@@ -19,6 +19,8 @@ from typing import Any
 
 from benchmarks.cli import Parser, command, count, publish
 from benchmarks.measure.page import page, provenance_section
+from benchmarks.trust.budget.split import COUNTS, EFFORT, split_budget
+from benchmarks.trust.budget.students import Effort
 from benchmarks.trust.draw import draw
 from benchmarks.trust.known import calibrate
 from benchmarks.trust.measure import Measure, Plan
@@ -37,6 +39,7 @@ from train.run_dir.provenance import provenance
 from train.run_dir.record import read_run
 
 HORIZON = 50
+QUICK_COUNTS, QUICK_EFFORT = (32, 64, 128), Effort(seeds=2, rounds=2, updates=5)
 QUICK = {"copies": 2, "decisions": 60, "starts": 16, "horizon": 10}
 
 
@@ -110,6 +113,15 @@ def _run(options: argparse.Namespace) -> None:
         for about, agent in _agents(run_dir, config, env, options.agent):
             print(f"measuring {about['run']}", flush=True)
             found, first = _measure(measure, agent, first)
+            found["budget"] = split_budget(
+                run_dir,
+                read_run(run_dir),
+                env,
+                agent,
+                index=about["agent"] or 0,
+                counts=QUICK_COUNTS if options.quick else COUNTS,
+                effort=QUICK_EFFORT if options.quick else EFFORT,
+            )
             agents.append(about | found)
     result = {
         "task": env.spec.name,

@@ -40,6 +40,8 @@ def _lines(result: dict[str, Any], agent: dict[str, Any]) -> list[str]:
         lines.append(f"  {_initial_error(summary['initial error'])}")
     if "bounds" in summary:
         lines.append(f"  {_bounds(summary['bounds'])}")
+    if "budget" in agent:
+        lines.append(f"  {budget(agent['budget'])}")
     lines += [f"  {_where(summary['where'])}", f"  {agent['verdict']}"]
     return lines
 
@@ -145,6 +147,23 @@ def _bounds(found: dict[str, Any]) -> str:
     return f"largest error of a return {found['largest gap']:.3g}; bounds: {words}"
 
 
+def budget(found: dict[str, Any]) -> str:
+    """The split of Theorem 1, or why there is none."""
+    if "refused" in found:
+        return f"split of a sample budget: not measured, as {found['refused']}"
+    exponents = ", ".join(
+        f"{name} {found[name]['exponent']:.2f} "
+        f"[{found[name]['low']:.2f}, {found[name]['high']:.2f}]"
+        for name in ("dynamics", "reward")
+    )
+    below = ", below the counts that were fitted" if found["extrapolated"] else ""
+    return (
+        f"split of a budget of {found['budget']:,} samples at equal costs (Theorem 1): "
+        f"{found['ratio']:.2g} [{found['low']:.2g}, {found['high']:.2g}] of dynamics "
+        f"for each of reward{below}; exponents {exponents}, κ {found['kappa']:.2g}"
+    )
+
+
 def _where(found: dict[str, Any]) -> str:
     return "error of the return goes with " + ", ".join(
         f"{name} ({rho['return']:+.2f})" for name, rho in strongest(found)[:SHOWN]
@@ -223,6 +242,8 @@ def sections(result: dict[str, Any]) -> list[Section]:
             parts.append(_initial_error(summary["initial error"]))
         if "bounds" in summary:
             parts.append(_bounds(summary["bounds"]))
+        if "budget" in agent:
+            parts.append(budget(agent["budget"]))
         if "norms" in summary:
             parts += [_norms(summary["norms"]), _spectral(summary["norms"])]
         where = [

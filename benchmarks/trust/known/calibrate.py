@@ -123,10 +123,10 @@ def calibrate(draws: int, *, sizes: tuple[float, ...] = SIZES) -> dict[str, Any]
 def _candidates(draws: int, sizes: tuple[float, ...]) -> list[dict[str, Any]]:
     """The same of the numbers that have no flag, also where the truth expands."""
     expanding = candidates.expanding(lqg_case, EXPANSION)
-    builds = {kind: (build, NOISE[kind]) for kind, build in CASES.items()}
-    builds["lqg, expanding"] = expanding, NOISE["lqg"]
+    builds = [*CASES.items(), ("lqg, expanding", expanding)]
     rows = []
-    for name, (build, noise) in builds.items():
+    for name, build in builds:
+        noise = NOISE[name.partition(",")[0]]
         numbers = candidates.make_numbers(build, steps=PLAN.steps, noise=noise)
         for size in (0.0, *sizes):
             rows.append({"system": name} | candidates.rates(numbers, draws, size))

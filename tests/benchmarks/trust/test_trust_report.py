@@ -206,6 +206,8 @@ def test_the_whole_of_it(tmp_path, capsys):
     assert lengths[1] == 7 != lengths[0]
     for length in lengths:
         assert f"trained with {length} (" in printed
+    # Their replay buffers are empty.
+    assert printed.count("split of a sample budget: not measured, as") == 2
     bounds = second["summary"]["bounds"]
     for each in bounds["bounds"].values():
         assert each["bound"] > 0
