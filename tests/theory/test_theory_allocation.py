@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.theory.allocation import study
+from benchmarks.theory.allocation import linear, study
 from core.theory.allocation import (
     Costs,
     closed_form_ratio,
@@ -14,7 +14,11 @@ from core.theory.allocation import (
     optimal_allocation,
     sensitivity,
 )
-from core.theory.bounds import LipschitzConstants, dynamics_multiplier
+from core.theory.bounds import (
+    LipschitzConstants,
+    dynamics_coefficient,
+    dynamics_multiplier,
+)
 from core.theory.powerlaw import Fit, PowerLaw, bootstrap, fit, local_slopes
 
 
@@ -207,6 +211,61 @@ def test_section_4_2_parametric_groups():
         ]
     )
     assert np.median(np.abs(np.log(control[:, 0] / control[:, 1]))) > 0.8
+
+
+LINEAR = dict(  # as the study has them
+    exponents=study.EXPONENTS,
+    reward_costs=study.REWARD_COSTS,
+    budget=study.BUDGET,
+    largest_error=study.LARGEST_ERROR,
+    step=study.STEP,
+)
+
+
+def test_the_linear_group_has_a_grid_with_its_constraint_enforced():
+    rows = linear.linear_rows(**LINEAR)
+    assert all(0 < row["contraction"] < 1 for row in rows)
+    # γ L_f (1 + L_π) is 1.539 at most: the constraint leaves some out.
+    assert len(linear.systems()) == 21 < 3 * 3 * 3
+    assert len(rows) == 21 * 2 * 3 * 3
+    for row in rows:
+        assert abs(row["log_ratio"]) < 1e-5
+        # The value is linear: Lemma 1's constants are the sensitivities.
+        assert row["S_f"] / row["S_r"] == pytest.approx(row["K"], rel=1e-9)
+        assert row["predicted_global"] == pytest.approx(row["predicted"], rel=1e-9)
+        assert row["sigma"] * _counts(row)[0] ** -row["alpha_d"] <= 0.3 + 1e-9
+
+
+def _counts(row):
+    """n_d and n_r that spend the budget at the realized ratio."""
+    n_r = study.BUDGET / (row["realized"] + row["reward_cost"])
+    return row["realized"] * n_r, n_r
+
+
+@pytest.mark.parametrize(
+    "system", [(0.6, 0.5, 0.95), (0.9, 0.8, 0.6)], ids=["contracting", "γc = 0.97"]
+)
+def test_the_linear_groups_value_has_lemma_1s_coefficients(system):
+    found = linear.Scalar(*system)
+    base = found.value(0.0, 0.0)
+    assert base == 0.0
+    coefficient = dynamics_coefficient(found.constants, discount=found.discount)
+    assert found.value(0.1, 0.0) == pytest.approx(0.1 * coefficient, rel=1e-9)
+    assert found.value(0.0, 0.1) == pytest.approx(0.1 / (1 - found.discount), rel=1e-9)
+
+
+def test_boundary_cases_are_marked_and_left_out(monkeypatch):
+    monkeypatch.setattr(linear, "MARGIN", 0.05)
+    rows = linear.linear_rows(**LINEAR)
+    marked = [row for row in rows if row["boundary_excluded"]]
+    assert {row["contraction"] for row in marked} == {0.6 * 0.9 * 1.8}
+    for row in marked:  # what they say does not count
+        row["predicted"] *= 100.0
+    found = study._linear_summary(rows)
+    assert found["boundary_excluded"] == len(marked) == 2 * 3 * 3
+    assert found["measured"]["configurations"] == len(rows) - len(marked)
+    assert found["measured"]["max_abs"] < 1e-5
+    assert found["largest_contraction"] < 0.95
 
 
 @pytest.mark.slow

@@ -16,13 +16,14 @@ from typing import Any, get_args
 
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
 from scipy.stats import binomtest, spearmanr
 
 from benchmarks.measure.tables import text_table
+from benchmarks.theory.allocation.linear import MARGIN, best_counts, linear_rows
 from benchmarks.theory.allocation.lqg import (
     ANCHORS,
+    CONTRACTION,
+    DISCOUNT,
     QUICK_ANCHORS,
     LQGResult,
     lqg_results,
@@ -80,6 +81,13 @@ def run(*, quick: bool, progress: Progress) -> Study:
     groups[CONTROL] = _summary(
         [parametric(VALUES["quadratic"], *row, slope=largest) for row in grid]
     )
+    linear = linear_rows(
+        exponents=EXPONENTS,
+        reward_costs=REWARD_COSTS,
+        budget=BUDGET,
+        largest_error=LARGEST_ERROR,
+        step=STEP,
+    )
     progress(0.1)
     results = lqg_results(
         seeds=6 if quick else 30,
@@ -89,12 +97,13 @@ def run(*, quick: bool, progress: Progress) -> Study:
     entries = {
         "what": "l = log(predicted n_d/n_r over realized n_d/n_r), equation (4)",
         "parametric": groups,
+        "linear_dynamics": _linear_summary(linear),
         "lqg": _lqg_summary(results),
         "units": _units(),
         "paper": {"lqg_global_factor": PAPER},
     }
     progress(1.0)
-    rows = _configurations(grid, groups, results)
+    rows = _configurations(grid, groups, results) + linear
     return Study(_tables(entries), entries, lambda figure: _draw(figure, entries), rows)
 
 
@@ -115,22 +124,15 @@ def parametric(
     a, b = exponents
     dynamics, reward = PowerLaw(sigma, a), PowerLaw(1.0, b)
 
-    def counts(x: float) -> tuple[float, float]:
-        share = float(expit(x))
-        return BUDGET * share, BUDGET * (1 - share) / reward_cost
-
-    def gap(x: float) -> float:
-        n_d, n_r = counts(x)
+    def gap(n_d: float, n_r: float) -> float:
         return abs(value(theta + dynamics(n_d)) - value(theta)) + reward(n_r)
 
-    fewest = (sigma / LARGEST_ERROR) ** (1 / a)
-    best: Any = minimize_scalar(
+    n_d, n_r = best_counts(
         gap,
-        bounds=(float(logit(fewest / BUDGET)), 12.0),
-        method="bounded",
-        options={"xatol": 1e-10},
+        budget=BUDGET,
+        reward_cost=reward_cost,
+        fewest=(sigma / LARGEST_ERROR) ** (1 / a),
     )
-    n_d, n_r = counts(float(best.x))
     off = STEP * dynamics(n_d)
     predicted = ratio_formula(
         exponents=exponents,
@@ -179,6 +181,8 @@ def _configurations(
             "K": result.global_multiplier,
             "K_over_K_prime": result.multiplier_ratio,
             "radius": result.radius,
+            "contraction": DISCOUNT * CONTRACTION,
+            "boundary_excluded": DISCOUNT * CONTRACTION > 1 - MARGIN,
             "predicted": result.predicted,
             "predicted_global": result.predicted_global,
             "realized": result.realized,
@@ -186,6 +190,22 @@ def _configurations(
         }
         rows.append(row)
     return rows
+
+
+def _linear_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the linear group's own grid, without its boundary cases."""
+    kept = [row for row in rows if not row["boundary_excluded"]]
+    pairs = {
+        name: _summary([(row[name], row["realized"]) for row in kept])
+        for name in ("predicted", "predicted_global")
+    }
+    return {
+        "boundary_excluded": len(rows) - len(kept),
+        "margin": MARGIN,
+        "largest_contraction": max(row["contraction"] for row in kept),
+        "measured": pairs["predicted"],
+        "global": pairs["predicted_global"],
+    }
 
 
 def _lqg_summary(results: list[LQGResult]) -> dict[str, Any]:
@@ -256,6 +276,15 @@ def _tables(entries: dict[str, Any]) -> str:
         for name, g in entries["parametric"].items()
     ]
     lines.append(text_table(["parametric", "n", "median |ℓ|", "max |ℓ|", "ρ"], rows))
+    own = entries["linear_dynamics"]
+    g = own["measured"]
+    lines += [
+        "",
+        f"linear group, its own grid: {g['configurations']} configurations, γc < 1;",
+        f"  {own['boundary_excluded']} more excluded as γc > {1 - own['margin']:g}; "
+        f"largest |ℓ| {g['max_abs']:.1e}, with global constants "
+        f"{own['global']['max_abs']:.1e}",
+    ]
     g, ratio = entries["lqg"], entries["lqg"]["multiplier_ratio"]
     lines += [
         "",

@@ -75,20 +75,28 @@ def _samples(
     rows = sequences(
         buffer, length=LENGTH, most=HELD + 2 * max(counts) // LENGTH + 1, seed=0
     )
+    needed = sorted(counts)[FEWEST - 1]
+    available = max(0, rows.reward.shape[1] - HELD) * LENGTH
+    if available < needed:
+        raise NotMeasured(_too_few(available, needed))
     found = jax.jit(observed)(agent, rows, jax.random.key(0))
     held = jax.tree.map(lambda x: x[:, :HELD], found)
     single = jax.tree.map(lambda x: x[:, HELD:].reshape(-1, *x.shape[2:]), found)
     usable = np.flatnonzero(single.valid)
     enough = tuple(count for count in counts if count <= len(usable))
     if len(enough) < FEWEST:
-        raise NotMeasured(
-            f"the replay has {len(usable):,} steps beside {HELD} held-out sequences; "
-            f"{sorted(counts)[FEWEST - 1]:,} are needed"
-        )
+        raise NotMeasured(_too_few(len(usable), needed))
     reward = np.asarray(found.reward)[np.asarray(found.valid)]
     if np.ptp(reward) == 0:
         raise NotMeasured("all rewards in the replay are the same")
     return jax.tree.map(lambda x: jnp.asarray(x)[usable], single), held, enough
+
+
+def _too_few(steps: int, needed: int) -> str:
+    return (
+        f"the replay has {steps:,} steps beside {HELD} held-out sequences; "
+        f"{needed:,} are needed"
+    )
 
 
 def decide(counts: tuple[int, ...], learned: dict[str, Learned]) -> dict[str, Any]:
