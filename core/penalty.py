@@ -89,6 +89,27 @@ def decayed_coefficient(
     return jnp.where(updates < start, 0.0, coefficient) if start else coefficient
 
 
+def annealed_coefficient(
+    coefficient: Float[Array, ""],
+    error: Float[Array, ""],
+    *,
+    reference: float,
+    minimum: float = 0.001,
+) -> Float[Array, ""]:
+    """λ·min(1, E/E_ref): it falls as the model's measured error E does.
+
+    Not below `minimum`, unless λ itself is 0. No gradient flows through E.
+
+    Args:
+        coefficient: λ of the schedule.
+        error: E ≥ 0, such as the KL divergence of posterior and prior.
+        reference: E_ref > 0, below which the penalty is weakened.
+    """
+    share = jnp.minimum(1.0, jax.lax.stop_gradient(error) / reference)
+    least = jnp.minimum(coefficient, minimum)
+    return jnp.maximum(coefficient * share, least)
+
+
 def sample_states(key: PRNGKeyArray, total: int, rho: float) -> Int[Array, " sampled"]:
     """⌊ρ·total⌋ distinct random indices, at least one; for ρ = 1 all, in order."""
     count = max(1, int(rho * total + 1e-9))  # 0.29 * 100 is below 29

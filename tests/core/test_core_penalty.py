@@ -13,6 +13,7 @@ from core.constants import PENALIZED, TARGETS
 from core.networks.layers import cast
 from core.penalty import (
     PenaltyOptions,
+    annealed_coefficient,
     decayed_coefficient,
     dynamics_penalty,
     sample_states,
@@ -301,3 +302,17 @@ def test_options_that_are_none(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=f"{name}=.* must be"):
         PenaltyOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("coefficient", "error", "wanted"),
+    [(0.5, 3.0, 0.5), (0.5, 1.0, 0.25), (0.5, 0.0, 0.01), (0.0, 1.0, 0.0)]
+    + [(0.005, 0.0, 0.005)],
+)
+def test_annealed_coefficient(coefficient, error, wanted):
+    """In proportion to the error below the reference; not below the minimum."""
+    given = jnp.asarray(coefficient), jnp.asarray(error)
+    anneal = lambda c, e: annealed_coefficient(c, e, reference=2.0, minimum=0.01)
+    assert float(anneal(*given)) == pytest.approx(wanted)
+    # Else the model would be trained to err less where that weakens the penalty.
+    assert float(jax.grad(anneal, argnums=1)(*given)) == 0.0

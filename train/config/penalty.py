@@ -46,6 +46,10 @@ class PenaltyConfig:
     """c in the decay, in updates."""
     penalty_start: Annotated[int, Range(0, MAX_COUNT)] = 0
     """Updates before the penalty sets in; the decay begins there."""
+    penalty_error: NonNegative = 0.0
+    """Weakens the penalty as the model becomes accurate: lambda is multiplied by
+    min(1, E / this), with E the KL divergence of posterior and prior above --free-nats
+    in the update's batch; not below --lambda-min. 0: by the schedule alone."""
     normalization: Normalization = "sampled"
     """sampled: mean over the sampled states (Algorithm 1).
     batch: their sum over all states, so that the weight is lambda * rho

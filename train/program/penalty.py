@@ -82,4 +82,6 @@ def coefficients(penalty: PenaltyConfig) -> str:
     ]
     if penalty.penalty_start:
         words.append(f"from update {penalty.penalty_start:,} on")
+    if penalty.penalty_error:
+        words.append(f"weaker for a KL below {penalty.penalty_error:g} nats")
     return ", ".join(words)

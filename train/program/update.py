@@ -22,6 +22,7 @@ from core.networks.layers import cast
 from core.networks.transforms import merge, unmerge
 from core.penalty import (
     PenaltyOptions,
+    annealed_coefficient,
     decayed_coefficient,
     dynamics_penalty,
     posterior_jacobian,
@@ -232,8 +233,17 @@ def total_loss(
             key=penalty_key,
             options=penalty,
         )
+        # The loss is clipped at the free nats: what is above them is the error.
+        error = losses["dyn"] - weights.free_nats
         for name, value in terms.items():
             coefficient = penalty_coefficient(config, learner, name)
+            if config.penalty.penalty_error:
+                coefficient = annealed_coefficient(
+                    coefficient,
+                    error,
+                    reference=config.penalty.penalty_error,
+                    minimum=config.penalty.lambda_min,
+                )
             total = total + coefficient * value
             metrics |= {f"penalty/{name}": value, f"lambda/{name}": coefficient}
     metrics["loss/total"] = total

@@ -242,6 +242,8 @@ def test_the_ablations_have_every_schedule_probe_and_coefficient():
     decays = penalties("decay")
     assert {each.decay for each in decays} == set(get_args(Decay))
     assert any(each.penalty_start > 0 for each in decays)
+    by_error = [each for each in decays if each.penalty_error > 0]
+    assert [each.decay for each in by_error] == ["none"]
     probes = penalties("probes")
     counts = {each.probes for each in probes if each.probe_kind == "rademacher"}
     assert counts == {1, 4} and any(each.probe_kind == "exact" for each in probes)

@@ -112,6 +112,7 @@ OTHER = {
     "--keep-every": 40,
     "--keep-at": "100,200",
     "--penalty-start": 5,
+    "--penalty-error": 0.5,
     "--straightening": 0.1,
     "--trust-every": 100,
     "--fork": "parent",
