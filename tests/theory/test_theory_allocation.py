@@ -213,13 +213,13 @@ def test_section_4_2_parametric_groups():
     assert np.median(np.abs(np.log(control[:, 0] / control[:, 1]))) > 0.8
 
 
-LINEAR = dict(  # as the study has them
-    exponents=study.EXPONENTS,
-    reward_costs=study.REWARD_COSTS,
-    budget=study.BUDGET,
-    largest_error=study.LARGEST_ERROR,
-    step=study.STEP,
-)
+LINEAR: dict[str, Any] = {  # as the study has them
+    "exponents": study.EXPONENTS,
+    "reward_costs": study.REWARD_COSTS,
+    "budget": study.BUDGET,
+    "largest_error": study.LARGEST_ERROR,
+    "step": study.STEP,
+}
 
 
 def test_the_linear_group_has_a_grid_with_its_constraint_enforced():
