@@ -30,7 +30,12 @@ STUDIES = {
 }
 """Subpackages with a function `run`, in the order of `all`."""
 
-TAKES = {"seeds": ("scaling",), "init": ("scaling",), "sampling": ("scaling",)}
+TAKES = {
+    "seeds": ("scaling",),
+    "init": ("scaling",),
+    "sampling": ("scaling",),
+    "run": ("noise",),
+}
 """Studies that take an option of `run` as a flag."""
 
 CSV = ("allocation",)
@@ -152,6 +157,12 @@ def _parser() -> Parser:
         choices=("policy", "uniform"),
         help="scaling: transitions of the reference policy (default, as in the paper), "
         "or of uniform states and actions",
+    )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        metavar="RUN_DIR",
+        help="noise: a trained run, to measure Theorem 2's terms for its policy",
     )
     parser.add_argument(
         "--csv",

@@ -27,9 +27,15 @@ from benchmarks.trust.measure import Measure, Plan
 from benchmarks.trust.report import sections, text
 from benchmarks.trust.statistics import Clusters
 from benchmarks.trust.summary import by_horizon, summarize
-from benchmarks.trust.verdict import reasons, verdict
+from benchmarks.trust.verdict import (
+    choose_length,
+    fork_command,
+    reasons,
+    verdict,
+)
 from core.agent import Agent
 from envs import Env
+from train.checkpoint.checkpointer import Checkpointer
 from train.config import Config
 from train.errors import UserError
 from train.evaluate import choose_agents
@@ -108,11 +114,13 @@ def _run(options: argparse.Namespace) -> None:
     plan = make_plan(options, config, env)
     measure = Measure(env, plan)
     agents: list[dict[str, Any]] = []
+    advice: list[str] = []
     first = None
     for run_dir in (options.run, *options.compare):
         for about, agent in _agents(run_dir, config, env, options.agent):
             print(f"measuring {about['run']}", flush=True)
-            found, first = _measure(measure, agent, first)
+            trained = about["imagination length"]
+            found, first = _measure(measure, agent, first, trained)
             found["budget"] = split_budget(
                 run_dir,
                 read_run(run_dir),
@@ -123,6 +131,9 @@ def _run(options: argparse.Namespace) -> None:
                 effort=QUICK_EFFORT if options.quick else EFFORT,
             )
             agents.append(about | found)
+            chosen = found["chosen length"]
+            if chosen not in (None, trained) and Checkpointer(run_dir).steps():
+                advice.append(fork_command(run_dir, chosen, step=about["step"]))
     result = {
         "task": env.spec.name,
         "obs": config.obs,
@@ -135,6 +146,9 @@ def _run(options: argparse.Namespace) -> None:
         return page(title, [*sections(result), provenance_section(provenance())])
 
     publish(options, result, text(result), lambda: draw(result), page=made)
+    if advice:
+        print("To train on with the recommended imagination length:")
+        print(*advice, sep="\n")
 
 
 def make_plan(options: argparse.Namespace, config: Config, env: Env) -> Plan:
@@ -195,7 +209,7 @@ def _agents(
 
 
 def _measure(
-    measure: Measure, agent: Agent, first: Any
+    measure: Measure, agent: Agent, first: Any, trained: int
 ) -> tuple[dict[str, Any], tuple[Any, Any]]:
     """An agent at its own states, and at those of the first agent."""
     plan = measure.plan
@@ -215,6 +229,7 @@ def _measure(
         "paired": paired,
         "reasons": [reason._asdict() for reason in found],
         "verdict": verdict(found),
+        "chosen length": choose_length(summary["value"], trained),
     }, first
 
 

@@ -102,8 +102,17 @@ def _length(agent: dict[str, Any]) -> str:
     return (
         f"imagination length: value error lowest at {found['best']} "
         f"({root(found['best'])}), no worse at {ranges(found['flat'])}; trained with "
-        f"{steps} ({root(steps)}); the critic alone {root(0)}"
+        f"{steps} ({root(steps)}); the critic alone {root(0)}; {_choice(agent)}"
     )
+
+
+def _choice(agent: dict[str, Any]) -> str:
+    chosen, trained = agent["chosen length"], agent["imagination length"]
+    if chosen is None:
+        return "none is recommended"
+    measured = len(agent["summary"]["value"]["squared error"]["mean"]) - 1
+    further = ", the longest measured" if chosen == measured else ""
+    return f"{'keep' if chosen == trained else 'recommended:'} {chosen}{further}"
 
 
 def _norms(found: dict[str, Any]) -> str:

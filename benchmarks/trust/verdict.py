@@ -4,7 +4,9 @@
 right, and how often it finds a planted error, on systems whose truth is known.
 """
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.trust.labels import PARTS
@@ -132,6 +134,33 @@ def _cancellation(summary: dict[str, Any], steps: int) -> Reason | None:
         "cancellation",
         f"errors of its parts cancel: {words}, together {means['gap']['mean']:+.2g}",
     )
+
+
+def choose_length(found: dict[str, Any], trained: int) -> int | None:
+    """The imagination length that the measured value errors speak for.
+
+    That of training where it is not distinguishable from the best, else the nearest
+    length that is. None if no imagined step is better than the critic alone.
+
+    Args:
+        found: of `summary.value_profile`.
+        trained: imagination length of training.
+    """
+    lengths = [length for length in found["flat"] if length > 0]
+    if not lengths:
+        return None
+    return min(lengths, key=lambda length: (abs(length - trained), length))
+
+
+def fork_command(run_dir: Path, length: int, *, step: int) -> str:
+    """A command that goes on from a run with another imagination length.
+
+    A compiled program has one imagination length, so that it is chosen between runs
+    rather than while one goes on.
+    """
+    words = ["python", "-m", "train.main", "--fork", str(run_dir)]
+    words += ["--logdir", f"{run_dir}-h{length}", "--imagination-length", str(length)]
+    return shlex.join([*words, "--steps", str(2 * step)])
 
 
 def verdict(found: Sequence[Reason]) -> str:

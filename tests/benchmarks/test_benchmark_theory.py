@@ -1,6 +1,7 @@
 """The command line of the studies, and what each of them prints, writes and draws."""
 
 import json
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
@@ -65,6 +66,10 @@ def test_options_of_one_study(tmp_path, monkeypatch, capsys):
     for flag in ("--seeds 3", "--init torch", "--sampling policy"):
         assert program.main(["noise", *flag.split()]) == 2
         assert "allowed: with scaling" in capsys.readouterr().err
+    assert program.main(["noise", "--run", "a/run"]) == 0
+    assert given["run"] == Path("a/run")
+    assert program.main(["scaling", "--run", "a/run"]) == 2
+    assert "allowed: with noise" in capsys.readouterr().err
     table = tmp_path / "new" / "rows.csv"
     assert program.main(["bound", "--csv", str(table)]) == 2
     assert not table.exists()

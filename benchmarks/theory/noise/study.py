@@ -6,12 +6,18 @@ without γ^t, the optimal fidelity for the total variance, and the number of rol
 from which the reward bias dominates.
 """
 
+from pathlib import Path
+
 from benchmarks.theory.noise import measure, report
 from benchmarks.theory.study import Progress, Study
 
 
-def run(*, quick: bool, progress: Progress) -> Study:
-    """Theorem 2, Corollary 2 and Proposition 2, exactly and by simulation."""
+def run(*, quick: bool, progress: Progress, run: Path | None = None) -> Study:
+    """Theorem 2, Corollary 2 and Proposition 2, exactly and by simulation.
+
+    Args:
+        run: a trained run, whose agent is measured as well.
+    """
     sizes = measure.QUICK if quick else measure.FULL
     variance = []
     for index, discount in enumerate(sizes.discounts):
@@ -22,6 +28,14 @@ def run(*, quick: bool, progress: Progress) -> Study:
     simulated = measure.measure_simulated_fidelity(mdp, logits, sizes)
     progress(0.75)
     bias = measure.measure_bias(mdp, logits, sizes)
+    tables = report.tables(variance, fidelity, simulated, bias, quick)
+    trained = {}
+    if run is not None:
+        # It loads the trainer, which the others need not.
+        from benchmarks.theory.noise import agent
+
+        trained = {"agent": agent.measure_agent(run, quick=quick)}
+        tables += "\n\n" + agent.table(trained["agent"])
     progress(1.0)
     entries = {
         "quick": quick,
@@ -38,9 +52,10 @@ def run(*, quick: bool, progress: Progress) -> Study:
         "corollary_2": fidelity,
         "corollary_2_simulated": simulated,
         "proposition_2": bias,
+        **trained,
     }
     return Study(
-        tables=report.tables(variance, fidelity, simulated, bias, quick),
+        tables=tables,
         entries=entries,
         draw=lambda figure: report.draw(figure, variance, simulated, bias),
     )

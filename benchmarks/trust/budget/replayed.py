@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from core.agent import Agent
 from core.loops import block_gru
+from core.states import ObserveInputs
 from core.transition import Transition
 from envs import Env, VectorEnv
 from train.checkpoint.checkpointer import Checkpointer
@@ -105,5 +106,6 @@ def observed(agent: Agent, rows: Transition, key: PRNGKeyArray) -> Rows:
     else:
         first = first.at[0].set(True)
     embeds = agent.model.encoder(later.obs)
-    _, found = block_gru.observe(rssm, initial, embeds, later.action, first, key=key)
+    inputs = ObserveInputs(embeds, later.action, first)
+    _, found = block_gru.observe(rssm, initial, inputs, key=key)
     return Rows(found.states.deter, found.posterior, later.reward, ~first)

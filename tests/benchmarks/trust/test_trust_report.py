@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,8 +24,10 @@ from benchmarks.trust.episodes import (
 from benchmarks.trust.initial_error import STATES, initial_error, log_bound
 from benchmarks.trust.latent_noise import latent_noise
 from benchmarks.trust.report import power, ranges
+from benchmarks.trust.verdict import choose_length, fork_command
 from benchmarks.trust.windows import imagination_of, imagined_returns
 from core.smoothness import closed_loop
+from train.config.cli import parse
 from train.preflight.setup import make_env
 from train.run_dir import record
 
@@ -206,6 +209,12 @@ def test_the_whole_of_it(tmp_path, capsys):
     assert lengths[1] == 7 != lengths[0]
     for length in lengths:
         assert f"trained with {length} (" in printed
+    changed = [
+        agent
+        for agent in result["agents"]
+        if agent["chosen length"] not in (None, agent["imagination length"])
+    ]
+    assert printed.count("train.main --fork") == len(changed)
     # Their replay buffers are empty.
     assert printed.count("split of a sample budget: not measured, as") == 2
     bounds = second["summary"]["bounds"]
@@ -239,6 +248,24 @@ def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path, capsys):
         assert said in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(SystemExit):
         main(["--quick"])
+
+
+@pytest.mark.parametrize(
+    ("flat", "chosen"),
+    [([3, 4, 5, 15, 20], 15), ([20, 21], 20), ([0, 2, 3], 3), ([10, 20], 10)]
+    + [([0], None)],
+)
+def test_the_chosen_length_is_the_nearest_that_is_no_worse(flat, chosen):
+    assert choose_length({"flat": flat}, 15) == chosen
+
+
+def test_the_command_for_another_length_is_one_of_train_main(tmp_path):
+    words = shlex.split(fork_command(tmp_path / "my run", 25, step=4000))
+    assert words[:3] == ["python", "-m", "train.main"]
+    config = parse(words[3:], "cpu")
+    assert config.imagination_length == 25 and config.steps == 8000
+    assert config.origin.fork == str(tmp_path / "my run")
+    assert config.logdir == f"{tmp_path / 'my run'}-h25"
 
 
 def test_ranges_of_integers():
