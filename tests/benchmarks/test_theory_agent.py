@@ -97,7 +97,7 @@ def test_scores_are_uncorrelated_so_that_both_forms_of_the_gain_agree(saved):
 
 
 def test_the_regime_is_that_of_the_dominant_variance():
-    """Almost without V₀ both objectives agree; where V₀ dominates, cheap ones are best."""
+    """Almost without V₀ both objectives agree; where it dominates, cheap is best."""
     for name in MODELS:
         assert study.regime(name, 1e-9, 1.0, "none")["agrees"]
         assert study.regime(name, 1e9, 1.0, "none")["total"] == "lowest"

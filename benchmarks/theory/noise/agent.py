@@ -172,7 +172,8 @@ def table(found: dict[str, Any]) -> str:
         f"  (scores taken as correlated: {ratio:.2f} of it ± "
         f"{found['gain_error'] / found['gain']:.2f}; the paper's bound "
         f"{found['bound'] / found['gain']:.0f}×)",
-        f"  σ²M/V₀ with the critic, by noise variance over that of rewards: {noise}",
+        "  σ²M/V₀ with the critic, by the noise's variance over that of rewards:",
+        f"    {noise}",
         text_table(
             ["noise", "baseline", "printed", "total", "variance, printed/best"],
             [
