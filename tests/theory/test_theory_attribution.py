@@ -198,6 +198,15 @@ def test_the_bounds_with_a_critic_are_attained(dynamics):
         assert not check.vacuous
 
 
+@pytest.mark.parametrize("dynamics", [0.6, 1 / 1.4, 0.9])
+def test_the_adjoint_form_is_exact_on_the_tight_instances(dynamics):
+    """Their imagined return is linear in the state, whatever the size of the errors."""
+    true, model = tight(dynamics, ModelErrors(0.7, 0.2, 0.3, 1.5))
+    result = found(true, model, lambda s: 0.4 * s, [0.5], 15)
+    assert abs(float(result.dynamics.sum())) > 0.1
+    np.testing.assert_allclose(result.adjoint, result.dynamics, rtol=1e-9)
+
+
 def test_lemma_1_is_attained_by_a_long_return():
     check = tight_checks(0.6, ModelErrors(0.1, 0.2), 300)["Lemma 1"]
     assert check.tightness == pytest.approx(1.0, abs=1e-9)
