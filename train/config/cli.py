@@ -7,6 +7,7 @@ integer nor ranges. tyro writes the help.
 import contextlib
 import dataclasses
 import difflib
+import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -45,10 +46,10 @@ DESCRIPTION = f"""Train a DreamerV3 agent with smooth latent dynamics (GPLD).
 
 Values that are not given come from the preset; the same command resumes a run.
 --list-envs, --list-presets and --print-config (all settings of a command, as JSON)
-print and end; so does --print-completion bash|zsh|tcsh, for the command smooth-dreamer,
+print and end; so does --print-completion bash|zsh, for the command smooth-dreamer,
 which is this program (docs/faq.md)."""
 COMMAND = "smooth-dreamer"
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh")
 _LISTS = ("--list-envs", "--list-presets", "--print-config")
 
 
@@ -317,7 +318,9 @@ def _print_completion(words: list[str]) -> NoReturn:
         why = "no shell" if given else "no value given"
         raise invalid("--print-completion", given, why, " or ".join(SHELLS))
     kind, values = grouped(Config())
-    with contextlib.suppress(SystemExit):  # tyro's has no code
+    script = io.StringIO()
+    # tyro's exit has no code.
+    with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
         tyro.cli(
             kind,
             prog=COMMAND,
@@ -325,6 +328,11 @@ def _print_completion(words: list[str]) -> NoReturn:
             config=(tyro.conf.OmitArgPrefixes,),
             args=["--tyro-print-completion", given],
         )
+    # The flags are one literal in a line. Every line of a help text in it would be
+    # offered as a flag, so each text gets one line.
+    for line in script.getvalue().splitlines():
+        literal = line.startswith("COMPLETION_SPEC")
+        print(line.replace("\\n", " ") if literal else line)
     raise SystemExit(0)
 
 
