@@ -140,14 +140,15 @@ def choose_length(found: dict[str, Any], trained: int) -> int | None:
     """The imagination length that the measured value errors speak for.
 
     That of training where it is not distinguishable from the best, else the nearest
-    length that is. None if no imagined step is better than the critic alone.
+    length that is. None if no imagined step is better than the critic alone, or if the
+    length of training is above those that were measured.
 
     Args:
         found: of `summary.value_profile`.
         trained: imagination length of training.
     """
     lengths = [length for length in found["flat"] if length > 0]
-    if not lengths:
+    if not lengths or trained >= len(found["squared error"]["mean"]):
         return None
     return min(lengths, key=lambda length: (abs(length - trained), length))
 

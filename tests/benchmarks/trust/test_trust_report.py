@@ -256,7 +256,9 @@ def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path, capsys):
     + [([0], None)],
 )
 def test_the_chosen_length_is_the_nearest_that_is_no_worse(flat, chosen):
-    assert choose_length({"flat": flat}, 15) == chosen
+    measured = {"flat": flat, "squared error": {"mean": [1.0] * 31}}
+    assert choose_length(measured, 15) == chosen
+    assert choose_length(measured, 31) is None  # not measured
 
 
 def test_the_command_for_another_length_is_one_of_train_main(tmp_path):
