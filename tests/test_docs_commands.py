@@ -74,7 +74,7 @@ def split(text: str) -> tuple[list[str], list[str]]:
     prose = fence.sub("", text)
     blocks += re.findall(r"^    .*", prose, re.MULTILINE)
     pieces = re.findall(r"`([^`]+)`", re.sub(r"^    .*", "", prose, flags=re.MULTILINE))
-    return blocks, [" ".join(piece.split()) for piece in pieces]
+    return list(map(str, blocks)), [" ".join(piece.split()) for piece in pieces]
 
 
 def find_commands() -> list[Command]:
@@ -105,7 +105,7 @@ def only_parsed(monkeypatch):
     monkeypatch.setattr(Parser, "parse_args", accept)
     # The page on environments says what is in this file of the reader's.
     robot = types.ModuleType("my_robot")
-    robot.make = lambda **_: None
+    vars(robot)["make"] = lambda **_: None
     monkeypatch.setitem(sys.modules, "my_robot", robot)
     monkeypatch.setitem(sys.modules, "my_simulator", robot)
 
