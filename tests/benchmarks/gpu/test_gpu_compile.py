@@ -136,7 +136,7 @@ def committed(program):
     else True,
     reason="needs the extra cuda13: uv sync --extra cuda13",
 )
-@pytest.mark.parametrize("name", ["kernel", "update-xla-12m"])
+@pytest.mark.parametrize("name", ["kernel", "update-xla-1m", "update-xla-12m"])
 def test_what_is_compiled_for_a_gpu_stays_as_it_was(name, tmp_path):
     """No more launches or temporaries than were committed, and 3 %.
 
