@@ -16,8 +16,9 @@ from benchmarks.trust.episodes import (
     make_record,
     realized_returns,
 )
-from benchmarks.trust.initial_error import initial_error
-from benchmarks.trust.latent_noise import latent_noise
+from benchmarks.trust.latent_errors.curvature import curvature
+from benchmarks.trust.latent_errors.initial_error import initial_error
+from benchmarks.trust.latent_errors.latent_noise import latent_noise
 from benchmarks.trust.windows import Windows, make_windows
 from core.agent import Agent
 from core.smoothness import (
@@ -76,7 +77,8 @@ class Measured(NamedTuple):
             acted.
         features: what is known of each start, by name; NaN where it was not measured.
         norms: of the agent's maps; None where there is no agent.
-        latent_noise, initial_error: see there; None where another agent acted.
+        latent_noise, initial_error, curvature: see there; None where another agent
+            acted.
         every: the critic's value and the realized return in all recorded states.
     """
 
@@ -89,6 +91,7 @@ class Measured(NamedTuple):
     norms: AgentNorms | None = None
     latent_noise: dict[str, Any] | None = None
     initial_error: dict[str, Any] | None = None
+    curvature: dict[str, Any] | None = None
 
 
 class Measure:
@@ -154,7 +157,8 @@ class Measure:
         variance = self._variance(episodes)
         branches = self._branched(agent, chosen, variance, branch_key, len(starts.time))
         realized = realized_returns(episodes, plan.discount)
-        windows = noise = apart = None
+        windows = noise = apart = bent = None
+        some = jax.tree.map(lambda x: x[:NORMS], chosen)
         if own:
             value = jnp.asarray(
                 realized[starts.time + plan.steps, starts.copy], jnp.float32
@@ -164,8 +168,8 @@ class Measure:
             features = chosen.latent.features[:NORMS]
             noise = latent_noise(agent, features, steps=plan.steps, key=norm_key)
             apart = initial_error(agent, features, steps=plan.steps, key=norm_key)
+            bent = curvature(agent, some, discount=plan.discount, key=norm_key)
         features = self._features(agent, chosen)
-        some = jax.tree.map(lambda x: x[:NORMS], chosen)
         states, norms = jax.device_get(self._norms(agent, some, key=norm_key))
         for name, values in {
             "‖J‖₂ of the closed loop": states.spectral["closed_loop"].norm,
@@ -183,6 +187,7 @@ class Measure:
             norms,
             noise,
             apart,
+            bent,
         )
 
     def _branched(

@@ -38,6 +38,8 @@ def _lines(result: dict[str, Any], agent: dict[str, Any]) -> list[str]:
         lines.append(f"  {_latent_noise(summary['latent noise'])}")
     if "initial error" in summary:
         lines.append(f"  {_initial_error(summary['initial error'])}")
+    if "curvature" in summary:
+        lines.append(f"  {_curvature(summary['curvature'])}")
     if "bounds" in summary:
         lines.append(f"  {_bounds(summary['bounds'])}")
     if "budget" in agent:
@@ -148,6 +150,14 @@ def _initial_error(found: dict[str, Any]) -> str:
     )
 
 
+def _curvature(found: dict[str, Any]) -> str:
+    return (
+        f"prediction loss {found['loss']:.3g}; trace of its Hessian in z "
+        f"{found['trace']:.3g} (± {found['standard error']:.1g}), over "
+        f"{found['entries']} entries"
+    )
+
+
 def _bounds(found: dict[str, Any]) -> str:
     words = ", ".join(
         f"{name} {each['bound']:.2g}{' (vacuous)' if each['vacuous'] else ''}"
@@ -249,6 +259,8 @@ def sections(result: dict[str, Any]) -> list[Section]:
             parts += [_latent_noise(noise), _changes(noise)]
         if "initial error" in summary:
             parts.append(_initial_error(summary["initial error"]))
+        if "curvature" in summary:
+            parts.append(_curvature(summary["curvature"]))
         if "bounds" in summary:
             parts.append(_bounds(summary["bounds"]))
         if "budget" in agent:

@@ -32,6 +32,8 @@ def summarize(measured: Measured, plan: Plan) -> Summary:
         summary["latent noise"] = measured.latent_noise
     if measured.initial_error is not None:
         summary["initial error"] = measured.initial_error
+    if measured.curvature is not None:
+        summary["curvature"] = measured.curvature
     if (windows := measured.windows) is not None:
         summary["attribution"] = attribution(windows, plan.steps, clusters)
         if measured.norms is not None:

@@ -1,8 +1,8 @@
 """How smooth the maps of a trained model are, at given states.
 
 `jacobian` is for any JAX function: ‖J‖₂, ‖J‖_F and the growth of products of Jacobians
-along a rollout. `agent` applies it to the maps of an agent. `heads` has GPLD's row-wise
-norms of posterior and prior, and its KL sensitivity.
+along a rollout; so is `hessian`: a trace. `agent` applies the first to the maps of an
+agent. `heads` has GPLD's row-wise norms of posterior and prior, and its KL sensitivity.
 """
 
 from core.smoothness.agent import (
@@ -18,6 +18,7 @@ from core.smoothness.agent import (
     summarize,
 )
 from core.smoothness.heads import Inputs, jacobian_norms, kl_sensitivity
+from core.smoothness.hessian import HessianTrace, hessian_trace
 from core.smoothness.jacobian import (
     FrobeniusNorm,
     Growth,
@@ -32,6 +33,7 @@ __all__ = [
     "Curvature",
     "FrobeniusNorm",
     "Growth",
+    "HessianTrace",
     "Inputs",
     "NormOptions",
     "SpectralNorm",
@@ -41,6 +43,7 @@ __all__ = [
     "closed_loop",
     "frobenius_norm",
     "growth",
+    "hessian_trace",
     "jacobian_norms",
     "kl_sensitivity",
     "mean_curvature",

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from benchmarks.measure.tables import text_table
 from benchmarks.trust.known.measure import Case
-from benchmarks.trust.latent_noise import GRID
+from benchmarks.trust.latent_errors.latent_noise import GRID
 from core.smoothness import growth
 from core.theory.attribution import System
 from core.theory.perturbation import Expansion, expansion_terms

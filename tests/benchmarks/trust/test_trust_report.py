@@ -15,14 +15,20 @@ from saved_run import configured, random_state, save_run
 
 from benchmarks.trust.__main__ import main
 from benchmarks.trust.episodes import (
+    Episodes,
     Heads,
     follow,
     goes_on,
     make_record,
     realized_returns,
 )
-from benchmarks.trust.initial_error import STATES, initial_error, log_bound
-from benchmarks.trust.latent_noise import latent_noise
+from benchmarks.trust.latent_errors.curvature import curvature
+from benchmarks.trust.latent_errors.initial_error import (
+    STATES,
+    initial_error,
+    log_bound,
+)
+from benchmarks.trust.latent_errors.latent_noise import latent_noise
 from benchmarks.trust.report import power, ranges
 from benchmarks.trust.verdict import choose_length, fork_command
 from benchmarks.trust.windows import imagination_of, imagined_returns
@@ -169,6 +175,35 @@ def test_an_initial_error_drives_rollouts_apart(words):
     assert 10**bound == pytest.approx(grown)
 
 
+def test_curvature_is_the_hessian_of_the_prediction_losses(agent):
+    rng, rssm, states = np.random.default_rng(0), agent.model.rssm, 3
+    latent = rssm.initial(states)
+    deter = jnp.asarray(rng.normal(size=latent.deter.shape), jnp.float32)
+    latent = latent._replace(deter=deter)
+    size = agent.model.decoder(latent.features).shape[-1]
+    obs = jnp.asarray(rng.normal(size=(states, size)), jnp.float32)
+    reward, ends = jnp.array([0.0, 1.0, 2.0]), jnp.array([False, False, True])
+    seen = Episodes(*[None] * len(Episodes._fields))._replace(  # pyright: ignore[reportArgumentType]
+        latent=latent, obs=obs, reward=reward, is_terminal=ends
+    )
+
+    def loss(z, i):
+        features = latent._replace(deter=deter[i], stoch=z).features
+        heads = agent.model.reward(features), agent.model.cont(features)
+        rewards = heads[0].loss(reward[i]) + heads[1].loss((1.0 - ends[i]) * 0.9)
+        return rewards + agent.model.decoder.loss(features, obs[i])
+
+    exact = []
+    for i, z in enumerate(latent.stoch):
+        matrix = jax.hessian(loss)(z, i).reshape(z.size, z.size)
+        exact.append(float(jnp.trace(matrix)))
+    found = curvature(agent, seen, discount=0.9, key=jax.random.key(0))
+    wanted = [float(loss(z, i)) for i, z in enumerate(latent.stoch)]
+    assert found["loss"] == pytest.approx(np.mean(wanted), rel=1e-4)
+    assert abs(found["trace"] - np.mean(exact)) < 4 * found["of the probes"]
+    assert found["entries"] == rssm.features - rssm.deter
+
+
 def test_a_bound_above_every_number_keeps_its_size():
     bound = log_bound(1e12, size=100, steps=15)
     assert bound == pytest.approx(2 + 30 * 12)
@@ -205,6 +240,8 @@ def test_the_whole_of_it(tmp_path, capsys):
     assert noise["steps"] == result["plan"]["steps"] and noise["standard error"] >= 0
     assert second["summary"]["initial error"]["flow bound, log10"] > 0
     assert "after an error of z at the start" in printed
+    bent = second["summary"]["curvature"]
+    assert np.isfinite(bent["trace"]) and f"{bent['trace']:.3g} (±" in printed
     lengths = [agent["imagination length"] for agent in result["agents"]]
     assert lengths[1] == 7 != lengths[0]
     for length in lengths:
