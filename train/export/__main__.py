@@ -49,11 +49,6 @@ def run(argv: Sequence[str]) -> int:
     options = read_options(argv)
     run_dir, folder = Path(options.run).expanduser(), Path(options.to).expanduser()
     config = read_run(run_dir)
-    if config.latent.family != "categorical":
-        raise UserError(
-            f"--run {run_dir}: has --latent {config.latent.family}, which "
-            "numpy_policy.py cannot draw; allowed: a run with --latent categorical"
-        )
     choose_agents(options.agent, config.agents)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--to {folder}: is a file; allowed: a folder")

@@ -13,6 +13,7 @@ from jax import export
 from jaxtyping import Array, Bool, Float, Num
 
 from core.agent import Agent
+from core.latents import Gaussian
 from core.rssm import State
 
 PLATFORMS = ("cpu", "cuda")
@@ -62,15 +63,18 @@ def step(
 
 def facts(agent: Agent, obs_shape: tuple[int, ...]) -> dict[str, Any]:
     """The sizes that a user of the files needs."""
-    rssm = agent.model.rssm
-    return {
+    rssm, latents = agent.model.rssm, agent.model.rssm.latents
+    if isinstance(latents, Gaussian):
+        own = {"std_floor": latents.floor}
+    else:
+        own = {"unimix": rssm.unimix}
+    return own | {
         "obs_shape": list(obs_shape),
         "action_size": agent.policy.mean.bias.size,
         "deter": rssm.deter,
         "categoricals": rssm.categoricals,
-        "classes": rssm.classes,
+        "classes": latents.entries,
         "blocks": rssm.blocks,
-        "unimix": rssm.unimix,
     }
 
 

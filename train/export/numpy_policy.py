@@ -7,11 +7,12 @@
     action = policy(observation)  # numbers between -1 and 1
 
 Names are DreamerV3's: h the recurrent state, z the stochastic state (K one-hot vectors
-of C classes), e the embedding of the observation, a the action.
+of C classes, or K numbers), e the embedding of the observation, a the action.
 """
 
 import json
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -96,8 +97,10 @@ class Policy:
         h = self._recurrent(self.h * keep, self.z * keep[..., None], a)
         e = self._encode(obs)
         hidden = self._dense("rssm.posterior_in", np.concatenate([h, e], axis=-1))
-        logits = self._linear("rssm.posterior_out", hidden).reshape(self.z.shape)
-        z = self._sample(logits, uniforms)
+        out = self._linear("rssm.posterior_out", hidden)
+        out = out.reshape(len(out), self.facts["categoricals"], -1)
+        gaussian = "std_floor" in self.facts
+        z = (self._normal if gaussian else self._sample)(out, uniforms)
         x = np.concatenate([h, z.reshape(len(z), -1)], axis=-1)
         x = self._mlp("policy.mlp", x)
         stddev = 0.1 + 0.9 * sigmoid(self._linear("policy.stddev", x) + 2.0)
@@ -132,6 +135,16 @@ class Policy:
         edges = np.cumsum(probs, axis=-1)[..., :-1]
         index = np.sum(uniforms[..., None] >= edges, axis=-1)
         return np.eye(classes, dtype=np.float32)[index]
+
+    def _normal(self, parameters: Any, uniforms: Any) -> Any:
+        """z ~ N(m, s²), drawn by inverting the cumulative distribution."""
+        mean, raw = parameters[..., :1], parameters[..., 1:]
+        invert = NormalDist().inv_cdf
+        middle = np.asarray(uniforms, np.float32) + np.finfo(np.float32).eps / 2
+        noise = [invert(float(u)) for u in middle.ravel()]
+        deviation = np.logaddexp(0.0, raw) + self.facts["std_floor"]
+        noise = np.asarray(noise, np.float32).reshape(mean.shape)
+        return (mean + deviation * noise).astype(np.float32)
 
     def _encode(self, obs: Any) -> Any:
         if len(self.facts["obs_shape"]) == 1:

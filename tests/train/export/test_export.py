@@ -13,6 +13,7 @@ import pytest
 from toy_run import Toy, configured, shared
 
 from core.agent import Agent
+from core.latents import Gaussian, Latents
 from core.sizes import ModelSize
 from train.checkpoint.checkpointer import Checkpointer
 from train.export import files, numpy_policy
@@ -23,9 +24,10 @@ SIZE = ModelSize(deter=16, hidden=8, classes=3, units=8, cnn_depth=2, stoch=4, b
 BATCH, ACTIONS, STEPS = 3, 2, 4
 
 
-def trained(obs_size: Any) -> Agent:
+def trained(obs_size: Any, latents: Latents | None = None) -> Agent:
     """An agent with weights of usual sizes everywhere; new output layers are zero."""
-    agent = Agent(obs_size, ACTIONS, key=jax.random.key(0), size=SIZE)
+    key = jax.random.key(0)
+    agent = Agent(obs_size, ACTIONS, key=key, size=SIZE, latents=latents)
     leaves, tree = jax.tree.flatten(agent)
     rng = np.random.default_rng(1)
     noise = [jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype) for x in leaves]
@@ -39,11 +41,12 @@ def observations(shape: tuple[int, ...]) -> Any:
     return rng.normal(size=(STEPS, BATCH, *shape)).astype(np.float32)
 
 
-@pytest.fixture(params=[5, (16, 32, 3)], ids=["state", "pixels"], scope="module")
+@pytest.fixture(params=["state", "pixels", "gaussian"], scope="module")
 def case(request, tmp_path_factory):
     """An agent, its observation's shape, and the folder it was exported to."""
-    agent = trained(request.param)
-    shape = (5,) if request.param == 5 else request.param
+    shape = (16, 32, 3) if request.param == "pixels" else (5,)
+    size = shape if request.param == "pixels" else 5
+    agent = trained(size, Gaussian(0.1) if request.param == "gaussian" else None)
     folder = tmp_path_factory.mktemp("export") / "new" / "folder"
     files.write(folder, agent, shape, {"env": "toy"})
     return agent, shape, folder
@@ -80,7 +83,7 @@ def test_the_jax_program_acts_as_the_agent(case):
     assert set(program.platforms) == set(files.PLATFORMS)
     carry = (
         jnp.zeros((BATCH, SIZE.deter)),
-        jnp.zeros((BATCH, SIZE.stoch, SIZE.classes)),
+        agent.model.rssm.initial(BATCH).stoch,
         jnp.zeros((BATCH, ACTIONS)),
     )
     for obs, first, uniforms, noise, action in played(agent, shape):
@@ -131,14 +134,6 @@ def test_a_run_is_exported(toy, tmp_path, capsys):
     assert facts["step"] == 40 and facts["provenance"]["versions"]
     policy = numpy_policy.Policy(folder / "policy.npz")
     assert policy(np.ones(facts["obs_shape"])).shape == (facts["action_size"],)
-
-
-def test_gaussian_latents_are_refused(tmp_path, capsys):
-    config = configured("--latent gaussian")
-    record.write(config, tmp_path / "config.json")
-    assert main(["--run", str(tmp_path), "--to", str(tmp_path / "policy")]) == 2
-    error = capsys.readouterr().err
-    assert "--latent gaussian" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
