@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 
 import envs
-from benchmarks.measure.timing import Spread, interleave, ratios
+from benchmarks.measure.timing import (
+    Cost,
+    Interval,
+    Spread,
+    interleave_costs,
+    paired,
+)
 from benchmarks.overhead.rows import Measured, Variant
 from core.penalty import PenaltyOptions
 from core.transition import Transition
@@ -85,6 +91,11 @@ class Bench:
         )
 
 
+GROUP = 4
+"""Rows that are timed together, beside the step without penalty."""
+NONE, AGAIN = "none", "none again"
+
+
 def measure(
     bench: Bench,
     rows: Sequence[Variant],
@@ -92,7 +103,12 @@ def measure(
     rounds: int,
     say: Callable[[str], None] = print,
 ) -> tuple[Measured, dict[Variant, Measured]]:
-    """Time the step without penalty and every row against it."""
+    """Time the step without penalty, and every row against it.
+
+    A few rows at a time, so that what is compared lies seconds apart. Each group has
+    the step without penalty twice: a ratio is to the mean of both in the same round,
+    and their own ratio, the first result, shows how far equal programs seem to differ.
+    """
     start = time.perf_counter()
     programs = {}
     for number, row in enumerate([None, *rows]):
@@ -100,23 +116,47 @@ def measure(
         spent = time.perf_counter() - start
         left = spent / (number + 1) * (len(rows) - number)
         say(f"compiled {number + 1}/{len(rows) + 1}, about {left:.0f} s to go")
+    groups = [rows[at : at + GROUP] for at in range(0, len(rows), GROUP)]
+    total = len(groups) * (rounds + 1)
     begun = time.perf_counter()
+    found: dict[Variant, Measured] = {}
+    first: list[Cost] = []
+    second: list[Cost] = []
+    for number, group in enumerate(groups):
 
-    def progress(done: int) -> None:
-        spent = time.perf_counter() - begun
-        say(f"round {done}/{rounds}, {spent / (done + 1) * (rounds - done):.0f} s left")
+        def progress(done: int, before: int = number * (rounds + 1) + 1) -> None:
+            spent, done = time.perf_counter() - begun, before + done
+            say(f"round {done}/{total}, {spent / done * (total - done):.0f} s left")
 
-    named = {"none" if row is None else row.name: row for row in programs}
-    seconds = interleave(
-        {
-            name: lambda row=row: jax.block_until_ready(programs[row].call())
-            for name, row in named.items()
-        },
-        rounds=rounds,
-        progress=progress,
+        compiled = {NONE: programs[None], AGAIN: programs[None]}
+        compiled |= {row.name: programs[row] for row in group}
+        costs = interleave_costs(
+            {
+                name: lambda call=program.call: jax.block_until_ready(call())
+                for name, program in compiled.items()
+            },
+            rounds=rounds,
+            progress=progress,
+        )
+        nones = costs[NONE], costs[AGAIN]
+        for row in group:
+            found[row] = _measured(programs[row], costs[row.name], *nones)
+        first += nones[0]
+        second += nones[1]
+    return _measured(programs[None], second, first), found
+
+
+def _measured(
+    program: Program, costs: Sequence[Cost], *baselines: Sequence[Cost]
+) -> Measured:
+    def ratio(clock: int) -> Interval:
+        return paired(*([cost[clock] for cost in x] for x in (costs, *baselines)))
+
+    on_cpu = jax.default_backend() == "cpu"
+    return Measured(
+        Spread.of([cost.wall for cost in costs]),
+        Spread.of([cost.processor for cost in costs]),
+        ratio(Cost._fields.index("processor" if on_cpu else "wall")),
+        ratio(Cost._fields.index("wall")),
+        *program[1:-1],
     )
-    found = {}
-    for name, row in named.items():
-        ratio = None if row is None else ratios(seconds[name], seconds["none"])
-        found[row] = Measured(Spread.of(seconds[name]), ratio, *programs[row][1:-1])
-    return found.pop(None), found

@@ -1,8 +1,10 @@
 """The overhead benchmark: what it would measure, and how it counts."""
 
 import collections
+import dataclasses
 import itertools
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.measure import timing
-from benchmarks.measure.timing import Spread, interleave, ratios
+from benchmarks.measure.timing import Interval, Spread, interleave, paired, ratios
 from benchmarks.overhead import __main__ as overhead
 from benchmarks.overhead import report as overhead_report
 from benchmarks.overhead import variance
@@ -47,6 +49,31 @@ def test_ratios_are_taken_within_a_round():
     assert Spread.of([1.0, 2.0, 3.0, 4.0, 5.0]) == Spread(3.0, 2.0, 4.0)
 
 
+def test_a_ratio_is_to_the_mean_of_both_baselines_of_its_round():
+    found = paired([2.0, 4.4, 2.2], [1.0, 2.0, 1.0], [3.0, 2.0, 1.0])
+    assert found.median == pytest.approx(2.2) and found.low == pytest.approx(1.0)
+    assert paired([3.0], [2.0]) == Interval(1.5, 1.5, 1.5)
+
+
+def test_the_interval_is_that_of_the_median():
+    """It covers the true median of skewed times as often as it says."""
+    random = np.random.default_rng(0)
+    covered = [
+        (found := Interval.of(random.lognormal(0.0, 0.3, 24).tolist())).low
+        < 1
+        < found.high
+        for _ in range(200)
+    ]
+    assert 0.88 < np.mean(covered) < 0.99
+
+
+def test_processor_time_leaves_out_what_others_do():
+    asleep, busy = lambda: time.sleep(0.05), lambda: sum(range(200_000))
+    costs = timing.interleave_costs({"asleep": asleep, "busy": busy}, rounds=3)
+    assert all(x.wall >= 0.05 and x.processor < 0.04 for x in costs["asleep"])
+    assert all(x.processor > 1e-4 for x in costs["busy"])
+
+
 def test_every_row_is_one_that_the_trainer_would_accept():
     for quick in (True, False):
         for every in (True, False):
@@ -64,10 +91,13 @@ def test_every_row_is_one_that_the_trainer_would_accept():
 
 @pytest.fixture
 def results():
-    spread = Spread(1.25, 1.2, 1.3)
+    def of(seconds: float, middle: float) -> Measured:
+        each = Spread(seconds, seconds - 0.1, seconds + 0.1)
+        ratio = Interval(middle, middle - 0.05, middle + 0.05)
+        return Measured(each, each, ratio, ratio, 7.0, 10**9, 1e9)
+
     rows = overhead.variants(classes=16, every=False, quick=False)
-    found = {row: Measured(Spread(2.5, 2, 3), spread, 7.0, 10**9, 1e9) for row in rows}
-    return Measured(Spread(2.0, 1.9, 2.1), None, 6.0, 10**9, 1e9), found
+    return of(2.0, 1.0), {row: of(2.5, 1.25) for row in rows}
 
 
 def test_the_paper_stands_beside_the_rows_it_measured(results):
@@ -82,7 +112,8 @@ def test_the_record_names_every_row(results):
     config = overhead._config(overhead._parser().parse_args([]))
     record = json.loads(json.dumps(overhead_report.record(config, *results)))
     assert record["shape"]["imagination_length"] == 25
-    row = record["rows"][0]
+    again, row, *_ = record["rows"]
+    assert again["implementation"] == "none" and again["step_ratio"] == 1.0
     wanted = {"implementation", "target", "rho", "probe_kind", "probes", "step_ratio"}
     assert wanted | {"step_seconds", "peak_bytes", "flops"} <= row.keys()
     assert overhead_report.draw(results[1]).axes[0].get_legend() is not None
@@ -91,12 +122,14 @@ def test_the_record_names_every_row(results):
 @pytest.mark.slow
 def test_a_real_step_is_timed():
     options = overhead._parser().parse_args(["--quick"])
-    bench = Bench(overhead._config(options))
+    config = overhead._config(options)
+    small = dataclasses.replace(config, batch_size=4, batch_length=16)
+    bench = Bench(dataclasses.replace(small, imagination_length=5))
     rows = [Variant("xla", "posterior", 1.0, "rademacher", 1)]
     baseline, found = measure(bench, rows, rounds=2, say=lambda _: None)
     assert baseline.step_seconds.median > 0
     ratio = found[rows[0]].step_ratio
-    assert ratio is not None and np.isfinite(ratio.median)
+    assert np.isfinite(ratio.median) and 0.3 < baseline.step_ratio.median < 3
 
 
 def test_the_families_are_those_the_trainer_would_accept():

@@ -41,16 +41,17 @@ def overhead(size="12m", ratio=1.25, **provenance):
         "probe_kind": "rademacher",
         "probes": 1,
         "step_ratio": ratio,
-        "step_ratio_quartiles": [ratio - 0.1, ratio + 0.1],
+        "step_ratio_interval": [ratio - 0.1, ratio + 0.1],
         "step_seconds": 2.5,
     }
     return {
         "provenance": PROVENANCE | provenance,
         "what": "a measurement",
         "shape": {"size": size, **SHAPE},
+        "clock": "processor time",
         "baseline_seconds": spread(2.0),
         "paper": {"0.5": 1.51},
-        "rows": [row],
+        "rows": [row | {"implementation": "none", "step_ratio": 1.0}, row],
     }
 
 
@@ -140,6 +141,7 @@ def test_a_ratio_stands_beside_its_milliseconds_and_the_papers(written):
         if line.startswith(("| post", "| the", "| it"))
     )
     assert "| – | **1.25** (1.15–1.35) 2500 ms | – | – |" in row
+    assert "processor time as a ratio" in text and "**1.00** (1.15–1.35):" in text
     assert "1.51" in paper and "1.13 | – | 1.55" in released
     assert "commit 0123456: [data](../benchmarks/results/machine/a.json)" in text
     assert "uncommitted" not in text
@@ -147,7 +149,7 @@ def test_a_ratio_stands_beside_its_milliseconds_and_the_papers(written):
 
 
 def test_the_headline_has_the_sizes_side_by_side(written):
-    exact = overhead(ratio=1.3)["rows"][0]
+    exact = overhead(ratio=1.3)["rows"][1]
     exact |= {"probe_kind": "exact", "probes": None, "rho": 1.0}
     large = overhead()
     large["rows"].append(exact)
