@@ -22,8 +22,10 @@ from core.transition import Transition
 from kernels import (
     CategoricalHead,
     Implementation,
+    TwoLayerHead,
     jacobian_penalty_mean,
     row_probe_penalty,
+    two_layer_penalty_mean,
 )
 from kernels.sharding import divide
 
@@ -268,30 +270,45 @@ def prior_penalty(
     key: PRNGKeyArray,
     options: PenaltyOptions,
 ) -> Float[Array, ""]:
-    """Mean penalty of p(ẑ | h) over n states u = h, by vector-Jacobian products.
+    """Mean penalty of p(ẑ | h) over n states u = h (GPLD eq. 5).
 
-    It uses all given states. The products stop at the first layer's output; the Gram
-    matrix of its weight gives the norm at h. `implementation="reference"`
-    differentiates down to h.
+    It uses all given states. `implementation="reference"` takes vector-Jacobian
+    products of the whole head; the others have the same formulas (`kernels.gram`).
     """
-    first = rssm.prior_in[0].linear
-    whole = options.implementation == "reference"
-
-    def probabilities(x: Array) -> Array:
-        logits = rssm.prior_logits(x) if whole else rssm.prior_logits_from(x)
-        return rssm.dist(logits).mean()
-
+    if options.implementation != "reference":
+        return two_layer_penalty_mean(
+            rssm.prior_in[0].linear(deter),
+            prior_head(rssm),
+            key,
+            classes=rssm.classes,
+            unimix=rssm.unimix,
+            probes=options.probes,
+            probe_kind=options.probe_kind,
+        )
     per_state = row_probe_penalty(
-        probabilities,
-        deter if whole else first(deter),
+        lambda h: rssm.dist(rssm.prior_logits(h)).mean(),
+        deter,
         key,
         rows=rssm.categoricals,
         classes=rssm.classes,
         probes=options.probes,
         probe_kind=options.probe_kind,
-        first_layer=None if whole else first.weight,
     )
     return jnp.mean(per_state)
+
+
+def prior_head(rssm: RSSM) -> TwoLayerHead:
+    """The weights of p(ẑ | h), as the kernels take them."""
+    first, second = rssm.prior_in
+    return TwoLayerHead(
+        first.linear.weight,
+        first.norm.scale,
+        second.linear.weight,
+        second.linear.bias,
+        second.norm.scale,
+        rssm.prior_out.weight,
+        rssm.prior_out.bias,
+    )
 
 
 def recurrent_penalty(

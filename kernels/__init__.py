@@ -14,6 +14,7 @@ from kernels.api import (
     jacobian_penalty_stats,
     kernel_obstacle,
 )
+from kernels.gram.two_layers import TwoLayerHead, two_layer_penalty_mean
 from kernels.head import RMS_EPS, Activation, CategoricalHead, head_probabilities
 from kernels.probes import PROBE_KINDS, ProbeKind, sample_probes
 from kernels.reference import row_probe_penalty
@@ -27,6 +28,7 @@ __all__ = [
     "Implementation",
     "PenaltyStats",
     "ProbeKind",
+    "TwoLayerHead",
     "head_probabilities",
     "jacobian_penalty",
     "jacobian_penalty_mean",
@@ -34,4 +36,5 @@ __all__ = [
     "kernel_obstacle",
     "row_probe_penalty",
     "sample_probes",
+    "two_layer_penalty_mean",
 ]

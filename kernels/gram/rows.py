@@ -37,7 +37,7 @@ class RowArrays(NamedTuple):
     """Σ_i x_i⊙v_i."""
 
 
-def _row_block(rows: int, n: int, h: int) -> int:
+def row_block(rows: int, n: int, h: int) -> int:
     """Rows in one step of the loop: a divisor of their number.
 
     On a CPU the arrays of one step should fit into the cache; an accelerator takes all
@@ -145,5 +145,5 @@ def _blocks(
     settings: Settings, fwd: Forward, delta: Array, k: Array
 ) -> tuple[Array, Array, Array]:
     rows = fwd.w.shape[0]
-    block = rows if settings.kernel else _row_block(rows, *fwd.a.shape)
+    block = rows if settings.kernel else row_block(rows, *fwd.a.shape)
     return jax.tree.map(lambda x: x.reshape(-1, block, *x.shape[1:]), (delta, k, fwd.w))
