@@ -300,15 +300,9 @@ def prior_penalty(
 def prior_head(rssm: RSSM) -> TwoLayerHead:
     """The weights of p(ẑ | h), as the kernels take them."""
     first, second = rssm.prior_in
-    return TwoLayerHead(
-        first.linear.weight,
-        first.norm.scale,
-        second.linear.weight,
-        second.linear.bias,
-        second.norm.scale,
-        rssm.prior_out.weight,
-        rssm.prior_out.bias,
-    )
+    into = first.linear.weight, first.norm.scale
+    between = second.linear.weight, second.linear.bias, second.norm.scale
+    return TwoLayerHead(*into, *between, rssm.prior_out.weight, rssm.prior_out.bias)
 
 
 def recurrent_penalty(

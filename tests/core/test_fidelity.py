@@ -22,6 +22,7 @@ from core.networks.decoder import VectorDecoder
 from core.networks.transforms import symlog
 from core.transition import Transition
 from kernels import api, reference
+from kernels.gram import two_layers
 from kernels.probes import sample_probes
 from train.config.cli import parse
 from train.program import update as update_module
@@ -110,7 +111,8 @@ def draw_as_they_did(patch: pytest.MonkeyPatch, fixture: Fixture) -> None:
 
     # The posterior's are drawn in the one module, the prior's in the other.
     patch.setattr(api, "sample_probes", probes("probes"))
-    patch.setattr(reference, "sample_probes", probes("probes_prior"))
+    for module in (reference, two_layers):
+        patch.setattr(module, "sample_probes", probes("probes_prior"))
 
 
 def seen_inside(
