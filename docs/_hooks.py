@@ -3,14 +3,16 @@
 Pages link to committed results, the README and further pages by relative paths, which
 work where the repository is browsed. In the site, results and further pages are files
 of their own, and the README is its start page. No page loads anything from another
-host.
+host: formulas are MathML, which browsers draw by themselves.
 """
 
+import html
 import logging
 import re
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +28,10 @@ MATHJAX = re.compile(r"<script data-mkdocs-jupyter-mathjax=.*?</script>", re.DOT
 FOREIGN = re.compile(
     r"<(?:script|link|img)\b[^>]*\b(?:src|href)=\"https?://[^\"]*\"[^>]*>"
 )
+FORMULA = re.compile(
+    r"<(span|div) class=\"arithmatex\">\\[(\[](.*?)\\[)\]]</\1>", re.DOTALL
+)
+"""What pymdownx.arithmatex makes of $…$ and $$…$$."""
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -53,6 +59,27 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri in PAGES.values():
         markdown = re.sub(r"\]\((\.\./)?docs/", "](", markdown)
     return markdown
+
+
+def on_page_content(content: str, page: Any, **_: Any) -> str:
+    """Turn formulas into MathML, and warn of those that cannot be."""
+
+    def mathml(found: re.Match[str]) -> str:
+        tex = html.unescape(found[2]).strip()
+        # A number of an equation, which MathML lacks; fonts take braces.
+        tex = re.sub(r"\\tag\{(\w+)\}", r"\\qquad(\1)", tex)
+        tex = re.sub(r"\\mathbb (\w)", r"\\mathbb{\1}", tex)
+        display = "block" if found[1] == "div" else "inline"
+        try:
+            drawn = convert(tex, display=display)
+        except Exception as error:  # its errors have no common class
+            drawn = f"{type(error).__name__}\\"
+        if "\\" in drawn:  # a command that it does not know stays as it was
+            log = logging.getLogger("mkdocs.hooks")
+            log.warning(f"{page.file.src_uri}: no MathML of {tex!r} ({drawn[:300]})")
+        return f"<{found[1]}>{drawn}</{found[1]}>"
+
+    return FORMULA.sub(mathml, content)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
