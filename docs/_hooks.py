@@ -77,7 +77,9 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
         if "\\" in drawn:  # a command that it does not know stays as it was
             log = logging.getLogger("mkdocs.hooks")
             log.warning(f"{page.file.src_uri}: no MathML of {tex!r} ({drawn[:300]})")
-        return f"<{found[1]}>{drawn}</{found[1]}>"
+        # A formula wider than the page scrolls by itself.
+        style = ' style="overflow-x: auto"' if found[1] == "div" else ""
+        return f"<{found[1]}{style}>{drawn}</{found[1]}>"
 
     return FORMULA.sub(mathml, content)
 
