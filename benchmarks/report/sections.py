@@ -165,7 +165,7 @@ def _films(arms: Sequence[Arm]) -> list[Part]:
         parts.append(f"Too large to be shown here: {', '.join(large)}.")
     if not parts:
         parts.append(
-            "No film is in these runs. For one: python -m train.evaluate --run RUN "
+            "No film is in these runs. For one: python -m train.play --run RUN "
             "--video RUN/film.gif"
         )
     return parts

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cli import QUICK as NO_MEASUREMENT
 from benchmarks.cli import Parser, command, count, publish
 from benchmarks.measure.page import page, provenance_section
 from benchmarks.trust.budget.split import COUNTS, EFFORT, split_budget
@@ -143,7 +144,9 @@ def _run(options: argparse.Namespace) -> None:
 
     def made() -> str:
         title = f"Trust report: {result['task']}"
-        return page(title, [*sections(result), provenance_section(provenance())])
+        notice = f"--quick: {NO_MEASUREMENT}" if options.quick else ""
+        body = sections(result, notice)
+        return page(title, [*body, provenance_section(provenance())])
 
     publish(options, result, text(result), lambda: draw(result), page=made)
     if advice:

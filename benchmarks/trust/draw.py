@@ -62,7 +62,7 @@ def draw(result: dict[str, Any]) -> Figure:
         axes.set_xlabel("imagined steps")
     panels[0].set_yscale("log")
     panels[0].legend(fontsize="x-small")
-    panels[3].set_xticks(range(len(PARTS)), PARTS, fontsize="small")
+    panels[3].set_xticks(range(len(PARTS)), PARTS, fontsize="x-small")
     panels[3].axhline(0, color="0.4", linewidth=0.8)
     panels[5].set_yticks(range(len(names)), names, fontsize="small")
     panels[5].axvline(0, color="0.4", linewidth=0.8)

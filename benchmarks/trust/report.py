@@ -231,20 +231,18 @@ def paired(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return [*head, "return error", "correlation"], rows
 
 
-def sections(result: dict[str, Any]) -> list[Section]:
-    """The body of the page."""
+def sections(result: dict[str, Any], notice: str = "") -> list[Section]:
+    """The body of the page; `notice` stands below the verdict."""
     found = [
         Section(
             "Verdict",
             [
                 Table(
-                    ["agent", "", "step"],
-                    [
-                        [label(agent), agent["verdict"], f"{agent['step']:,}"]
-                        for agent in result["agents"]
-                    ],
+                    ["agent", "", "step", "states", "episodes"],
+                    [_judged(agent) for agent in result["agents"]],
                     left=2,
                 ),
+                *([notice] if notice else []),
             ],
         )
     ]
@@ -281,6 +279,12 @@ def sections(result: dict[str, Any]) -> list[Section]:
         "and bars are 95 % intervals over episodes."
     )
     return [*found, Section("Pictures", [Picture(draw(result), caption)])]
+
+
+def _judged(agent: dict[str, Any]) -> list[str]:
+    counts = (agent["summary"][key] for key in ("starts", "episodes"))
+    measured = [f"{number:,}" for number in (agent["step"], *counts)]
+    return [label(agent), agent["verdict"], *measured]
 
 
 def _changes(found: dict[str, Any]) -> Table:

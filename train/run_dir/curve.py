@@ -79,7 +79,7 @@ def read_curve(run_dir: Path, metric: str | None = None) -> Curve:
         raise UserError(_unknown(metric, run_dir, records))
     raise UserError(
         f"RUN_DIR {run_dir}: metrics.jsonl holds neither {EVALUATION_KEY!r} nor "
-        f"{EPISODE_KEY!r}; wait for the first episode to end"
+        f"{EPISODE_KEY!r}; wait for the first episode to end, or leave the run out"
     )
 
 

@@ -224,6 +224,7 @@ def test_the_whole_of_it(tmp_path, capsys):
     outputs = ["--json", out, "--html", page, "--png", tmp_path / "t.png"]
     assert main([*words, *map(str, outputs)]) == 0
     printed = capsys.readouterr().out
+    assert "a quick check, not a measurement" in page.read_text("utf-8")
     result = json.loads(out.read_text())
     first, second = result["agents"]
     horizon = result["plan"]["horizon"]
