@@ -181,7 +181,8 @@ def films(arm: Arm) -> tuple[list[Picture], list[str]]:
             continue
         shown, large = [], []
         for path in paths:
-            name = printable(path.relative_to(run_dir.resolve().parent).as_posix())
+            inside = path.relative_to(run_dir).as_posix()
+            name = printable(f"{run_dir.resolve().name}/{inside}")
             if path.stat().st_size > LARGEST_FILM:
                 large.append(name)
                 continue

@@ -95,6 +95,13 @@ def runs(tmp_path: Path) -> list[Path]:
     ]
 
 
+def test_a_film_is_found_from_a_relative_path(tmp_path, runs, monkeypatch):
+    make_film(runs[0] / "film.gif")
+    monkeypatch.chdir(tmp_path)
+    assert main(["none/seed-0", "--html", "r.html"]) == 0
+    assert "seed-0/film.gif" in (tmp_path / "r.html").read_text("utf-8")
+
+
 def test_the_page_is_whole_and_says_it_all(tmp_path, runs, capsys):
     film = make_film(runs[2] / "film.gif")
     page, data, png = (tmp_path / "out" / f"r.{x}" for x in ("html", "json", "png"))
