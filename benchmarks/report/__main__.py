@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.cli import Parser, command, publish
-from benchmarks.report.read import check, read_arms, read_runs
+from benchmarks.report.read import check, read_arms, read_runs, with_returns
 from benchmarks.report.sections import draw_all, make_page, score_text
 
 
@@ -39,7 +39,9 @@ def _parser() -> Parser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    run_dirs = check(options.run_dirs)
+    run_dirs, young = with_returns(check(options.run_dirs))
+    for error in young:
+        print(f"warning: left out, {error}", file=sys.stderr)
     arms, runs = read_arms(run_dirs), read_runs(run_dirs)
     result = {
         "arms": [

@@ -12,7 +12,14 @@ from benchmarks.curves.arms import Settings, average, group_agents, settings_of
 from benchmarks.measure.page import Picture
 from benchmarks.suite.statistics import Estimate, estimate, mean
 from train.errors import UserError, printable
-from train.run_dir.curve import Curve, agents, read_config, read_curve, read_records
+from train.run_dir.curve import (
+    Curve,
+    NoReturnYet,
+    agents,
+    read_config,
+    read_curve,
+    read_records,
+)
 from train.run_dir.provenance import without_folders
 from train.watch import look
 
@@ -209,6 +216,26 @@ def check(run_dirs: Sequence[Path]) -> list[Path]:
                 "(not those of one of several agents)"
             )
     return found
+
+
+def with_returns(run_dirs: Sequence[Path]) -> tuple[list[Path], list[NoReturnYet]]:
+    """The runs in which an episode of every agent has ended, and why others are not.
+
+    Raises:
+        NoReturnYet: there is none.
+    """
+    found, young = [], []
+    for run_dir in run_dirs:
+        try:
+            for folder in agents(run_dir):
+                read_curve(folder)
+        except NoReturnYet as error:
+            young.append(error)
+        else:
+            found.append(run_dir)
+    if young and not found:
+        raise young[0]
+    return found, young
 
 
 def _quartiles(

@@ -224,3 +224,15 @@ def test_mistakes_end_in_one_line(tmp_path, capsys):
     (run / "starts.jsonl").write_text("{")
     assert main([str(run)]) == 2
     assert "starts.jsonl: not JSON" in capsys.readouterr().err
+
+
+def test_a_run_without_a_return_is_left_out(tmp_path, capsys):
+    old = make_run(tmp_path / "old", "--seed 1", [1.0, 2.0])
+    young = make_run(tmp_path / "new", "--seed 2", [])
+    page = tmp_path / "page.html"
+    assert main([str(old), str(young), "--html", str(page)]) == 0
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: left out, RUN_DIR") and str(young) in warning
+    assert "old" in page.read_text() and warning.count("\n") == 1
+    assert main([str(young), "--html", str(page)]) == 2
+    assert "wait for the first episode" in capsys.readouterr().err

@@ -51,6 +51,10 @@ class Curve:
     seeds: list[int] = field(default_factory=list)
 
 
+class NoReturnYet(UserError):
+    """A run in which no episode has ended."""
+
+
 def read_curve(run_dir: Path, metric: str | None = None) -> Curve:
     """Read one agent's `metrics.jsonl`, `timing.jsonl` and `config.json`.
 
@@ -59,7 +63,8 @@ def read_curve(run_dir: Path, metric: str | None = None) -> Curve:
         metric: a name in metrics.jsonl, instead of the returns.
 
     Raises:
-        UserError: a missing or corrupt file, an unknown metric, or no return yet.
+        UserError: a missing or corrupt file, or an unknown metric.
+        NoReturnYet: no episode has ended.
     """
     if not run_dir.is_dir():
         raise UserError(f"RUN_DIR {run_dir}: no such directory; give that of a run")
@@ -77,7 +82,7 @@ def read_curve(run_dir: Path, metric: str | None = None) -> Curve:
         return curve
     if metric:
         raise UserError(_unknown(metric, run_dir, records))
-    raise UserError(
+    raise NoReturnYet(
         f"RUN_DIR {run_dir}: metrics.jsonl holds neither {EVALUATION_KEY!r} nor "
         f"{EPISODE_KEY!r}; wait for the first episode to end, or leave the run out"
     )
