@@ -6,7 +6,8 @@ GPLD, Appendix F and Figure 9. For each saved agent of a run (`train.main --keep
 this collects trajectories and averages KL divergence / perturbation norm over states
 and perturbations of .1 to 10 % of the mean input norm: of e for the posterior, of h for
 the prior. It also gives the exact Jacobian norms, which the paper's penalty estimates.
-Runs that differ only in their seed are one arm.
+With --along it draws class probabilities, as they change with the embedding. Runs that
+differ only in their seed are one arm.
 """
 
 import argparse
@@ -19,10 +20,12 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.cli import Parser, count, publish
+from benchmarks.cli import Parser, count, publish, save_figure
 from benchmarks.curves.arms import group_runs
 from benchmarks.measure.tables import text_table
-from benchmarks.sensitivity.measure import MAGNITUDES, make_measure
+from benchmarks.sensitivity.along import Line, along
+from benchmarks.sensitivity.along import draw as draw_lines
+from benchmarks.sensitivity.measure import MAGNITUDES, make_measure, make_visit
 from train.checkpoint.saved_agents import saved_steps
 from train.errors import UserError, guarded
 from train.preflight import setup
@@ -52,6 +55,13 @@ def _parser() -> Parser:
         help="decisions per environment (default: 500)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the trajectories")
+    parser.add_argument(
+        "--along",
+        type=Path,
+        metavar="PNG",
+        help="instead, draw the class probabilities of the latest agents along a line "
+        "of embeddings, from one visited state",
+    )
     parser.add_outputs(quick="2 environments, 10 decisions, the latest agents only")
     return parser
 
@@ -60,6 +70,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.quick:
         options.copies, options.decisions = 2, 10
     setup.enable_compilation_cache()
+    if options.along is not None:
+        draw_along(options)
+        return 0
     rows: list[Row] = []
     measures: dict[Any, Any] = {}
     for label, members in group_runs(options.run_dirs):
@@ -72,6 +85,36 @@ def _run(options: argparse.Namespace) -> int:
     }
     publish(options, result, table(rows), lambda: draw(rows))
     return 0
+
+
+def draw_along(options: argparse.Namespace) -> None:
+    """Draw `along.Line` of the first agent of every run.
+
+    Raises:
+        UserError: another output was asked for, or z has no classes.
+    """
+    if options.json or options.png:
+        raise UserError(f"--along {options.along}: not together with --json and --png")
+    lines: dict[str, Line] = {}
+    visit_key, line_key = jax.random.split(jax.random.key(options.seed))
+    for label, members in group_runs(options.run_dirs):
+        config = read_run(members[0])
+        if config.latent.family != "categorical":
+            raise UserError(
+                f"{members[0]}: has --latent {config.latent.family}, without class "
+                "probabilities; allowed with --along: --latent categorical"
+            )
+        env = setup.make_env(config)
+        visit = make_visit(env, copies=options.copies, decisions=options.decisions)
+        _, agents = load_agents(members[0], config, env, None)
+        found = jax.jit(
+            lambda agent, visit=visit: along(
+                agent, visit(agent, visit_key), key=line_key
+            )
+        )(agents[0])
+        lines[label] = found
+        print(f"{label}: exact ‖J‖² of the posterior {float(found.jacobian):.3g}")
+    save_figure("--along", options.along, draw_lines(lines))
 
 
 def _measure_run(

@@ -24,17 +24,17 @@ class Measured(NamedTuple):
     """Exact ‖J‖_F² of one categorical."""
 
 
-def make_measure(
+def make_visit(
     env: Env, *, copies: int, decisions: int
-) -> Callable[[Agent, PRNGKeyArray], Measured]:
-    """A function that measures an agent at the states it visits.
+) -> Callable[[Agent, PRNGKeyArray], Inputs]:
+    """A function that lets an agent act, its actions sampled from the policy.
 
     Args:
         copies: number of environments in the batch.
-        decisions: per environment; there are `copies * decisions` states.
+        decisions: per environment.
 
     Returns:
-        `(agent, key) ↦ Measured`; actions are sampled from the policy.
+        `(agent, key) ↦ Inputs` of the `copies * decisions` visited states, time first.
     """
     batch = VectorEnv(env, copies)
 
@@ -56,6 +56,18 @@ def make_measure(
         keys = jax.random.split(act_key, decisions)
         _, seen = jax.lax.scan(step, (state, timestep, latent, action), keys)
         return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), seen)
+
+    return visit
+
+
+def make_measure(
+    env: Env, *, copies: int, decisions: int
+) -> Callable[[Agent, PRNGKeyArray], Measured]:
+    """A function that measures an agent at the states it visits: `(agent, key) ↦ …`.
+
+    The arguments are those of `make_visit`.
+    """
+    visit = make_visit(env, copies=copies, decisions=decisions)
 
     def measure(agent: Agent, key: PRNGKeyArray) -> Measured:
         visit_key, perturb_key = jax.random.split(key)
