@@ -109,9 +109,9 @@ class Agent(eqx.Module):
         is_first: Bool[Array, "*batch"] | bool,
         *,
         key: PRNGKeyArray,
-        error: LatentError,
+        error: LatentError | None,
     ) -> tuple[State, State]:
-        """`observe` with an error on the new latent state.
+        """`observe` with an error on the new latent state, or without any for None.
 
         Random numbers are those of `observe`, and further ones for the error.
 
@@ -120,6 +120,8 @@ class Agent(eqx.Module):
             step starts from; the same without.
         """
         clean = self.observe(state, obs, last_action, is_first, key=key)
+        if error is None:
+            return clean, clean
         return error.added(clean, jax.random.fold_in(key, ERROR)), clean
 
     def parameter_counts(self) -> dict[str, int]:

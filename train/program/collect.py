@@ -60,10 +60,9 @@ def collect_step(
         timestep.is_first,
     )
     observe_key, action_key = jax.random.split(key)
-    if (error := latent_error(config)) is None:
-        latent = clean = agent.observe(*seen, key=observe_key)
-    else:
-        latent, clean = agent.observe_with_error(*seen, key=observe_key, error=error)
+    latent, clean = agent.observe_with_error(
+        *seen, key=observe_key, error=latent_error(config)
+    )
     action = agent.choose(latent, key=action_key)
     if random:
         random_key = jax.random.fold_in(key, 1)

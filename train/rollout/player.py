@@ -112,12 +112,7 @@ def make_player(
 
         def act(error: LatentError | None, *seen: Any) -> Any:
             observe_key, action_key = jax.random.split(key)
-            if error is None:
-                latent = agent.observe(*seen, key=observe_key)
-            else:
-                latent, _ = agent.observe_with_error(
-                    *seen, key=observe_key, error=error
-                )
+            latent, _ = agent.observe_with_error(*seen, key=observe_key, error=error)
             explore = acting == "sample"
             return latent, agent.choose(latent, key=action_key, explore=explore)
 
