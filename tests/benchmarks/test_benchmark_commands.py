@@ -60,6 +60,10 @@ def unknown(command: str) -> list[str]:
     if module.startswith("benchmarks."):
         files.append(ROOT / "benchmarks" / "cli.py")  # what all of them take
     source = "".join(file.read_text(encoding="utf-8") for file in files)
+    for whose in re.findall(r"from benchmarks\.(\w+) import __main__", source):
+        # A command that passes its flags on to another one's.
+        inside = (ROOT / "benchmarks" / whose).rglob("*.py")
+        source += "".join(file.read_text(encoding="utf-8") for file in inside)
     own = words[3 : words.index("--")] if "--" in words else words[3:]
     given = [word.partition("=")[0] for word in own if word.startswith("--")]
     return [flag for flag in given if not re.search(declared(flag), source)]
@@ -68,6 +72,7 @@ def unknown(command: str) -> list[str]:
 def test_unknown_words_are_found():
     assert unknown("python -m benchmarks.no_such --json x") == ["benchmarks.no_such"]
     assert unknown("python -m benchmarks.curves a --pgn x --png y") == ["--pgn"]
+    assert unknown("python -m benchmarks.ablations rho --foldr x") == ["--foldr"]
     assert unknown("python -m pytest tests/no_such.py") == ["tests/no_such.py"]
 
 
