@@ -4,10 +4,10 @@
 
 The grids of "Towards Unraveling and Improving Generalization in World Models" for any
 agents of one task, in the layout of its tables, with its numbers beside where there are
-any; its Figure 1. All conditions of one kind and all agents are one compiled program.
-Then the surface: gravity x mass x friction x motor gain x sensor noise (x latent error)
-over all checkpoints and seeds of the runs, and whether agents with smoother maps lose
-less of their return. Runs that differ only in their seed are one arm.
+any; its Figure 1. Then the surface: gravity x mass x friction x motor gain x sensor
+noise (x latent error) over all checkpoints and seeds of the runs, and whether agents
+with smoother maps lose less of their return. All agents and all conditions are one
+compiled program. Runs that differ only in their seed are one arm.
 """
 
 import argparse
@@ -19,12 +19,27 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cli import Parser, command, count, publish, save_figure
-from benchmarks.robustness.correlate import correlate, paragraph, relative_drop
 from benchmarks.robustness.draw import draw
-from benchmarks.robustness.kinds import AXES, QUICK_AXES, kinds_of, surface_of
-from benchmarks.robustness.play import Agents, norms, play, read_agents
+from benchmarks.robustness.kinds import kinds_of
+from benchmarks.robustness.play import (
+    Agents,
+    Player,
+    Trials,
+    block_size,
+    norms,
+    play_kinds,
+    read_agents,
+)
 from benchmarks.robustness.report import tables
 from benchmarks.robustness.strips import draw_strips, make_strips
+from benchmarks.robustness.surface import (
+    AXES,
+    QUICK_AXES,
+    Surface,
+    summarize,
+    surface_of,
+)
+from train.errors import UserError
 from train.preflight import setup
 
 
@@ -56,6 +71,19 @@ def _parser() -> Parser:
         help="levels of an axis of the surface, the unchanged one first: factors of "
         f"{', '.join(list(AXES)[:4])}, variances of noise, latent. Defaults: "
         + "; ".join(f"{k}={','.join(f'{x:g}' for x in v)}" for k, v in AXES.items()),
+    )
+    parser.add_argument(
+        "--changed-axes",
+        type=count,
+        metavar="N",
+        help="of the surface, only the conditions in which at most N axes are changed, "
+        "e.g. 2 where all combinations take too long (default: all combinations)",
+    )
+    parser.add_argument(
+        "--max-decisions",
+        type=count,
+        metavar="N",
+        help="stop every trial after N decisions (default: whole episodes)",
     )
     parser.add_argument(
         "--strips",
@@ -97,32 +125,49 @@ def _run(options: argparse.Namespace) -> int:
     setup.enable_compilation_cache()
     agents = read_agents(options.run, last_only=options.quick)
     final = agents.final()
+    kinds = []
+    if options.only != "surface":
+        kinds = kinds_of(agents.env, quick=options.quick)
+    surface = _plan_surface(agents, options)
+    trials = Trials(options.episodes, options.seed, options.max_decisions)
+    counts = [len(kind.keys) for kind in kinds]
+    counts = [sum(counts) - len(counts) + 1] * bool(counts)
+    counts += [len(surface.grid)] if surface else []
+    block = block_size(agents.env, options.episodes, counts=counts)
+    player = Player(agents, trials, block=block)
     result: dict[str, Any] = {
         "task": agents.config.env,
         "obs": agents.config.obs,
         "episodes": options.episodes,
+        "max_decisions": options.max_decisions,
         "seed": options.seed,
         "eval_policy": agents.config.eval_policy,
         "arms": list(dict.fromkeys(one.arm for one in agents.who)),
         "final": [one._asdict() for one in final.who],
-        "kinds": [],
+        "kinds": [
+            {
+                "name": kind.name,
+                "levels": [x if np.isfinite(x) else None for x in kind.levels],
+                "keys": list(kind.keys),
+                "returns": returns.tolist(),
+            }
+            for kind, returns in zip(
+                kinds, play_kinds(player, final, kinds) if kinds else [], strict=True
+            )
+        ],
         "surface": None,
     }
-    given = {"episodes": options.episodes, "seed": options.seed}
-    if options.only != "surface":
-        for kind in kinds_of(agents.env, quick=options.quick):
-            print(f"playing {len(kind.keys)} conditions of {kind.name}", flush=True)
-            returns = play(final, kind.conditions, **given)
-            result["kinds"].append(
-                {
-                    "name": kind.name,
-                    "levels": [x if np.isfinite(x) else None for x in kind.levels],
-                    "keys": list(kind.keys),
-                    "returns": returns.tolist(),
-                }
-            )
-    if options.only != "grids":
-        result["surface"] = _surface(agents, options)
+    if surface is not None:
+        returns = player(
+            agents, surface.conditions, said="agents played in the surface"
+        )
+        found = norms(
+            agents,
+            copies=options.copies,
+            decisions=options.decisions,
+            seed=options.seed,
+        )
+        result["surface"] = summarize(surface, agents, returns, found)
     strips = []
     if options.strips is not None:
         strips = make_strips(final, seed=options.seed)
@@ -133,42 +178,21 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _surface(agents: Agents, options: argparse.Namespace) -> dict[str, Any]:
+def _plan_surface(agents: Agents, options: argparse.Namespace) -> Surface | None:
+    """What is played of the surface; None with `--only grids`."""
+    if options.only == "grids":
+        return None
     axes = dict(QUICK_AXES if options.quick else AXES) | dict(options.axis)
-    surface = surface_of(agents.env, axes)
-    size = f"{len(surface.grid)} conditions x {len(agents.who)} agents"
-    print(f"playing the surface: {size}", flush=True)
-    trials = play(
-        agents, surface.conditions, episodes=options.episodes, seed=options.seed
-    )
-    returns = trials.mean(-1).astype(np.float64)
-    found = norms(
-        agents, copies=options.copies, decisions=options.decisions, seed=options.seed
-    )
-    clean, drop = returns[:, 0], relative_drop(returns)
-    correlations = {
-        name: {
-            "drop": correlate(norm, drop, agents.who),
-            "drop given return": correlate(norm, drop, agents.who, given=clean),
-            "return": correlate(norm, clean, agents.who),
-        }
-        for name, norm in found.items()
-    }
-    return {
-        "axes": surface.axes,
-        "grid": surface.grid,
-        "agents": [one._asdict() for one in agents.who],
-        "returns": returns.tolist(),
-        "clean": clean.tolist(),
-        "worst": returns.min(-1).tolist(),
-        "drop": [float(x) if np.isfinite(x) else None for x in drop],
-        "norms": {name: norm.tolist() for name, norm in found.items()},
-        "correlations": {
-            name: {what: c and c._asdict() for what, c in row.items()}
-            for name, row in correlations.items()
-        },
-        "paragraph": paragraph(correlations),
-    }
+    surface = surface_of(agents.env, axes, changed=options.changed_axes)
+    for name, why in surface.left_out.items():
+        print(f"the surface has no axis {name}: {why}")
+    if len(surface.grid) < 2:
+        raise UserError(
+            f"--axis: {agents.config.env} has one condition only; allowed: two levels "
+            f"of some of {', '.join(surface.axes)}, or --only grids"
+        )
+    print(f"surface: {len(surface.grid)} conditions, {len(agents.who)} agents")
+    return surface
 
 
 if __name__ == "__main__":

@@ -6,13 +6,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.robustness.report import LEVELS, Result, cells, domain, paper
+from benchmarks.robustness.correlate import Correlation
+from benchmarks.robustness.report import (
+    LEVELS,
+    Result,
+    cells,
+    domain,
+    kept_returns,
+    paper,
+)
+from benchmarks.robustness.surface import singles
 
 
 def draw(result: Result) -> Figure:
-    """A panel for each kind (return by strength), and one for each Jacobian norm."""
+    """A panel for each kind (return by strength); of the surface what one change alone
+    does, and a panel for each Jacobian norm."""
     norms = list(result["surface"]["norms"]) if result["surface"] else []
-    count = len(result["kinds"]) + len(norms)
+    count = len(result["kinds"]) + len(norms) + bool(norms)
     columns = 2 if count == 4 else min(3, count)
     rows = -(-count // columns)
     figure = Figure(
@@ -22,6 +32,8 @@ def draw(result: Result) -> Figure:
     shown = cells(result)
     for kind in result["kinds"]:
         _levels(panels.pop(0), result, kind, shown)
+    if norms:
+        _singles(panels.pop(0), result)
     for name in norms:
         _norm(panels.pop(0), result, name)
     for axes in panels:
@@ -34,11 +46,13 @@ def draw(result: Result) -> Figure:
     figure.legend(
         list(drawn.values()), list(drawn), loc="outside lower center", fontsize="small"
     )
-    figure.suptitle(
-        f"{result['task']} from {result['obs']}; bands: one standard deviation over "
-        f"agents and {result['episodes']} episodes of each",
-        fontsize="medium",
-    )
+    title = f"{result['task']} from {result['obs']}"
+    if result["kinds"]:
+        title += (
+            "; bands: one standard deviation over agents and "
+            f"{result['episodes']} episodes of each"
+        )
+    figure.suptitle(title, fontsize="medium")
     return figure
 
 
@@ -62,6 +76,26 @@ def _levels(axes: Axes, result: Result, kind: Any, shown: Any) -> None:
     axes.grid(alpha=0.3)
 
 
+def _singles(axes: Axes, result: Result) -> None:
+    """A point for each last agent, a bar at the mean of each arm."""
+    kept = kept_returns(result)
+    names = list(singles(result["surface"]))
+    places = np.arange(len(names))
+    width = 0.8 / len(result["arms"])
+    for index, arm in enumerate(result["arms"]):
+        at = places + (index + 0.5) * width - 0.4
+        shares = [kept[arm][name] for name in names]
+        means = [100 * np.mean(row) if row else np.nan for row in shares]
+        axes.bar(at, means, width, color=f"C{index}", alpha=0.4, label=arm)
+        for x, row in zip(at, shares, strict=True):
+            axes.plot([x] * len(row), 100 * np.array(row), f"C{index}.", markersize=4)
+    axes.axhline(100, color="0.5", lw=0.8)
+    axes.set_xticks(places, names, fontsize="x-small", rotation=60)
+    axes.set(ylabel="return kept, %")
+    axes.set_title("one change alone; points: last agents", fontsize="small")
+    axes.grid(alpha=0.3, axis="y")
+
+
 def _norm(axes: Axes, result: Result, name: str) -> None:
     surface = result["surface"]
     drops = np.array([np.nan if x is None else x for x in surface["drop"]])
@@ -71,7 +105,9 @@ def _norm(axes: Axes, result: Result, name: str) -> None:
         steps = np.array([surface["agents"][i]["step"] for i in mine])
         sizes = 12 + 60 * steps / max(1, steps.max())
         axes.scatter(norms, 100 * drops[mine], sizes, f"C{index}", alpha=0.7, label=arm)
+    found = surface["correlations"][name]["drop"]
+    text = f"rank correlation {Correlation(**found)}" if found else "few agents"
     axes.set(xlabel=f"exact ‖J‖² of the {name}", ylabel="mean drop of the return, %")
     axes.set_xscale("log")
-    axes.set_title("all conditions of the surface; larger: later", fontsize="small")
+    axes.set_title(f"{text}; larger points: later agents", fontsize="small")
     axes.grid(alpha=0.3)

@@ -1,7 +1,6 @@
-"""The kinds of conditions: the paper's grids, and the surface over all of them."""
+"""The kinds of conditions of the paper's grids."""
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,21 +19,11 @@ VARIANCES = tuple(step / 100 for step in range(5, 60, 5))
 STATE_VARIANCES = (0.01, *VARIANCES)
 LATENT_VARIANCES = (0.1, 0.5, 1.0, 5.0)
 
-# Factors of gravity, mass, friction and motor gain, and variances of the sensors' noise
-# and of the latent error. The first level of each is the one that training had.
-AXES: Mapping[str, tuple[float, ...]] = {
-    "gravity": (1.0, 0.5, 1.5),
-    "mass": (1.0, 0.7, 1.5),
-    "friction": (1.0, 0.6),
-    "gain": (1.0, 0.7),
-    "noise": (0.0, 0.1),
-    "latent": (0.0,),
-}
-QUICK_AXES = {name: levels[:2] for name, levels in AXES.items()}
+PHYSICS = frozenset({"gravity", "mass", "friction", "gain"})
 
 
 class Kind(NamedTuple):
-    """Conditions of one kind: they are played in one compiled program."""
+    """Conditions of one kind, such as several gravities."""
 
     name: str
     levels: tuple[float, ...]
@@ -67,7 +56,7 @@ def kinds_of(env: Env, *, quick: bool = False) -> list[Kind]:
     else:
         forms = [f"noise:{variance:g}" for variance in STATE_VARIANCES]
         found.append(_of_observations("noise", STATE_VARIANCES, forms, pixels=False))
-    if (model := _model_of(env)) is not None:
+    if (model := model_of(env)) is not None:
         gravity = np.array([model.own_gravity, *GRAVITIES[1:]])
         found.append(_kind("gravity", GRAVITIES, physics={"gravity": gravity}))
         if "mass" not in model.fixed_physics:
@@ -95,7 +84,30 @@ def _kind(name: str, levels: Sequence[float], **changes: Any) -> Kind:
     return Kind(name, tuple(levels), tuple(keys), conditions)
 
 
-def _model_of(env: Env) -> MjxEnv | None:
+def completed(env: Env, conditions: Conditions) -> Conditions:
+    """The same conditions, with every change that there can be: most of them none.
+
+    So all conditions of an environment are data of the same program.
+    """
+    count = len(conditions.labels)
+    model = model_of(env)
+    eyes = conditions.perturbation
+    if eyes is None:
+        none = perturb.parse("none", pixels=env.spec.is_image)
+        eyes = perturb.stack([none] * count)
+    physics = None
+    if model is not None:
+        values = {name: np.ones(count) for name in PHYSICS - model.fixed_physics}
+        if "gravity" in values:
+            values["gravity"] *= model.own_gravity
+        physics = values | (conditions.physics or {})
+    errors = conditions.latent
+    if errors is None:
+        errors = stack_errors([zero_drift(0.0)] * count)
+    return Conditions(conditions.labels, conditions.perturbs, eyes, physics, errors)
+
+
+def model_of(env: Env) -> MjxEnv | None:
     """The environment of MuJoCo, rendered or not; None for any other."""
     env = env.inner if isinstance(env, PixelEnv) else env
     return env if isinstance(env, MjxEnv) else None
@@ -114,50 +126,5 @@ def _few(kind: Kind) -> Kind:
             pick(kind.conditions.labels),
             pick(kind.conditions.perturbs),
             *jax.tree.map(lambda x: x[at], kind.conditions[2:]),
-        ),
-    )
-
-
-class Surface(NamedTuple):
-    """All combinations of some axes; the first one is the unchanged condition."""
-
-    axes: dict[str, tuple[float, ...]]
-    grid: tuple[tuple[float, ...], ...]
-    """The level of every axis, of each condition."""
-    conditions: Conditions
-
-
-def surface_of(env: Env, axes: Mapping[str, Sequence[float]]) -> Surface:
-    """The full factorial of the axes that this environment has.
-
-    Args:
-        axes: levels of the names of `AXES`, the unchanged one first.
-    """
-    physical = frozenset({"gravity", "mass", "friction", "gain"})
-    model = _model_of(env)
-    fixed = physical if model is None else model.fixed_physics
-    used = {name: tuple(levels) for name, levels in axes.items() if name not in fixed}
-    grid = tuple(itertools.product(*used.values()))
-    columns = dict(zip(used, np.array(grid).T, strict=True))
-    physics = {name: x for name, x in columns.items() if name in physical}
-    if model is not None and "gravity" in physics:
-        physics["gravity"] = physics["gravity"] * model.own_gravity
-    pixels = env.spec.is_image
-    noise = [f"noise:{variance:g}" for variance in columns["noise"]]
-    eyes = perturb.stack([perturb.parse(form, pixels=pixels) for form in noise])
-    errors = stack_errors([zero_drift(float(x)) for x in columns["latent"]])
-    labels = tuple(
-        " ".join(f"{name} {level:g}" for name, level in zip(used, row, strict=True))
-        for row in grid
-    )
-    return Surface(
-        used,
-        grid,
-        Conditions(
-            labels,
-            tuple(noise),
-            eyes if len(set(noise)) > 1 else None,
-            physics or None,
-            errors if len(used["latent"]) > 1 else None,
         ),
     )

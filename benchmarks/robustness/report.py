@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.measure.tables import text_table
 from benchmarks.robustness.correlate import Correlation
+from benchmarks.robustness.surface import singles
 
 Result = Mapping[str, Any]
 Cells = dict[str, dict[str, tuple[float, float]]]
@@ -71,6 +72,7 @@ def tables(result: Result) -> str:
             parts.append(f"Slips in the paper's tables:\n{slips}")
     if result["surface"]:
         parts.append(_surface(result["surface"]))
+        parts.append(_singles(result))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -157,6 +159,42 @@ def _surface(surface: Mapping[str, Any]) -> str:
         "Rank correlations over agents (Spearman, 95 % interval over runs)\n"
         f"{text_table(['norm of', *measures], ranks)}\n\n{surface['paragraph']}"
     )
+
+
+def _singles(result: Result) -> str:
+    """What one change alone does: a row for each, over the last agents of each arm."""
+    rows = []
+    kept = kept_returns(result)
+    for name in singles(result["surface"]):
+        row = [name]
+        for arm in result["arms"]:
+            shares = [100 * x for x in kept[arm][name]]
+            row.append(
+                f"{np.mean(shares):.0f} ± {np.std(shares):.0f}" if shares else ""
+            )
+        rows.append(row)
+    title = "One change alone: % of the return that is kept, mean ± standard deviation "
+    title += "over the last agents"
+    return f"{title}\n{text_table(['change', *result['arms']], rows)}"
+
+
+def kept_returns(result: Result) -> dict[str, dict[str, list[float]]]:
+    """By arm and single change, the share of its return that each last agent keeps."""
+    surface = result["surface"]
+    found: dict[str, dict[str, list[float]]] = {}
+    for arm in result["arms"]:
+        mine = [
+            (returns, clean)
+            for who, returns, clean in zip(
+                surface["agents"], surface["returns"], surface["clean"], strict=True
+            )
+            if who["arm"] == arm and who["last"] and clean > 0
+        ]
+        found[arm] = {
+            name: [returns[place] / clean for returns, clean in mine]
+            for name, place in singles(surface).items()
+        }
+    return found
 
 
 def _spread(mean: float, deviation: float) -> str:

@@ -109,7 +109,7 @@ def draw_along(options: argparse.Namespace) -> None:
         _, agents = load_agents(members[0], config, env, None)
         found = jax.jit(
             lambda agent, visit=visit: along(
-                agent, visit(agent, visit_key), key=line_key
+                agent, visit(agent, visit_key).inputs, key=line_key
             )
         )(agents[0])
         lines[label] = found

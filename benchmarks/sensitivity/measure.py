@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from core.agent import Agent
 from core.smoothness import Inputs, jacobian_norms, kl_sensitivity
+from core.states import State
 from envs import Env, VectorEnv
 
 MAGNITUDES = (0.001, 0.003, 0.01, 0.03, 0.1)
@@ -24,9 +25,24 @@ class Measured(NamedTuple):
     """Exact ‖J‖_F² of one categorical."""
 
 
+class Visited(NamedTuple):
+    """States that an agent visited, time first."""
+
+    latent: State
+    """h and z after the observation, with one axis of states."""
+    embed: Float[Array, "n embed"]
+    action: Float[Array, "n action"]
+    """What the agent did there."""
+
+    @property
+    def inputs(self) -> Inputs:
+        """Of posterior and prior."""
+        return Inputs(self.latent.deter, self.embed)
+
+
 def make_visit(
     env: Env, *, copies: int, decisions: int
-) -> Callable[[Agent, PRNGKeyArray], Inputs]:
+) -> Callable[[Agent, PRNGKeyArray], Visited]:
     """A function that lets an agent act, its actions sampled from the policy.
 
     Args:
@@ -34,28 +50,28 @@ def make_visit(
         decisions: per environment.
 
     Returns:
-        `(agent, key) ↦ Inputs` of the `copies * decisions` visited states, time first.
+        `(agent, key) ↦ Visited`, `copies * decisions` states.
     """
     batch = VectorEnv(env, copies)
 
-    def visit(agent: Agent, key: PRNGKeyArray) -> Inputs:
+    def visit(agent: Agent, key: PRNGKeyArray) -> Visited:
         reset_key, act_key = jax.random.split(key)
         state, timestep = batch.reset(reset_key)
         latent = agent.model.rssm.initial(copies)
         action = jnp.zeros((copies, env.spec.action_dim))
 
-        def step(carry: Any, key: PRNGKeyArray) -> tuple[Any, Inputs]:
+        def step(carry: Any, key: PRNGKeyArray) -> tuple[Any, Visited]:
             state, timestep, latent, action = carry
             embed = agent.model.encoder(timestep.obs)
             latent, action = agent.act(
                 latent, timestep.obs, action, timestep.is_first, key=key
             )
-            seen = Inputs(latent.deter, embed)
+            seen = Visited(latent, embed, action)
             return (*batch.step(state, action), latent, action), seen
 
         keys = jax.random.split(act_key, decisions)
         _, seen = jax.lax.scan(step, (state, timestep, latent, action), keys)
-        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), seen)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
 
     return visit
 
@@ -71,7 +87,7 @@ def make_measure(
 
     def measure(agent: Agent, key: PRNGKeyArray) -> Measured:
         visit_key, perturb_key = jax.random.split(key)
-        inputs, rssm = visit(agent, visit_key), agent.model.rssm
+        inputs, rssm = visit(agent, visit_key).inputs, agent.model.rssm
 
         def at(magnitude: Array) -> dict[str, Array]:
             found = kl_sensitivity(rssm, inputs, magnitude, key=perturb_key)

@@ -2,7 +2,8 @@
 
 `jacobian` is for any JAX function: ‖J‖₂, ‖J‖_F and the growth of products of Jacobians
 along a rollout; so is `hessian`: a trace. `agent` applies the first to the maps of an
-agent. `heads` has GPLD's row-wise norms of posterior and prior, and its KL sensitivity.
+agent. `heads` has GPLD's row-wise norms of posterior and prior, its KL
+sensitivity, and the norm of the recurrent map.
 """
 
 from core.smoothness.agent import (
@@ -17,7 +18,12 @@ from core.smoothness.agent import (
     state_norms,
     summarize,
 )
-from core.smoothness.heads import Inputs, jacobian_norms, kl_sensitivity
+from core.smoothness.heads import (
+    Inputs,
+    jacobian_norms,
+    kl_sensitivity,
+    recurrent_norms,
+)
 from core.smoothness.hessian import HessianTrace, hessian_trace
 from core.smoothness.jacobian import (
     FrobeniusNorm,
@@ -47,6 +53,7 @@ __all__ = [
     "jacobian_norms",
     "kl_sensitivity",
     "mean_curvature",
+    "recurrent_norms",
     "spectral_norm",
     "state_norms",
     "summarize",

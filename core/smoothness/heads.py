@@ -1,6 +1,7 @@
-"""How smooth posterior and prior of a trained model are, at given states.
+"""How smooth the parts of a trained model are, at given states.
 
-Exact Jacobian norms of posterior and prior; the KL sensitivity of GPLD's Appendix F:
+Exact Jacobian norms of posterior, prior and recurrent map; the KL sensitivity of GPLD's
+Appendix F:
 
     KL( r(·|u) ‖ r(·|u + δ) ) / ‖δ‖₂
 
@@ -17,8 +18,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from core.latents import Categorical
-from core.penalty import mean_norms, posterior_head
+from core.penalty import mean_norms, posterior_head, recurrent_norm
 from core.rssm import RSSM
+from core.states import State
 from kernels import jacobian_penalty, row_probe_penalty
 
 
@@ -61,6 +63,26 @@ def jacobian_norms(rssm: RSSM, inputs: Inputs) -> dict[str, Float[Array, " n"]]:
         first_layer=first.weight,
     )
     return {"posterior": posterior, "prior": prior}
+
+
+def recurrent_norms(
+    rssm: RSSM, latents: State, actions: Float[Array, "n action"]
+) -> Float[Array, " n"]:
+    """Exact ‖J‖_F² of the recurrent map, J = ∂f(h, z, a)/∂(h, z), at n states.
+
+    The Jacobian-regularization paper penalizes the root of it. One vector-Jacobian
+    product for every entry of h, so that some states should do.
+
+    Args:
+        latents: h and z, with one axis of n states.
+    """
+    rows = jnp.eye(latents.deter.shape[-1], dtype=latents.deter.dtype)
+
+    def square(state: tuple[State, Array]) -> Array:
+        # The mean over the rows of ‖Jᵀ eᵢ‖² is their sum divided by their number.
+        return jnp.square(recurrent_norm(rssm, *state, rows)) * len(rows)
+
+    return jax.lax.map(square, (latents, actions))
 
 
 def _norms_of_means(rssm: RSSM, inputs: Inputs) -> dict[str, Float[Array, " n"]]:

@@ -168,6 +168,12 @@ class MjxStates:
         """Arguments of `with_physics` that cannot be changed in this model."""
         return frozenset(self._parametrization.fixed)
 
+    @property
+    def has_contacts(self) -> bool:
+        """Whether bodies collide in this model; if not, friction has no effect."""
+        flags = self.model.opt.disableflags
+        return not flags & int(mujoco.mjtDisableBit.mjDSBL_CONTACT)
+
     def with_gravity(
         self, state: MjxState, gravity: float | Num[Array, "..."]
     ) -> MjxState:

@@ -1,6 +1,7 @@
 """`python -m benchmarks.robustness`: conditions, tables, correlations."""
 
 import json
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -13,9 +14,19 @@ import envs
 from benchmarks.robustness import correlate, report
 from benchmarks.robustness.__main__ import main
 from benchmarks.robustness.draw import draw
-from benchmarks.robustness.kinds import AXES, kinds_of, surface_of
-from benchmarks.robustness.play import Trained, read_agents
+from benchmarks.robustness.kinds import kinds_of
+from benchmarks.robustness.play import (
+    Player,
+    Trained,
+    Trials,
+    block_size,
+    norms,
+    read_agents,
+)
 from benchmarks.robustness.strips import draw_strips, make_strips
+from benchmarks.robustness.surface import AXES, singles, surface_of
+from benchmarks.sensitivity.measure import make_visit
+from core.penalty import recurrent_penalty
 from envs.perturb import ImagePerturbation
 from train import evaluate
 from train.config import Config
@@ -71,7 +82,7 @@ def test_the_whole_of_it(runs, tmp_path, capsys):
     assert min(surface["norms"]["posterior"]) > 0
     assert "noise: mean ± standard deviation" in printed and "too few" in printed
     assert png.stat().st_size > 1000
-    assert len(draw(result).axes) == 4  # of 2 x 2 panels
+    assert len(draw(result).axes) == 6  # 2 kinds, single changes, 3 norms
 
 
 def test_a_condition_is_that_of_train_evaluate(runs, tmp_path, capsys):
@@ -129,7 +140,7 @@ def test_kinds_of_pixels_are_the_papers():
 
 
 def test_the_surface_is_the_full_factorial():
-    env = envs.make("pendulum")
+    env = envs.make("walker-walk")
     surface = surface_of(env, AXES)
     assert len(surface.grid) == 3 * 3 * 2 * 2 * 2
     assert surface.grid[0] == (1, 1, 1, 1, 0, 0) and len(set(surface.grid)) == 72
@@ -139,6 +150,73 @@ def test_the_surface_is_the_full_factorial():
     assert surface.conditions.latent is None  # one level, that of training
     few = surface_of(env, {"noise": (0.0,), "latent": (0.0, 1.0)})
     assert few.conditions.perturbation is None and few.conditions.latent is not None
+
+
+def test_fewer_changed_axes():
+    """Of 72: the unchanged one, 7 single changes, 19 pairs."""
+    env = envs.make("walker-walk")
+    pairs = surface_of(env, AXES, changed=2)
+    alone = surface_of(env, AXES, changed=1)
+    full = surface_of(env, AXES)
+    assert [len(x.grid) for x in (alone, pairs, full)] == [8, 27, 72]
+    assert alone.grid[0] == full.grid[0]
+    assert set(alone.grid) < set(pairs.grid) < set(full.grid)
+    names = {"axes": full.axes, "grid": full.grid}
+    found = singles(names)
+    assert set(found) >= {"gravity × 0.5", "mass × 1.5", "noise σ² 0.1"}
+    assert sorted(full.grid[place] for place in found.values()) == sorted(
+        alone.grid[1:]
+    )
+
+
+def test_an_axis_without_effect_is_left_out():
+    """Friction without contacts; a factor of a mass in a model with muscles."""
+    surface = surface_of(envs.make("pendulum"), AXES)
+    assert surface.left_out == {"friction": "this model has no contacts"}
+    assert len(surface.grid) == 36 and "friction" not in surface.axes
+    toy = surface_of(envs.make("toy-target"), AXES)
+    assert set(toy.left_out) == {"gravity", "mass", "friction", "gain"}
+    assert set(toy.axes) == {"noise", "latent"}
+
+
+def test_a_block_of_any_size_gives_the_same_returns(runs):
+    """Also where the last one is filled up."""
+    agents = read_agents([Path(run) for run in runs], last_only=True)
+    (_, kind) = kinds_of(agents.env)
+    trials = Trials(episodes=3, seed=5)
+    count = len(kind.keys)
+    whole, parts = (
+        Player(agents, trials, block=block)(agents, kind.conditions)
+        for block in (count, 4)
+    )
+    assert count == 6 and whole.shape == (3, count, 3)
+    np.testing.assert_allclose(whole, parts, rtol=2e-6)
+    # Far more than that lies between any two conditions.
+    apart = np.diff(np.sort(whole[0, :, 0])) / whole[0, 0, 0]
+    assert np.all(apart > 2e-5)
+    few = Player(agents, trials._replace(decisions=3), block=4)(agents, kind.conditions)
+    assert np.all(few < whole)  # rewards are positive
+
+
+def test_blocks_are_small_for_large_models():
+    counts = [29, 72]
+    walker, toy = envs.make("walker-walk"), envs.make("toy-target")
+    assert block_size(walker, 4, counts=counts) == 4  # 16 Walkers
+    assert block_size(walker, 100, counts=counts) == 1
+    assert block_size(toy, 2, counts=counts) == 72
+
+
+def test_the_norm_of_the_recurrent_map_is_that_of_the_penalty(runs):
+    """At the states that the agent visits; the penalty's probes are random."""
+    agents = read_agents([Path(runs[0])], last_only=True)
+    found = norms(agents, copies=2, decisions=10, seed=0)["recurrent map"]
+    agent = jax.tree.map(lambda x: x[0], agents.stacked)
+    visit_key, _ = jax.random.split(jax.random.key(0))
+    seen = make_visit(agents.env, copies=2, decisions=10)(agent, visit_key)
+    given = {"key": jax.random.key(1), "probes": 300}
+    estimated = recurrent_penalty(agent.model.rssm, seen.latent, seen.action, **given)
+    assert found.shape == (1,)
+    assert found[0] == pytest.approx(np.mean(np.square(estimated)), rel=0.03)
 
 
 def test_the_tables_have_the_papers_numbers_and_slips():

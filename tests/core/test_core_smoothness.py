@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from core.rssm import RSSM
-from core.smoothness import Inputs, jacobian_norms, kl_sensitivity
+from core.smoothness import (
+    Inputs,
+    jacobian_norms,
+    kl_sensitivity,
+    recurrent_norms,
+)
+from core.states import State
 
 N, H, E = 3, 8, 5
 SIZES: dict[str, Any] = {
@@ -41,6 +47,24 @@ def test_norms_are_those_of_the_whole_jacobian(rssm, inputs):
         jacobian = jax.vmap(jax.jacrev(f))(x)  # [n, rows, classes, inputs]
         expected = jnp.mean(jnp.sum(jacobian**2, axis=(2, 3)), axis=1)
         np.testing.assert_allclose(found[name], expected, rtol=2e-5)
+
+
+def test_the_recurrent_norm_is_that_of_the_whole_jacobian(rssm, inputs):
+    """In h and z, for a z that is drawn."""
+    keys = jax.random.split(jax.random.key(5))
+    logits = jax.vmap(rssm.posterior_logits)(*inputs)
+    z = rssm.sample(logits, jax.random.uniform(keys[0], logits.shape[:-1]))
+    latents = State(inputs.deter, z)
+    actions = jax.random.uniform(keys[1], (N, 2), minval=-1)
+    found = jax.jit(recurrent_norms)(rssm, latents, actions)
+    size = z[0].size
+
+    def f(x, action):
+        return rssm.recurrent(State(x[:-size], x[-size:].reshape(z[0].shape)), action)
+
+    jacobian = jax.vmap(jax.jacfwd(f))(latents.features, actions)
+    assert jacobian.shape == (N, H, H + size)
+    np.testing.assert_allclose(found, jnp.sum(jacobian**2, axis=(1, 2)), rtol=2e-5)
 
 
 @pytest.mark.parametrize("magnitude", [0.003, 0.03])
