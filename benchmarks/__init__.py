@@ -21,6 +21,7 @@ BENCHMARKS = {
     "readme": "the generated tables of README and docs, from the committed results",
     "report": "one HTML page about runs: curves, returns, differences, speed, films",
     "robustness": "returns under perturbations, against the smoothness of the model",
+    "robustness.study": "the same end to end: training, grids, surface, theory's terms",
     "sensitivity": "sensitivity of posterior and prior to their inputs (Figure 9)",
     "suite": "many training runs as one job: tasks, arms, seeds; their statistics",
     "theory": "the papers' theoretical experiments, six studies",

@@ -185,13 +185,14 @@ def _plan_surface(agents: Agents, options: argparse.Namespace) -> Surface | None
     axes = dict(QUICK_AXES if options.quick else AXES) | dict(options.axis)
     surface = surface_of(agents.env, axes, changed=options.changed_axes)
     for name, why in surface.left_out.items():
-        print(f"the surface has no axis {name}: {why}")
+        print(f"the surface has no axis {name}: {why}", flush=True)
     if len(surface.grid) < 2:
         raise UserError(
             f"--axis: {agents.config.env} has one condition only; allowed: two levels "
             f"of some of {', '.join(surface.axes)}, or --only grids"
         )
-    print(f"surface: {len(surface.grid)} conditions, {len(agents.who)} agents")
+    size = f"{len(surface.grid)} conditions, {len(agents.who)} agents"
+    print(f"surface: {size}", flush=True)
     return surface
 
 
