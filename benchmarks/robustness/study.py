@@ -31,7 +31,7 @@ from benchmarks.suite.place import Place
 SUITE = "robustness-quick"
 SMALL = {
     "robustness": "--episodes 3 --changed-axes 2 --copies 4 --decisions 50",
-    "trust": "--copies 4 --decisions 120 --starts 64 --horizon 20",
+    "trust": "--quick",
 }
 """Of the suite `robustness-quick`; of any other the commands' defaults are taken."""
 
