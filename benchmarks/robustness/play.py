@@ -21,7 +21,7 @@ from train.config import Config
 from train.errors import UserError
 from train.preflight import setup
 from train.rollout.conditions import Conditions
-from train.rollout.player import make_player
+from train.rollout.player import Acting, make_player
 from train.rollout.scores import load_agents
 from train.run_dir.record import read_run
 
@@ -112,7 +112,7 @@ class Player:
             block: how many conditions are played at once; see `block_size`.
         """
         self._env = agents.env
-        self._acting = agents.config.eval_policy
+        self._acting: Acting = agents.config.eval_policy
         self._trials = trials
         self._limit = trials.decisions or agents.config.eval_max_decisions
         self._block = block
