@@ -82,9 +82,25 @@ def _spearman(table: Float[np.ndarray, "columns agents"]) -> float:
     return float((r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt(rest)) if rest > 0 else np.nan
 
 
-def paragraph(found: Mapping[str, Mapping[str, Correlation | None]]) -> str:
-    """What the correlations say, in words."""
+def paragraph(
+    found: Mapping[str, Mapping[str, Correlation | None]],
+    skill: Correlation | None = None,
+) -> str:
+    """What the correlations say, in words.
+
+    Args:
+        found: of each norm, with `drop` and `drop given return`.
+        skill: of the unperturbed return with the drop.
+    """
     sentences = []
+    if skill is not None:
+        sentences.append(
+            f"The relative drop has a rank correlation of {skill} with the unperturbed "
+            "return: an agent that does little has little to lose."
+            if skill.value > 0
+            else f"The relative drop has a rank correlation of {skill} with the "
+            "unperturbed return."
+        )
     for norm, row in found.items():
         drop, partial = row["drop"], row["drop given return"]
         if drop is None:

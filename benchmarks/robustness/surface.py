@@ -118,6 +118,7 @@ def summarize(
         }
         for name, norm in norms.items()
     }
+    skill = correlate(clean, drop, who)
     return {
         "axes": surface.axes,
         "left_out": surface.left_out,
@@ -132,7 +133,8 @@ def summarize(
             name: {what: c and c._asdict() for what, c in row.items()}
             for name, row in correlations.items()
         },
-        "paragraph": paragraph(correlations),
+        "return and drop": skill and skill._asdict(),
+        "paragraph": paragraph(correlations, skill),
     }
 
 

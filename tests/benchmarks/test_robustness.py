@@ -290,6 +290,20 @@ def test_rank_correlations_are_scipys():
     assert plain.value > 0.95 and abs(partial.value) < 0.25
 
 
+def test_the_paragraph_says_which_side():
+    """And that able agents have more to lose, where they do."""
+    of = lambda *numbers: correlate.Correlation(*numbers, agents=8)
+    row = {"drop": of(0.5, 0.1, 0.9), "drop given return": of(0.2, -0.4, 0.8)}
+    text = correlate.paragraph({"prior": row}, of(0.76, 0.4, 0.9))
+    assert "has little to lose" in text and "+0.76 [+0.40, +0.90]" in text
+    assert "smoother maps lost less" in text
+    row["drop"] = of(-0.5, -0.9, -0.1)
+    text = correlate.paragraph({"prior": row}, of(-0.3, -0.6, 0.1))
+    assert "smoother maps lost more" in text and "little to lose" not in text
+    row["drop"] = of(0.5, -0.1, 0.9)
+    assert "0 is not excluded" in correlate.paragraph({"prior": row})
+
+
 def test_too_little_for_a_correlation():
     few = trained(4, 1)
     assert correlate.correlate(np.arange(4.0), np.arange(4.0), few) is None
