@@ -326,8 +326,8 @@ def test_refusals(runs, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_quick_study_of_a_simulated_run(tmp_path, capsys):
-    """With physics; on two cores far below its 20 minutes."""
+def test_quick_of_a_simulated_run(tmp_path, capsys):
+    """With physics."""
     config = configured("--env cartpole-swingup")
     run = save_run(tmp_path / "run", config, random_state(config))
     out = tmp_path / "out.json"
