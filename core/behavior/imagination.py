@@ -1,5 +1,6 @@
 """Imagined rollouts of the prior under the policy."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -10,8 +11,10 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from core.loops import block_gru, wide_gru
 from core.loops.form import STEP_BY_STEP, Form
+from core.networks.deferred import products_kept
 from core.networks.dists import BoundedNormal, TwoHot
 from core.networks.heads import PolicyHead, TwoHotHead
+from core.networks.layers import Linear
 from core.rssm import State
 from core.world_model import WorldModel
 from kernels.sharding import divided
@@ -122,6 +125,8 @@ def _roll_out(
     form: Form,
 ) -> Imagined:
     policy, value, slow_value = heads
+    if not form.heads_at_once:
+        policy, value = _lean(policy), _lean(value)
 
     @jax.named_scope("heads")
     def predict(features: Array) -> tuple[TwoHot, _Predicted]:
@@ -163,6 +168,28 @@ def _roll_out(
         _, end = predict(last.features)
         predicted = jax.tree.map(join, predicted, end)
     return Imagined(dist, action, values, *predicted)
+
+
+def _lean[Dist](head: Callable[[Array], Dist]) -> Callable[[Array], Dist]:
+    """The head for a rollout on a CPU: the same values, a faster gradient.
+
+    Only its products are kept for the gradient. Norms and activations are computed
+    again, which takes less time than to write and read back what every step leaves.
+    Its matrices are transposed before the rollout: the gradient of one is then gᵀx, of
+    x [states, inputs] and g [states, outputs], which XLA computes at twice the rate of
+    xᵀg where there are more inputs than outputs.
+    """
+    turned = _transposed(head)
+    return products_kept(lambda features: _transposed(turned)(features))
+
+
+def _transposed[T](tree: T) -> T:
+    """With the transposed matrix of every linear layer."""
+    is_linear = lambda node: isinstance(node, Linear)
+    turn = lambda layer: eqx.tree_at(lambda x: x.weight, layer, layer.weight.T)
+    return jax.tree.map(
+        lambda node: turn(node) if is_linear(node) else node, tree, is_leaf=is_linear
+    )
 
 
 def _stop[T](tree: T) -> T:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxprs import stored_by_scans
 
 from core.agent import Agent
 from core.behavior.actor_critic import imagined_loss
@@ -72,3 +73,20 @@ def test_heads_may_see_all_states_at_once(few_kernels, getkey):
         assert a.shape == b.shape and float(jnp.max(jnp.abs(a))) > 0
         scale = float(jnp.max(jnp.abs(a)))
         np.testing.assert_allclose(a, b, atol=1e-3 * scale)
+
+
+def test_a_rollout_keeps_products_for_the_heads_gradients(getkey):
+    """A CPU computes norms and activations faster again than it stores and reads."""
+    agent = Agent(5, 3, key=getkey(), size=SMALL)
+    starts, key = agent.model.rssm.initial(6), getkey()
+
+    def total(heads):
+        policy, value = heads
+        trained = ActorCritic(policy, value, agent.value)
+        found = imagine(agent.model, trained, starts, 4, key=key)
+        losses = imagined_loss(ReturnScale.initial(), found).losses
+        return losses["policy"] + losses["value"]
+
+    jaxpr = jax.make_jaxpr(jax.grad(total))((agent.policy, agent.value)).jaxpr
+    # Features; the products of 3 layers and of the outputs, 2 of the policy; 9 results.
+    assert stored_by_scans(jaxpr)[0] <= 1 + (3 + 2) + (3 + 1) + 9
