@@ -21,7 +21,7 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     str(_CACHE_HOME / "smooth-dreamer" / "jax-tests" / (platform.node() or "host")),
 )
-# Small programs are most of the thousands; reading one is five times as fast.
+# Small programs are most of the thousands, and read faster than they are compiled.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # The same for Python's own: where the environment forbids bytecode in the source tree,
 # each process, of which the suite starts dozens, would compile the source of jax and
@@ -55,6 +55,17 @@ def getkey():
     root = jax.random.key(0)
     counter = itertools.count()
     return lambda: jax.random.fold_in(root, next(counter))
+
+
+@pytest.fixture(scope="module")
+def quick_compiles() -> Iterator[None]:
+    """XLA leaves out LLVM's slow passes, in modules whose programs run for an instant.
+
+    Compiling is most of the time that those take; what is computed stays the same.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -21,6 +21,8 @@ from core.penalty import (
 from core.rssm import RSSM
 from core.transition import Transition
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 DETER, HIDDEN, ROWS, CLASSES, EMBED, ACTION = 6, 5, 2, 4, 3, 2
 TIME, BATCH = 3, 2
 

@@ -19,6 +19,8 @@ from reference import dense, filled, linear, rssm_core, softmax, wide
 from core.loops import block_gru, wide_gru
 from core.rssm import RSSM, State
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 DETER, HIDDEN, K, CLASSES, BLOCKS = 12, 5, 3, 4, 3
 EMBED, ACTION = 6, 2
 LENGTH, BATCH = 6, 4

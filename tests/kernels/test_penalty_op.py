@@ -1,6 +1,6 @@
 """The penalty op against its definition: values, gradients, precisions, transforms."""
 
-from functools import cache
+from functools import cache, partial
 
 import chex
 import jax
@@ -19,6 +19,8 @@ from kernels import (
     row_probe_penalty,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 FAMILIES = [
     ("rademacher", 2, 4),
     ("hadamard", 2, 4),
@@ -28,6 +30,7 @@ FAMILIES = [
 ]
 
 
+@partial(jax.jit, static_argnames=("n", "d", "h", "k", "c", "dtype"))
 def make_head(key, *, n=5, d=7, h=8, k=3, c=4, sharpness=1.0, dtype=jnp.float32):
     """Random states and weights; `sharpness` scales the logits."""
     keys = jax.random.split(key, 6)
@@ -75,6 +78,7 @@ def value_and_grads(
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
 
 
+@jax.jit
 def preactivation_of(u, head):
     return u @ head.w_in + head.b_in[None]
 
@@ -148,6 +152,7 @@ def test_lower_precisions(dtype, implementation, tolerance, form, sharpness):
         assert_close((value, grads), fn(*exact, key), tolerance)
 
 
+@partial(jax.jit, static_argnames="classes")
 def exact_norm(u, head, classes):
     """Mean over rows of ‖J_i‖_F², by the full Jacobian."""
 
@@ -245,7 +250,7 @@ def test_value_does_not_depend_on_how_rows_are_blocked(getkey, monkeypatch):
         def loss(head):
             return jacobian_penalty_mean(u, head, key, classes=4, probes=2)
 
-        return jax.value_and_grad(loss)(head)
+        return jax.jit(jax.value_and_grad(loss))(head)
 
     wanted = grads()
     for block in (2, 3, 6):

@@ -25,6 +25,8 @@ from kernels import (
 from kernels.pallas import kernel as pallas_gpu
 from kernels.pallas import tiling
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 KERNEL_FUNCTION = f"{pallas_gpu.KERNEL_NAME}_mosaic_gpu"
 """Defined once in the program of every kernel call."""
 
