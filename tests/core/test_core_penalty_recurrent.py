@@ -1,6 +1,7 @@
 """The penalty of the recurrent map, against its full Jacobian."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,18 @@ from core.penalty import (
 from core.rssm import RSSM, State
 from core.transition import Transition
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 ACTION = 2
+
+make_rssm = jax.jit(
+    partial(RSSM, 3, ACTION, deter=8, hidden=4, categoricals=2, classes=3, blocks=2)
+)
 
 
 @pytest.fixture
 def rssm(getkey):
-    return RSSM(
-        3, ACTION, key=getkey(), deter=8, hidden=4, categoricals=2, classes=3, blocks=2
-    )
+    return make_rssm(key=getkey())
 
 
 @pytest.fixture
@@ -32,10 +37,15 @@ def states(getkey):
     return State(deter, jax.nn.softmax(jax.random.normal(getkey(), (5, 2, 3))))
 
 
+@partial(jax.jit, static_argnames="carry")
+def core_jacobian(rssm, state, action, carry):
+    kept = None if carry else state.deter
+    return jax.jacrev(lambda s: rssm.recurrent(s, action, kept=kept))(state)
+
+
 def jacobian_norm(rssm, state, action, carry):
     """‖J‖_F by `jacrev` of a core whose direct path is subtracted where asked."""
-    kept = None if carry else state.deter
-    jacobian = jax.jacrev(lambda s: rssm.recurrent(s, action, kept=kept))(state)
+    jacobian = core_jacobian(rssm, state, action, carry)
     return np.sqrt(sum(float(jnp.sum(j**2)) for j in jax.tree.leaves(jacobian)))
 
 
@@ -44,7 +54,8 @@ def test_all_sign_vectors_give_the_frobenius_norm(rssm, states, carry):
     signs = jnp.array(list(itertools.product([-1.0, 1.0], repeat=8)))
     state = jax.tree.map(lambda x: x[0], states)
     action = jnp.array([0.3, -0.8])
-    found = recurrent_norm(rssm, state, action, signs, carry=carry)
+    norm = jax.jit(partial(recurrent_norm, carry=carry))
+    found = norm(rssm, state, action, signs)
     expected = jacobian_norm(rssm, state, action, carry)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -54,6 +65,7 @@ def test_the_carry_is_the_gate_times_the_old_state(rssm, states):
     state = jax.tree.map(lambda x: x[0], states)
     action = jnp.zeros(ACTION)
 
+    @jax.jit
     def jacobian(kept):
         return jax.jacrev(
             lambda h: rssm.recurrent(State(h, state.stoch), action, kept=kept)
@@ -66,7 +78,8 @@ def test_the_carry_is_the_gate_times_the_old_state(rssm, states):
 
 def test_probes_are_unbiased_for_the_square(rssm, states, getkey):
     actions = jnp.zeros((5, ACTION))
-    squares = recurrent_penalty(rssm, states, actions, key=getkey(), probes=4000) ** 2
+    penalty = jax.jit(partial(recurrent_penalty, probes=4000))
+    squares = penalty(rssm, states, actions, key=getkey()) ** 2
     expected = [
         jacobian_norm(rssm, jax.tree.map(lambda x: x[i], states), actions[i], True)  # noqa: B023
         ** 2
@@ -80,8 +93,12 @@ def test_the_gradient_also_flows_through_the_kept_state(rssm, states):
     """Without the carry h still acts on the penalty as more than a constant."""
     state = jax.tree.map(lambda x: x[0], states)
     signs = jnp.ones((1, 8))
-    norm = lambda s: recurrent_norm(rssm, s, jnp.zeros(ACTION), signs, carry=False)
-    gradient = jax.grad(norm)(state)
+
+    @jax.jit
+    def norm(s):
+        return recurrent_norm(rssm, s, jnp.zeros(ACTION), signs, carry=False)
+
+    gradient = jax.jit(jax.grad(norm))(state)
     step = 1e-3
     bumped = State(state.deter.at[1].add(step), state.stoch)
     lowered = State(state.deter.at[1].add(-step), state.stoch)
@@ -101,13 +118,14 @@ def test_steps_into_a_new_episode_do_not_count(rssm, getkey):
         jnp.zeros(time, bool),
         jnp.zeros(time, bool),
     )
-    _, observed = rssm.observe(
-        rssm.initial(), embeds, batch.action, batch.is_first, key=getkey()
+    _, observed = jax.jit(RSSM.observe)(
+        rssm, rssm.initial(), embeds, batch.action, batch.is_first, key=getkey()
     )
     key = getkey()
     options = PenaltyOptions(target="core", rho=1.0)
-    found = dynamics_penalty(rssm, observed, embeds, batch, key=key, options=options)
+    penalty = jax.jit(partial(dynamics_penalty, options=options))
+    found = penalty(rssm, observed, embeds, batch, key=key)
     states = jax.tree.map(lambda x: x[:-1], observed.states)
     _, probe_key = jax.random.split(key)
-    norms = recurrent_penalty(rssm, states, batch.action[1:], key=probe_key)
+    norms = jax.jit(recurrent_penalty)(rssm, states, batch.action[1:], key=probe_key)
     np.testing.assert_allclose(found["core"], norms[1], rtol=1e-5)

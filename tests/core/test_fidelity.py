@@ -29,6 +29,8 @@ from train.program import update as update_module
 from train.program.penalty import choose_penalty
 from train.program.state import Learner
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 # Of each array's norm. float32 keeps 6e-8.
 TOLERANCE = 1e-5
 LOSSES = ("rec", "rew", "con", "dyn", "rep", "policy", "value", "repval")
