@@ -95,8 +95,10 @@ def test_the_quick_study_ends_in_twenty_minutes(tmp_path):
     assert set(surface["norms"]) == {"posterior", "prior", "recurrent map"}
     assert min(map(min, surface["norms"].values())) > 0
     assert surface["correlations"]["recurrent map"]["drop"]["agents"] == 2 * len(ARMS)
-    for agent in read(f"trust-{task}")["agents"]:
-        assert agent["latent noise"]["standard error"] > 0
-        assert agent["initial error"]["flow"] > 0
-        assert np.isfinite(agent["curvature"]["trace"])
+    trusted = read(f"trust-{task}")["agents"]
+    assert [agent["run"] for agent in trusted] == [f"{arm}/seed-0" for arm in ARMS]
+    for summary in (agent["summary"] for agent in trusted):
+        assert summary["latent noise"]["standard error"] > 0
+        assert summary["initial error"]["flow"] > 0
+        assert np.isfinite(summary["curvature"]["trace"])
     assert {path.suffix for path in folder.glob("*-*.*")} == {".json", ".png"}
