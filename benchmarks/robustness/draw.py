@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.robustness.correlate import Correlation
 from benchmarks.robustness.report import (
@@ -111,6 +112,8 @@ def _norm(axes: Axes, result: Result, name: str) -> None:
     known = np.array(surface["norms"][name])
     if known.max() > 3 * known.min() > 0:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(f"{text}; larger points: later agents", fontsize="small")
     axes.grid(alpha=0.3)
