@@ -1,6 +1,7 @@
 """The penalty of a head with two hidden layers, against its definition."""
 
 import inspect
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from kernels import (
     two_layer_penalty_mean,
 )
 from kernels.head import ACTIVATIONS
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 N, D, H, G, K, C = 6, 7, 5, 8, 3, 4
 
@@ -65,7 +68,9 @@ def test_value_and_gradients_are_those_of_the_definition(head, options, getkey):
     u, bias = jax.random.normal(getkey(), (N, D)), jax.random.normal(getkey(), (H,))
     key = getkey()
     (value, bars), (wanted, wanted_bars) = (
-        jax.value_and_grad(fn, argnums=(0, 1, 2))(head, u, bias, key, **options)
+        jax.jit(jax.value_and_grad(partial(fn, **options), argnums=(0, 1, 2)))(
+            head, u, bias, key
+        )
         for fn in (by_formula, by_definition)
     )
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
@@ -79,8 +84,8 @@ def test_value_and_gradients_are_those_of_the_definition(head, options, getkey):
 def test_rows_in_one_step_of_the_loop_change_nothing(head, rows, getkey, monkeypatch):
     monkeypatch.setattr("kernels.gram.two_layers.row_block", lambda *_: rows)
     u, bias, key = jax.random.normal(getkey(), (N, D)), jnp.zeros(H), getkey()
-    found = jax.value_and_grad(by_formula)(head, u, bias, key)
-    wanted = jax.value_and_grad(by_definition)(head, u, bias, key)
+    found = jax.jit(jax.value_and_grad(by_formula))(head, u, bias, key)
+    wanted = jax.jit(jax.value_and_grad(by_definition))(head, u, bias, key)
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-6 * np.abs(y).max())
 

@@ -9,10 +9,13 @@ import scipy.stats
 
 import envs
 
-pytestmark = pytest.mark.filterwarnings(
-    # dm_control's indexing, under numpy 2.5.
-    "ignore:Setting the shape on a NumPy array:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings(
+        # dm_control's indexing, under numpy 2.5.
+        "ignore:Setting the shape on a NumPy array:DeprecationWarning"
+    ),
+    pytest.mark.usefixtures("quick_compiles"),
+]
 
 # (median, maximum) over the visited states of the largest error of a state's entries.
 # Without contacts only rounding is left; with contacts the two solvers must agree too,

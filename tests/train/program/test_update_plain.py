@@ -21,6 +21,8 @@ from train.program.optimizer import make_optimizer
 from train.program.state import Learner
 from train.program.update import UpdateOptions, update
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 OBS, ACTION, TIME, BATCH, UPDATES = 3, 2, 4, 3, 20
 CONFIG = dataclasses.replace(
     parse(["--preset", "smoke", "--env", "toy-target"], "cpu"),
@@ -77,22 +79,30 @@ def twenty_updates(
     return jax.device_get(metrics | size)
 
 
+def take_the_plain_code(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(update_module, "world_model_loss", plain.world_model_loss)
+    patch.setattr(update_module, "imagine", plain.Rollout)
+    patch.setattr(update_module, "imagined_loss", plain.imagined_loss)
+
+
 @pytest.fixture
 def plainly(monkeypatch):
-    monkeypatch.setattr(update_module, "world_model_loss", plain.world_model_loss)
-    monkeypatch.setattr(update_module, "imagine", plain.Rollout)
-    monkeypatch.setattr(update_module, "imagined_loss", plain.imagined_loss)
+    take_the_plain_code(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def slow() -> dict[str, np.ndarray]:
+    """Metrics of twenty updates by the plain code."""
+    with pytest.MonkeyPatch.context() as patch:
+        take_the_plain_code(patch)
+        return twenty_updates()
 
 
 @pytest.mark.parametrize(
     ("heads_at_once", "few_kernels"), [(False, False), (True, False), (True, True)]
 )
-def test_twenty_updates_are_those_of_the_plain_code(
-    request, heads_at_once, few_kernels
-):
+def test_twenty_updates_are_those_of_the_plain_code(slow, heads_at_once, few_kernels):
     fast = twenty_updates(heads_at_once, few_kernels)
-    request.getfixturevalue("plainly")
-    slow = twenty_updates()
     assert fast.keys() == slow.keys()
     for name, wanted in slow.items():
         scale = np.abs(wanted).max() + 1e-3
