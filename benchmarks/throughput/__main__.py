@@ -3,6 +3,7 @@
     python -m benchmarks.throughput [--size 1m,12m] [--seeds 1,4,8] [--quick]
         [--profile DIR] [--json OUT] [--png OUT]
     python -m benchmarks.throughput --devices 1,2,4,8 [--size 12m]   several devices
+    python -m benchmarks.throughput --beside "NAME=COMMAND" [--size 1m]   other programs
 
 Three measurements. Update: seconds of one optimizer step at the GPLD paper's shapes (16
 sequences of 64 steps, imagination length 25), by phase (as differences between programs
@@ -24,7 +25,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.cli import Parser, command, count, counts, publish
-from benchmarks.throughput import scaling
+from benchmarks.throughput import beside, scaling
 from benchmarks.throughput.measure import (
     Progress,
     cached_in,
@@ -55,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     if options.devices is not None:
         return scaling.run(options, options.size[-1], options.devices)
+    if options.beside:
+        size = options.size[0]
+        return beside.run(options, _paper(size, quick=options.quick))
     # As in training with several agents; must precede JAX's initialization.
     devices = max(map(coordination.cpu_devices, options.seeds))
     coordination.offer_cpu_devices(devices)
@@ -146,6 +150,14 @@ def _parser() -> Parser:
         type=counts,
         metavar="A,B",
         help="only time one update, on each of these numbers of devices",
+    )
+    parser.add_argument(
+        "--beside",
+        type=beside.peer_of,
+        action="append",
+        metavar="NAME=COMMAND",
+        help="only time one update of the first size beside another program's, see "
+        "benchmarks/throughput/beside.py",
     )
     parser.add_argument(
         "--times", type=count, help="updates per program (default 8 at 1m, 4 at 12m)"
