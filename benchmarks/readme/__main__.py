@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.cli import Parser, command
 from benchmarks.gpu.compile.command import WHAT as COUNTED
 from benchmarks.gpu.parts import STAGES
-from benchmarks.readme import experiments, tables
+from benchmarks.readme import experiments, speed, tables
 from benchmarks.readme.tables import Result
 from benchmarks.suite.declare import FILES
 from core.sizes import SIZES
@@ -31,7 +31,7 @@ from train.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = {
     "README.md": ("headline",),
-    "docs/benchmarks.md": ("overhead", "throughput", "gpu"),
+    "docs/benchmarks.md": ("overhead", "beside", "throughput", "gpu"),
     "docs/does-it-help.md": ("evidence", "ablations"),
     "docs/gpu.md": ("compiled",),
 }
@@ -43,6 +43,7 @@ WHAT = ("a measurement", COUNTED)
 COMMANDS = {
     "headline": "python -m benchmarks.overhead --size 12m",
     "overhead": "python -m benchmarks.overhead --size 12m",
+    "beside": "python -m benchmarks.throughput --beside NAME=COMMAND",
     "throughput": "python -m benchmarks.throughput",
     "evidence": "python -m benchmarks.suite evidence --folder DIR",
     "compiled": "python -m benchmarks.gpu --stage compile",
@@ -134,7 +135,12 @@ def parts(results: Sequence[Path], base: Path, wanted: Sequence[str]) -> dict[st
             counts = [each for each in found if kind(each.data) == name]
             content[name] = tables.compiled(counts, COMMANDS[name])
         else:
-            content[name] = getattr(tables, name)(_latest(found, name), COMMANDS[name])
+            write = {
+                "overhead": tables.overhead,
+                "beside": speed.beside,
+                "throughput": speed.throughput,
+            }[name]
+            content[name] = write(_latest(found, name), COMMANDS[name])
     return content
 
 
@@ -175,6 +181,8 @@ def kind(data: Any) -> str | None:
         return "overhead"
     if holds("updates", "seeds", "loop"):
         return "throughput"
+    if holds("rounds", "rows", "imagination_length"):
+        return "beside"
     if holds("suite", "runs", "aggregates"):
         return f"suite {data['suite']}"
     return None
@@ -186,7 +194,7 @@ def _latest(found: Sequence[Result], name: str) -> list[Result]:
     for result in sorted(found, key=lambda each: each.data["provenance"]["date"]):
         if kind(result.data) == name:
             machine = result.data["provenance"]["machine"]
-            size = result.data.get("shape", {}).get("size")
+            size = result.data.get("shape", result.data).get("size")
             order = list(SIZES).index(size) if size else 0
             known = {key: machine.get(key) for key in ("cpu", "cores", "devices")}
             latest[json.dumps(known, sort_keys=True), order] = result

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.gpu.summary import summary
 from benchmarks.overhead.report import RELEASED_RATIOS
 from benchmarks.overhead.rows import RHOS
-from benchmarks.throughput.report import PAPER_SHAPE, RELEASED
+from benchmarks.throughput.report import PAPER_SHAPE
 
 DASH = "–"
 LONG = ("kernel", "env")
@@ -89,8 +89,8 @@ def headline(
         cells = [DASH if ratio is None else f"{ratio:.2f}" for ratio in theirs]
         rows.append([f"the authors' code, 2 quiet CPU cores, ρ = {rho:g}", *cells])
     header = ["train step with the penalty, as a ratio to the step without", *found]
-    sources = "; ".join(_source(result) for result in [*results, *measured])
-    return "\n".join([*_table(header, rows), "", sources])
+    sources = "; ".join(source(result) for result in [*results, *measured])
+    return "\n".join([*markdown(header, rows), "", sources])
 
 
 def _updates_ahead(result: Result) -> dict[str, str]:
@@ -147,7 +147,7 @@ def _overhead(result: Result) -> str:
         "and in wall time; the step without penalty against itself is "
         f"{_ratio(again)}:",
         "",
-        *_table(
+        *markdown(
             ["penalty", *(f"ρ = {rho:g}" for rho in RHOS)],
             [
                 [name, *(cells.get(rho, DASH) for rho in RHOS)]
@@ -155,7 +155,7 @@ def _overhead(result: Result) -> str:
             ],
         ),
         "",
-        _source(result),
+        source(result),
     ]
     return "\n".join(lines)
 
@@ -171,144 +171,6 @@ def _variant(row: Mapping[str, Any]) -> str:
     return f"{row['target']}, {kind}{forms.get(row['implementation'], '')}"
 
 
-def throughput(results: Sequence[Result], command: str) -> str:
-    """An update by phase, several agents and the loop: three tables per file."""
-    if not results:
-        return not_measured(command)
-    return "\n\n".join(
-        "\n\n".join(
-            [_updates(result.data)]
-            + ([_scopes(result.data["traces"])] if result.data.get("traces") else [])
-            + [_seeds(result.data), _loop(result.data["loop"])]
-            + ([f"![throughput]({result.picture})"] if result.picture else [])
-            + [_source(result)]
-        )
-        for result in results
-    )
-
-
-def _updates(data: Mapping[str, Any]) -> str:
-    found = data["updates"]
-    shape = found[0]
-    names = list(shape["phases"])
-
-    def column(update: Mapping[str, Any]) -> list[str]:
-        seconds = update["seconds"]["median"]
-        rate = update["flops"] / seconds
-        cells = [
-            f"{milliseconds(seconds)} ({1 / seconds:.3g} a second)",
-            milliseconds(update["seconds_with_penalty"]["median"]),
-        ]
-        cells += [_phase(update["phases"][name]["median"], seconds) for name in names]
-        cells += [
-            f"{update['flops'] / 1e9:.0f} GFLOP",
-            f"{rate / 1e9:.0f} of {update['product_flops'] / 1e9:.0f} GFLOP/s, "
-            f"{100 * rate / update['product_flops']:.0f} %",
-            _released(update),
-            f"{update['compile_seconds']:.0f} s, {update['warm_seconds']:.0f} s",
-            megabytes(update["peak_bytes"]),
-        ]
-        return cells
-
-    labels = [
-        "**one update**, without penalty",
-        "with the posterior penalty, ρ = 0.5",
-        *(f"of it: {name}" if name != "penalty" else "penalty" for name in names),
-        "its matrix products",
-        "their rate, of that of a large product",
-        "released GPLD code, 2 quiet cores",
-        "compiling: first, from the cache",
-        "temporaries",
-    ]
-    columns = [column(update) for update in found]
-    title = (
-        f"batch {shape['batch_size']} × {shape['batch_length']}, imagination "
-        f"{shape['imagination_length']}, {shape['dtype']}"
-    )
-    return "\n".join(
-        _table(
-            [title, *(update["size"] for update in found)],
-            [[label, *cells] for label, *cells in zip(labels, *columns, strict=True)],
-        )
-    )
-
-
-def _scopes(traces: Mapping[str, Any]) -> str:
-    """Profiled time of an update with penalty, by named scope."""
-    shares = {
-        size: {
-            name: part["seconds"] / sum(x["seconds"] for x in found["scopes"].values())
-            for name, part in found["scopes"].items()
-        }
-        for size, found in traces.items()
-    }
-    names = list(dict.fromkeys(name for share in shares.values() for name in share))
-    names.sort(key=lambda name: -sum(share.get(name, 0.0) for share in shares.values()))
-    percent = lambda name, share: f"{100 * share.get(name, 0.0):.1f} %"
-    rows = [[percent(name, share) for share in shares.values()] for name in names]
-    title = "share of a profiled update with penalty, both cores added up"
-    return "\n".join(
-        _table(
-            [title, *shares],
-            [[name, *cells] for name, cells in zip(names, rows, strict=True)],
-        )
-    )
-
-
-def _released(update: Mapping[str, Any]) -> str:
-    theirs = RELEASED.get(update["size"])
-    if theirs is None or _shape(update) != PAPER_SHAPE or update["dtype"] != "float32":
-        return DASH
-    ratio = update["seconds"]["median"] / theirs
-    return f"{milliseconds(theirs)}; ours takes {ratio:.2f} of it"
-
-
-def _phase(seconds: float, whole: float) -> str:
-    if seconds <= 0:  # a difference of programs, of which XLA makes different things
-        return "too small to tell"
-    return f"{milliseconds(seconds)}, {100 * seconds / whole:.0f} %"
-
-
-def _seeds(data: Mapping[str, Any]) -> str:
-    found = data["seeds"]
-    header = f"agents in one program, size {found[0]['size']}, with the penalty"
-    times = [milliseconds(each["seconds"]["median"]) for each in found]
-    rates = [f"{each['count'] / each['seconds']['median']:.3g}" for each in found]
-    ratios = [f"{each['ratio']['median']:.2f}" for each in found]
-    return "\n".join(
-        _table(
-            [header, *(str(each["count"]) for each in found)],
-            [
-                ["an update of all", *times],
-                ["updates a second, all together", *rates],
-                ["an agent's share, to one agent alone", *ratios],
-            ],
-        )
-    )
-
-
-def _loop(loop: Mapping[str, Any]) -> str:
-    acting, replay = loop["collect_share"]["median"], loop["replay_share"]["median"]
-    python = loop["host_share"]
-    return "\n".join(
-        _table(
-            [f"the whole loop, preset `{loop['preset']}`, {loop['env']}", ""],
-            [
-                ["updates a second", f"{loop['updates_per_second']:.1f}"],
-                ["environment steps a second", f"{loop['env_steps_per_second']:.0f}"],
-                ["decisions a second", f"{loop['decisions_per_second']:.0f}"],
-                ["of its time: acting", f"{100 * acting:.1f} %"],
-                ["replay", f"{100 * replay:.1f} %"],
-                ["Python: fetching, logging, progress", f"{100 * python:.2f} %"],
-                [
-                    "acting, replay and Python together",
-                    f"{100 * (acting + replay + python):.1f} %",
-                ],
-            ],
-        )
-    )
-
-
 def gpu(results: Mapping[str, Sequence[Result]]) -> str:
     """The stages of the GPU benchmark that have been run, and their results.
 
@@ -321,12 +183,12 @@ def gpu(results: Mapping[str, Sequence[Result]]) -> str:
             parts = result.data["parts"]
             complete = sum(part["ended"] == "complete" for part in parts.values())
             count = f"{complete} of {len(parts)} parts"
-            rows.append([f"`{stage}`", count, _source(result)])
+            rows.append([f"`{stage}`", count, source(result)])
             if stage not in LONG:
                 blocks.append(f"`{stage}`:\n\n```\n{summary(parts)}\n```")
         if not found:
             rows.append([f"`{stage}`", "**not measured**", DASH])
-    table = "\n".join(_table(["stage", "complete", "measured on"], rows))
+    table = "\n".join(markdown(["stage", "complete", "measured on"], rows))
     return "\n\n".join([table, *blocks])
 
 
@@ -355,7 +217,7 @@ def compiled(results: Sequence[Result], command: str) -> str:
         )
         rows.append([f"{program}, {device.upper()}", *map(several, header[1:])])
     sources = "\n".join(f"{result.source}  " for result in ordered)
-    return "\n".join([*_table(header, rows), "", sources.rstrip()])
+    return "\n".join([*markdown(header, rows), "", sources.rstrip()])
 
 
 def not_measured(command: str) -> str:
@@ -378,10 +240,12 @@ def _shape(found: Mapping[str, Any]) -> tuple[int, int, int]:
     return (found["batch_size"], found["batch_length"], found["imagination_length"])
 
 
-def _source(result: Result) -> str:
+def source(result: Result) -> str:
+    """Where a table's numbers come from, in brackets."""
     return f"({result.source})"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
     lines = [header, ["---"] * len(header), *rows]
     return [f"| {' | '.join(cells)} |" for cells in lines]

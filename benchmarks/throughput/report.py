@@ -9,11 +9,6 @@ from matplotlib.figure import Figure
 from benchmarks.measure.timing import Spread, bars
 from benchmarks.measure.trace import trace_lines
 
-RELEASED = {"1m": 0.69, "12m": 4.17}
-"""Seconds per update of the authors' GPLD code without penalty (JAX 0.4.33, float32) at
-`PAPER_SHAPE`, on two idle cores of the same kind as for this project's CPU results.
-Measured separately, not by this benchmark."""
-
 PAPER_SHAPE = (16, 64, 25)
 """Batch size, batch length and imagination length of the paper."""
 
@@ -59,12 +54,6 @@ class UpdateTimes(Record):
     def share(self) -> float:
         """FLOP/s of the update's matrix products / FLOP/s of a large product."""
         return self.flops / self.seconds.median / self.product_flops
-
-    @property
-    def paper_shapes(self) -> bool:
-        """Whether the shapes are those of `RELEASED`."""
-        shape = (self.batch_size, self.batch_length, self.imagination_length)
-        return shape == PAPER_SHAPE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +109,6 @@ def table(
         for name, spread in found.phases.items():
             part = spread.median / found.seconds.median
             lines.append(f"    {name:18} {_ms(spread):>26} {100 * part:4.0f}%")
-        if found.paper_shapes and found.size in RELEASED:
-            ratio = found.seconds.median / RELEASED[found.size]
-            lines.append(
-                f"  released GPLD code, quiet cores: {RELEASED[found.size]} s; "
-                f"ours takes {ratio:.2f} of it"
-            )
     for found in seeds:
         lines.append(
             f"{found.count} seeds at {found.size}: {_ms(found.seconds)} an update of "

@@ -87,6 +87,26 @@ def throughput():
     return {"provenance": PROVENANCE, "what": "a measurement", **record}
 
 
+def beside(size="1m"):
+    row = {
+        key: spread(value)
+        for key, value in {
+            "wall": 0.5,
+            "processor": 0.9,
+            "wall_ratio": 2.25,
+            "processor_ratio": 2.125,
+        }.items()
+    }
+    return {
+        "provenance": PROVENANCE,
+        "what": "a measurement",
+        "size": size,
+        **SHAPE,
+        "rounds": 9,
+        "rows": [{"name": "theirs", **row}],
+    }
+
+
 @pytest.fixture
 def written(tmp_path):
     """Writes results and documents with marks, and rewrites these."""
@@ -103,6 +123,13 @@ def written(tmp_path):
         return (tmp_path / document).read_text()
 
     return write
+
+
+def test_others_stand_beside_ours(written):
+    text = written(a=beside("12m"), b=beside())
+    assert text.index("update at 1m, batch 16 × 64") < text.index("update at 12m")
+    row = "| theirs | 500 ms | **2.25** (2.25–2.25) | **2.12** (2.12–2.12) |"
+    assert text.count(row) == 2
 
 
 def test_scopes_of_a_trace_are_shares(written):
@@ -128,7 +155,7 @@ def test_the_documents_agree_with_the_committed_results(capsys):
 
 def test_without_results_it_says_so(written):
     text = written()
-    assert text.count("Not measured yet") == 2
+    assert text.count("Not measured yet") == 3
     assert text.count("**not measured**") == len(STAGES) + 1  # and "all"
     assert "old" not in text and text.startswith("overhead\n<!-- generated")
 
