@@ -16,6 +16,7 @@ from core.penalty import (
     annealed_coefficient,
     decayed_coefficient,
     dynamics_penalty,
+    posterior_jacobian,
     sample_states,
 )
 from core.rssm import RSSM
@@ -33,8 +34,7 @@ def full_precision():
         yield
 
 
-@pytest.fixture(scope="module")
-def rssm():
+def random_rssm(unimix=0.01):
     """Random parameters everywhere: at the start biases are 0 and norms 1."""
     build = functools.partial(
         RSSM,
@@ -45,6 +45,7 @@ def rssm():
         categoricals=ROWS,
         classes=CLASSES,
         blocks=2,
+        unimix=unimix,
     )
     rng = np.random.default_rng(0)
 
@@ -55,6 +56,11 @@ def rssm():
 
     shapes = eqx.filter_eval_shape(build, key=jax.random.key(0))
     return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+@pytest.fixture(scope="module")
+def rssm():
+    return random_rssm()
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +170,34 @@ def test_the_reference_implementation_gives_the_same(
     (terms,) = penalize_all(rssm, observed, inputs[0], key, (options,))
     for name, value in definition[0].items():
         np.testing.assert_allclose(terms[name], value, rtol=1e-4)
+
+
+def test_all_hadamard_probes_give_the_exact_value(rssm, observed, inputs, definition):
+    """Their number is that of the options, in every implementation."""
+    every = {"target": "both", "rho": 1.0, "probe_kind": "hadamard"}
+    options = tuple(
+        PenaltyOptions(implementation, probes=CLASSES - 1, **every)
+        for implementation in ("xla", "reference")
+    )
+    found = penalize_all(rssm, observed, inputs[0], jax.random.key(0), options)
+    for terms, (name, value) in itertools.product(found, definition[0].items()):
+        np.testing.assert_allclose(terms[name], value, rtol=1e-4)
+
+
+def test_the_penalty_is_that_of_the_mixed_probabilities(rssm, observed, inputs):
+    """q = (1 − unimix)·softmax + unimix/C: in proportion to (1 − unimix)²."""
+    options = tuple(
+        PenaltyOptions(implementation, target="both", rho=1.0, probe_kind="exact")
+        for implementation in ("xla", "reference")
+    )
+
+    def found(rssm):
+        terms = penalize_all(rssm, observed, inputs[0], jax.random.key(0), options)
+        return terms, jax.jit(posterior_jacobian)(rssm, observed, inputs[0])
+
+    plain, mixed = (jax.tree.leaves(found(random_rssm(x))) for x in (0.0, 0.25))
+    assert len(plain) == 5
+    np.testing.assert_allclose(mixed, 0.75**2 * np.array(plain), rtol=1e-5)
 
 
 def test_targets_and_normalizations(rssm, observed, inputs):

@@ -106,26 +106,55 @@ def test_the_gradient_also_flows_through_the_kept_state(rssm, states):
     np.testing.assert_allclose(gradient.deter[1], slope, rtol=2e-2, atol=1e-4)
 
 
-def test_steps_into_a_new_episode_do_not_count(rssm, getkey):
-    """With one transition inside an episode, the mean is that transition's norm."""
-    time = 4
+def observe(rssm, is_first, getkey):
+    """Random rows, and what the RSSM makes of them."""
+    time = len(is_first)
     embeds = jax.random.normal(getkey(), (time, 3))
     batch = Transition(
         jnp.zeros((time, 1)),
         jax.random.normal(getkey(), (time, ACTION)),
         jnp.zeros(time),
-        jnp.array([True, True, False, True]),
+        jnp.array(is_first),
         jnp.zeros(time, bool),
         jnp.zeros(time, bool),
     )
     _, observed = jax.jit(RSSM.observe)(
         rssm, rssm.initial(), embeds, batch.action, batch.is_first, key=getkey()
     )
+    return observed, embeds, batch
+
+
+@pytest.mark.parametrize(("probes", "carry"), [(None, True), (3, False)])
+def test_steps_into_a_new_episode_do_not_count(rssm, probes, carry, getkey):
+    """With one transition inside an episode, the mean is that transition's norm."""
+    rows = observe(rssm, [True, True, False, True], getkey)
     key = getkey()
-    options = PenaltyOptions(target="core", rho=1.0)
-    penalty = jax.jit(partial(dynamics_penalty, options=options))
-    found = penalty(rssm, observed, embeds, batch, key=key)
-    states = jax.tree.map(lambda x: x[:-1], observed.states)
+    options = PenaltyOptions(target="core", rho=1.0, probes=probes, core_carry=carry)
+    found = jax.jit(partial(dynamics_penalty, options=options))(rssm, *rows, key=key)
+    states = jax.tree.map(lambda x: x[:-1], rows[0].states)
     _, probe_key = jax.random.split(key)
-    norms = jax.jit(recurrent_penalty)(rssm, states, batch.action[1:], key=probe_key)
+    norms = jax.jit(partial(recurrent_penalty, probes=probes or 1, carry=carry))(
+        rssm, states, rows[2].action[1:], key=probe_key
+    )
     np.testing.assert_allclose(found["core"], norms[1], rtol=1e-5)
+
+
+def test_without_a_step_inside_an_episode_it_is_zero(rssm, getkey):
+    rows = observe(rssm, [True, True, True], getkey)
+    options = PenaltyOptions(target="core", rho=1.0)
+    found = jax.jit(partial(dynamics_penalty, options=options))(
+        rssm, *rows, key=getkey()
+    )
+    assert found["core"] == 0
+
+
+def test_the_sum_over_sampled_steps_may_be_divided_by_all(rssm, getkey):
+    """normalization="batch": 2 of 3 steps are drawn, ⌊0.7·3⌋."""
+    rows, key = observe(rssm, [True, False, False, False], getkey), getkey()
+    run = lambda options: dynamics_penalty(rssm, *rows, key=key, options=options)
+    by_name = lambda name: run(
+        PenaltyOptions(target="core", rho=0.7, normalization=name)
+    )
+    sampled, batch = jax.jit(lambda: [by_name("sampled"), by_name("batch")])()
+    assert sampled["core"] > 0
+    np.testing.assert_allclose(batch["core"], sampled["core"] * 2 / 3, rtol=1e-6)

@@ -55,7 +55,8 @@ def value_and_grads(
     """Jitted value and all gradients of one form of the op.
 
     The forms: "mean", "states" (random weights for the states), and "reused", the mean
-    with the pre-activation passed in, whose own cotangent is returned as well.
+    with the pre-activation passed in, whose own cotangent is returned as well. A mean
+    is multiplied by 3, as λ does in training: its cotangent is not 1.
     """
 
     def loss(u, head, preactivation, key):
@@ -73,7 +74,7 @@ def value_and_grads(
             preactivation=preactivation if form == "reused" else None,
         )
         weights = jax.random.normal(weight_key, u.shape[:1], value.dtype)
-        return jnp.sum(weights * value) if form == "states" else value
+        return jnp.sum(weights * value) if form == "states" else 3.0 * value
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
 

@@ -190,6 +190,8 @@ def test_imagined_losses(heads, getkey):
     assert_close(output.metrics["advantage_abs"], np.abs(advantage).mean())
     assert_close(output.metrics["return_scale"], high - low)
     assert_close(output.metrics["value"], values.mean())
+    assert_close(output.metrics["imagined_reward"], reward.mean())
+    assert_close(output.metrics["imagined_return"], returns.mean())
 
 
 def test_small_returns_are_not_blown_up(heads, getkey):

@@ -10,6 +10,7 @@ from core.networks.dists import (
     Bernoulli,
     BoundedNormal,
     Categoricals,
+    Gaussians,
     TwoHot,
     onehot_from_uniform,
 )
@@ -88,6 +89,30 @@ def test_twohot_loss_gradient_is_softmax_minus_target(getkey):
     assert to_target == 0
 
 
+def test_twohot_losses_of_several_targets(getkey):
+    """Σ s·CE: its gradient is Σ s times softmax, minus the weighted targets."""
+    logits = jax.random.normal(getkey(), (2, 5))
+    bin3 = (np.exp(10.0) - 1) * np.array([[0.25, 1.0], [0.5, -0.25]])
+    first, second = jnp.asarray(bin3, jnp.float32)
+    twohots = np.array(
+        [
+            [[0, 0, 0.75, 0.25, 0], [0, 0, 0, 1, 0]],
+            [[0, 0, 0.5, 0.5, 0], [0, 0.25, 0.75, 0, 0]],
+        ]
+    )
+    weights = jnp.array([3.0, -2.0])
+
+    def loss(logits):
+        losses = TwoHot(logits).losses((first, second), (1.0, 0.3))
+        return jnp.sum(weights * losses), losses
+
+    gradient, losses = jax.jit(jax.grad(loss, has_aux=True))(logits)
+    probs, mixed = softmax(logits), twohots[0] + 0.3 * twohots[1]
+    np.testing.assert_allclose(losses, -np.sum(mixed * np.log(probs), -1), rtol=1e-5)
+    wanted = np.asarray(weights)[:, None] * (1.3 * probs - mixed)
+    np.testing.assert_allclose(gradient, wanted, rtol=1e-5, atol=1e-6)
+
+
 # Categoricals
 
 
@@ -114,6 +139,22 @@ def test_kl_by_hand():
     np.testing.assert_allclose(q.kl(p), forward, rtol=1e-5)
     np.testing.assert_allclose(p.kl(q), backward, rtol=1e-5)
     assert q.kl(q) == 0
+
+
+@pytest.mark.parametrize(
+    ("step", "tolerance"), [(1e-4, 1e-6), (3.5e-3, 1e-6), (5e-3, 1e-5), (0.1, 1e-5)]
+)
+def test_kl_of_nearby_categoricals_does_not_cancel(step, tolerance):
+    """On both sides of |t| = 0.02, below which a series is in the logarithm's place."""
+    p, q = (
+        Categoricals(logits_of([[0.2 + x, 0.8 - x], [0.5, 0.5]]), 0.0)
+        for x in (0.0, step)
+    )
+    # Of the float32 numbers themselves, whose sum need not be 1.
+    first, second = (np.asarray(x.probs, np.float64) for x in (p, q))
+    t = (second - first) / first
+    wanted = np.sum(first * (t - np.log1p(t)))
+    np.testing.assert_allclose(p.kl_nearby(q), wanted, rtol=tolerance)
 
 
 def test_kl_with_unimix_is_bounded():
@@ -243,6 +284,8 @@ def test_bounded_normal_samples():
         TwoHot(jnp.zeros((2, 3), jnp.bfloat16)).logits,
         Bernoulli(jnp.zeros((), jnp.bfloat16)).logit,
         BoundedNormal(jnp.zeros(1, jnp.bfloat16), jnp.zeros(1, jnp.bfloat16)).stddev,
+        Gaussians(jnp.zeros((2, 1), jnp.bfloat16), jnp.zeros((2, 1))).center,
+        Gaussians(jnp.zeros((2, 1)), jnp.zeros((2, 1), jnp.bfloat16)).stddev,
     ],
 )
 def test_parameters_are_float32_whatever_the_compute_type(parameter):
