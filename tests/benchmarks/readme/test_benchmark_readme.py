@@ -241,7 +241,6 @@ def test_throughput(written, tmp_path):
         "| 345 ms (2.9 a second) |",
         "| of it: world model | 34.5 ms, 10 % |",
         "| 200 of 400 GFLOP/s, 50 % |",
-        "| 690 ms; ours takes 0.50 of it |",
         "| an agent's share, to one agent alone | 1.00 | 0.71 |",
         "| updates a second, all together | 2.86 | 4 |",
         "| acting, replay and Python together | 6.2 % |",
