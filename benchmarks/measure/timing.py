@@ -106,7 +106,7 @@ def interleave_costs[Name: Hashable](
     costs: dict[Name, list[Cost]] = {name: [] for name in programs}
     turn = list(programs.items())
     for number in range(rounds + 1):
-        for name, program in (turn[place] for place in _order(len(turn), number)):
+        for name, program in (turn[place] for place in order(len(turn), number)):
             start = Cost(time.perf_counter(), time.process_time())
             program()
             end = Cost(time.perf_counter(), time.process_time())
@@ -118,8 +118,8 @@ def interleave_costs[Name: Hashable](
     return costs
 
 
-def _order(count: int, number: int) -> list[int]:
-    """The order 0, n - 1, 1, n - 2, ..., shifted by one each round.
+def order(count: int, number: int) -> list[int]:
+    """The order of a round's programs: 0, n - 1, 1, n - 2, ..., each round one further.
 
     For even n, each program follows every other one once in n rounds. For odd n every
     second round is reversed, and each follows every other one twice in 2 n rounds.

@@ -3,7 +3,7 @@
     python -m benchmarks.robustness.study --folder runs/robustness-quick
 
 For the agents of a suite, by default `robustness-quick`: no penalty and that of the
-recurrent map, each with and without a latent error, in under 20 minutes on two cores.
+recurrent map, each with and without a latent error, some ten minutes of processor time.
 It starts three commands one after another, and prints each so that it can be given
 alone, with other flags:
 

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.cli import MEASURED, QUICK, publish
 from benchmarks.measure.tables import text_table
-from benchmarks.measure.timing import Cost, Interval, bars, paired
+from benchmarks.measure.timing import Cost, Interval, bars, order, paired
 from benchmarks.overhead.rows import Variant
 from benchmarks.overhead.steps import Bench, Program
 from train.config import Config
@@ -159,11 +159,11 @@ def take_turns(
     programs: Mapping[str, Callable[[], Cost]], *, rounds: int
 ) -> dict[str, list[Cost]]:
     """The costs of every program in every round, after one that does not count."""
-    order = np.random.default_rng(0)
     costs: dict[str, list[Cost]] = {name: [] for name in programs}
+    turn = list(programs.items())
     for number in range(rounds + 1):
-        for name in order.permutation(list(programs)):
-            cost = programs[name]()
+        for name, program in (turn[place] for place in order(len(turn), number)):
+            cost = program()
             if number:
                 costs[name].append(cost)
     return costs

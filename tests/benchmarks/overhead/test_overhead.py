@@ -34,7 +34,7 @@ def test_programs_are_run_in_turn_and_the_first_round_does_not_count():
 @pytest.mark.parametrize("count", [1, 2, 5, 8])
 def test_no_program_always_follows_the_same_other_one(count):
     cycle = count if count % 2 == 0 else 2 * count
-    rounds = [timing._order(count, number) for number in range(cycle)]
+    rounds = [timing.order(count, number) for number in range(cycle)]
     pairs = collections.Counter(
         pair for order in rounds for pair in itertools.pairwise(order)
     )
