@@ -182,9 +182,16 @@ def differing(found: Sequence[Settings]) -> list[str]:
 
 
 def _values(name: str, found: Sequence[Settings]) -> set[str]:
-    """The distinct values of a setting; one of the penalty, where there is one."""
+    """The distinct values of a setting; one of the penalty, where there is one.
+
+    Beside a run without penalty, what another penalizes is worth a word where it is not
+    the usual.
+    """
     have = [x for x in found if name not in _OF_PENALTY or x["--penalty"] != "none"]
-    return {str(settings.get(name)) for settings in have}
+    values = {str(settings.get(name)) for settings in have}
+    if name == "--penalty-target" and len(have) < len(found):
+        values.add(Config().penalty.target)
+    return values
 
 
 def _labels(groups: Sequence[Sequence[Path]]) -> list[str]:

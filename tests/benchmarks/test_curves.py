@@ -247,6 +247,16 @@ def test_settings_of_the_penalty_name_those_that_have_one(tmp_path):
     ]
 
 
+def test_beside_none_a_penalty_of_an_unusual_target_says_so(tmp_path):
+    words = ["none", "xla --penalty-target core"]
+    base = "--env cartpole-balance --preset laptop --penalty"
+    runs = [configured(tmp_path / str(i), f"{base} {x}") for i, x in enumerate(words)]
+    assert [curve.label for curve in curves.read_curves(runs)] == [
+        "cartpole-balance, --penalty none, seed 0",
+        "cartpole-balance, --penalty xla, --penalty-target core, seed 0",
+    ]
+
+
 def test_settings_of_a_penalty_that_is_off_do_not_count(tmp_path):
     words = "--env cartpole-balance --preset laptop --penalty none --rho"
     runs = [

@@ -10,7 +10,7 @@ import functools
 import math
 from typing import Annotated, Literal
 
-from core.constants import LossConstants  # needs no JAX
+from core.constants import DREAMERV3, LossConstants  # needs no JAX
 from core.sizes import SIZES, ModelSize
 from train.config.fields import (
     MAX_COUNT,
@@ -86,22 +86,24 @@ class LossConfig:
     clip_rewards: Literal["none", "tanh"] = "none"
     """tanh: the model learns tanh of each decision's reward, and so does all that
     follows from its predictions; logged returns are not clipped."""
-    free_nats: NonNegative = 1.0
+    free_nats: NonNegative = DREAMERV3.free_nats
     """KL divergences below this many nats are not reduced further."""
     unimix: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.01
     """Share of the uniform distribution mixed into the latent categoricals; Gaussian
     latents have none."""
-    return_lambda: Fraction = 0.95
+    return_lambda: Fraction = DREAMERV3.return_lambda
     """Mixing of n-step returns."""
-    entropy: NonNegative = 3e-4
+    entropy: NonNegative = DREAMERV3.entropy
     """Weight of the policy's entropy."""
     slow_rate: Annotated[float, Range(0, 1, open_low=True)] = 0.02
     """Share of the value network that its slow copy takes over per update."""
-    slow_regularizer: NonNegative = 1.0
+    slow_regularizer: NonNegative = DREAMERV3.slow_regularizer
     """Weight of the loss that holds the value near its slow copy."""
-    return_norm_rate: Annotated[float, Range(0, 1, open_low=True)] = 0.01
+    return_norm_rate: Annotated[float, Range(0, 1, open_low=True)] = (
+        DREAMERV3.return_norm_rate
+    )
     """Rate at which the percentiles of the returns are tracked."""
-    return_norm_limit: Positive = 1.0
+    return_norm_limit: Positive = DREAMERV3.return_norm_limit
     """Return ranges below this are not scaled up."""
 
     def __post_init__(self) -> None:
@@ -170,7 +172,7 @@ class Config:
     """Decisions in a sequence."""
     imagination_length: Count = 15
     """Decisions imagined from each state."""
-    discount_horizon: Annotated[int, Range(2, MAX_COUNT)] = 333
+    discount_horizon: Annotated[int, Range(2, MAX_COUNT)] = DREAMERV3.discount_horizon
     """Decisions the return looks ahead: the discount is 1 - 1 / horizon."""
     replay_size: Count = 5_000_000
     """Capacity of the replay buffer in decisions; by default at most those of the run.
