@@ -29,11 +29,16 @@ class VectorEnv[S: State]:
         self.env = env
         self.num_envs = checks.whole("num_envs", num_envs)
         self.spec = env.spec
+        # A simulator takes seconds to trace. Compiled by themselves, the methods of one
+        # environment are traced once for all programs and batches they are part of.
+        self._reset, self._restart, self._advance = (
+            jax.jit(method) for method in (env.reset, env.restart, env.advance)
+        )
 
     def reset(self, key: Key[Array, ""]) -> tuple[S, Timestep]:
         """Start every copy, each with its own key derived from `key`."""
         keys = jax.random.split(key, self.num_envs)
-        return mark_corrupt(*jax.vmap(self.env.reset)(keys))
+        return mark_corrupt(*jax.vmap(self._reset)(keys))
 
     def step(
         self, state: S, action: Num[Array, "num_envs action"]
@@ -43,12 +48,10 @@ class VectorEnv[S: State]:
         Timesteps with NaN or Inf of any environment are marked as corrupt here, see
         `envs.base.mark_corrupt`.
         """
-        advanced = jax.vmap(self.env.advance)(state, action)
+        advanced = jax.vmap(self._advance)(state, action)
 
         def with_restarts():
-            return select(
-                state.needs_reset, jax.vmap(self.env.restart)(state), advanced
-            )
+            return select(state.needs_reset, jax.vmap(self._restart)(state), advanced)
 
         return mark_corrupt(
             *jax.lax.cond(jnp.any(state.needs_reset), with_restarts, lambda: advanced)

@@ -5,14 +5,14 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from core.agent import Agent
 from envs import VectorEnv
 from train.checkpoint.checkpointer import Checkpointer, Restored
 from train.checkpoint.disk import (
@@ -26,11 +26,11 @@ from train.checkpoint.saved_agents import AgentSaver
 from train.checkpoint.warm_start import WarmStart, apply_warm_start, read_warm_start
 from train.config import Config
 from train.errors import logdir_errors
+from train.placement.compiling import Compiling
 from train.placement.measurements import evaluate, measure_trust, show_open_loop
 from train.placement.placement import Placement
 from train.placement.programs import Programs
 from train.processes import coordination
-from train.processes.cores import usable_cores
 from train.processes.signals import StopRequest
 from train.program.chunk import ChunkOutput
 from train.program.divergence import Diverged as Diverged
@@ -146,6 +146,14 @@ def _open_log(config: Config, run_dir: Path, restored_step: int | None) -> Logge
         )
 
 
+class _Untrained(NamedTuple):
+    """An agent before its first update, at `step`, and how smooth its maps are."""
+
+    step: int
+    agent: Agent
+    trust: dict[str, Any]
+
+
 class _Session:
     """One start of a run, from the first decision or a checkpoint to its end or a stop.
 
@@ -166,7 +174,8 @@ class _Session:
         self._checkpoints, self._agents = checkpoints, agents
         self._logger, self._stop = logger, stop
         self.unsaved = False
-        self._update: Future[None] | None = None
+        self._compiling = Compiling()
+        self._untrained: _Untrained | None = None
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -184,13 +193,12 @@ class _Session:
 
         A stop signal while acting is compiled leaves the replay buffer empty.
         """
-        if jax.process_count() == 1 and usable_cores() > 1:
-            # What takes longest to compile, beside all that comes before it is called.
-            # XLA compiles without holding Python's lock.
-            pool = ThreadPoolExecutor(1, thread_name_prefix="compiling")
-            chunk, template = self._programs.chunk, self._programs.template
-            self._update = pool.submit(chunk.prepare, template)
-            pool.shutdown(wait=False)  # the thread ends with its work
+        # What takes longest to compile, beside all that comes before it is called; then
+        # what no update waits for.
+        programs, template = self._programs, self._programs.template
+        self._compiling.begin(programs.chunk, template)
+        agent, keys = template.learner.agent, programs.keys(1)
+        self._compiling.begin(programs.evaluate, agent, keys)
         if restored:
             self._logger.say(f"resuming at environment step {restored.step:,}")
             run = restored.tree
@@ -227,26 +235,42 @@ class _Session:
         return run
 
     def warm_up(self, run: RunState) -> None:
-        """Compile all that the loop calls; evaluate an agent that is untrained."""
+        """Compile the update; keep an agent that is untrained until it is evaluated."""
         programs, step = self._programs, env_steps(self._config, run)
-        with self._phase("compiling the evaluation"):
-            programs.evaluate.prepare(run.learner.agent, programs.keys(1 + step))
         if programs.trust is not None and not self._stop.agreed():
             with self._phase("compiling the measure of smoothness"):
                 programs.trust.prepare(
                     run.learner.agent, run.replay, programs.keys(1 + step)
                 )
         if untrained(run) and not self._stop.agreed():
-            with self._phase("evaluating the untrained agent"):
-                metrics = evaluate(programs, run, step, self._logger)
-                metrics |= measure_trust(programs, run, step)
-            self._logger.write(step, metrics)
+            # A copy: the update takes the memory of the state it is given.
+            copied = lambda x: jax.device_put(x, x.sharding, may_alias=False)
+            agent = jax.tree.map(copied, run.learner.agent)
+            trust = measure_trust(programs, run, step)
+            self._untrained = _Untrained(step, agent, trust)
         if not self._stop.agreed():
             with self._phase("compiling the update"):
-                if self._update is None:
-                    programs.chunk.prepare(run)
-                else:
-                    self._update.result()
+                self._compiling.finish(programs.chunk, run)
+
+    def _evaluate_untrained(self, agent: Agent) -> None:
+        """Compile the evaluation, and log that of the agent before its first update.
+
+        It comes after the first updates, which need not wait for its compilation, and
+        before anything else is logged.
+
+        Args:
+            agent: any; for the shapes.
+        """
+        programs = self._programs
+        with self._phase("compiling the evaluation"):
+            self._compiling.finish(programs.evaluate, agent, programs.keys(1))
+        if self._untrained is None:
+            return
+        step, agent, trust = self._untrained
+        with self._phase("evaluating the untrained agent"):
+            metrics = evaluate(programs, agent, step, self._logger)
+        self._logger.write(step, metrics | trust)
+        self._untrained = None
 
     def goes_on(self, run: RunState) -> bool:
         """Whether there are steps left, and nobody asked to stop."""
@@ -268,6 +292,7 @@ class _Session:
             if first:
                 seconds = time.monotonic() - began
                 logger.say(f"first updates done {seconds:.0f} s after the start")
+                self._evaluate_untrained(run.learner.agent)
             first, self.unsaved = False, True
             before, step = step, env_steps(config, run)
             updates = int(np.max(output.updates))
@@ -275,7 +300,8 @@ class _Session:
             watch.look(run, output, step, self._checkpoints.steps(), final=final)
             metrics = log_metrics(config, output)
             if crossed(before, step, config.eval_every) or final:
-                metrics |= evaluate(self._programs, run, step, logger)
+                agent = run.learner.agent
+                metrics |= evaluate(self._programs, agent, step, logger)
                 metrics |= show_open_loop(self._programs, run, step, logger)
             if config.trust_every and (
                 crossed(before, step, config.trust_every) or final
@@ -307,10 +333,10 @@ class _Session:
         self.unsaved = not saved
 
     def end(self) -> None:
-        """Wait for a compiler that is still at work: a stop cannot interrupt it."""
-        if self._update is not None and not self._update.done():
+        """Wait for a compiler that is still at work."""
+        if self._compiling.stop():
             with self._phase("waiting for the compiler to end"):
-                wait([self._update])
+                self._compiling.wait()
 
     def last_words(self, run: RunState, run_dir: Path) -> str:
         """How the run ended, for the user."""

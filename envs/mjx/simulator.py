@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+import envs.mjx.array_form  # replaces small functions of MJX
 import envs.mjx.collision  # replaces collision functions of MJX
 import envs.mjx.gpu_form  # noqa: F401  (replaces functions of MJX on a GPU)
 from envs.mjx._mjx import MjModel, mjx, mujoco

@@ -86,8 +86,7 @@ def test_episodes_cut_off_are_said_and_counted(toy):
     programs = Altered(toy.programs, evaluate=lambda *_: played)
     said = types.SimpleNamespace(lines=[])
     said.say = said.lines.append
-    run = types.SimpleNamespace(learner=types.SimpleNamespace(agent=None))
-    found = loop.evaluate(programs, run, 1200, said)  # pyright: ignore[reportArgumentType]
+    found = loop.evaluate(programs, None, 1200, said)  # pyright: ignore[reportArgumentType]
     assert found["eval/return_mean"] == 7.0 and found["eval/cut_off"] == 2
     (line,) = said.lines
     assert line.startswith("evaluation at step 1,200: 2 of 3 episodes cut off after")

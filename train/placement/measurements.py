@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from core.agent import Agent
 from train.errors import counted
 from train.placement.programs import Programs
 from train.processes import coordination
@@ -14,11 +15,11 @@ from train.run_dir.metrics.logger import Logger
 
 
 def evaluate(
-    programs: Programs, run: RunState, step: int, logger: Logger
+    programs: Programs, agent: Agent, step: int, logger: Logger
 ) -> dict[str, Any]:
     """Returns of separate episodes, by the policy's sample or mode (`eval_policy`)."""
     # The key depends on the step alone, so that a resumed run repeats it.
-    played = programs.evaluate(run.learner.agent, programs.keys(1 + step))
+    played = programs.evaluate(agent, programs.keys(1 + step))
     played = jax.tree.map(coordination.fetch, played)
     cut_off = int(np.sum(played.cut_off))
     if cut_off:

@@ -11,6 +11,7 @@ from toy_run import Altered, Toy, assert_same_bits, log_lines, shared
 
 from train import loop
 from train.checkpoint.checkpointer import Checkpointer
+from train.placement import compiling as beside
 from train.placement.placement import Program
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -63,19 +64,19 @@ class Meeting:
         ("init", True, 2, 0, "compiling acting"),
         ("prefill", True, 2, 0, "compiling acting"),
         ("prefill", False, 2, 0, "filling the replay buffer"),
-        ("evaluate", True, 2, 0, "compiling the evaluation"),
-        ("evaluate", False, 2, 1, "evaluating the untrained agent"),
-        # Beside all this where there is a second core, otherwise after it.
+        # Beside acting where there is a second core, otherwise after it.
         ("chunk", True, 2, 0, "compiling acting"),
-        ("chunk", True, 1, 1, "compiling the update"),
+        ("chunk", True, 1, 0, "compiling the update"),
         ("chunk", False, 2, 2, "first updates"),
+        ("evaluate", True, 1, 2, "compiling the evaluation"),
+        ("evaluate", False, 2, 2, "evaluating the untrained agent"),
     ],
 )
 def test_a_stop_before_the_first_checkpoint_saves_one(
     toy, whole, tmp_path, capsys, monkeypatch, during, compiling, cores, lines, says
 ):
     """In every phase of the start; and the run goes on as if it had never stopped."""
-    monkeypatch.setattr(loop, "usable_cores", lambda: cores)
+    monkeypatch.setattr(beside, "usable_cores", lambda: cores)
     altered = Altered(toy.programs)
     program = Interrupting(getattr(toy.programs, during), compiling=compiling)
     setattr(altered, during, program)
@@ -94,13 +95,14 @@ def test_a_stop_before_the_first_checkpoint_saves_one(
     else:
         assert saved == [loop.env_steps(toy.config, run)]
         filled = "before the first update, with the replay buffer filled"
-        assert (filled in out) == (says != "first updates")
+        assert (filled in out) == (lines == 0)
         assert out.endswith("; the same command resumes\n")
     run, code = toy.train(tmp_path)
     assert code == 0
     assert_same_bits(run, whole[1])
     assert log_lines(tmp_path) == whole[2]
-    assert toy.programs.chunk.jitted._cache_size() == 1
+    for program in (toy.programs.chunk, toy.programs.evaluate):
+        assert program.jitted._cache_size() == 1
 
 
 def test_the_phases_of_the_start_and_their_seconds(whole, toy, tmp_path, capsys):
@@ -110,13 +112,13 @@ def test_the_phases_of_the_start_and_their_seconds(whole, toy, tmp_path, capsys)
     assert phases == [
         "compiling acting",
         "filling the replay buffer",
-        "compiling the evaluation",
-        "evaluating the untrained agent",
         "compiling the update",
         "first updates",
+        "compiling the evaluation",
+        "evaluating the untrained agent",
     ]
     assert all(re.search(r" \.\.\. [0-9.]+ s$", x) for x in said if " ... " in x)
     first, second, *_ = (line for line in said if "% " in line)
     step = whole[2][0]["step"]
-    assert "steps/s" not in first and f"(step {step})" in first
+    assert not re.search("steps/s|eval", first)
     assert "left" in second and f"(step {step})" in second
