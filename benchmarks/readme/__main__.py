@@ -31,7 +31,7 @@ from train.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = {
     "README.md": ("headline",),
-    "docs/benchmarks.md": ("overhead", "beside", "throughput", "gpu"),
+    "docs/benchmarks.md": ("overhead", "beside", "start", "throughput", "gpu"),
     "docs/does-it-help.md": ("evidence", "ablations"),
     "docs/gpu.md": ("compiled",),
 }
@@ -44,6 +44,7 @@ COMMANDS = {
     "headline": "python -m benchmarks.overhead --size 12m",
     "overhead": "python -m benchmarks.overhead --size 12m",
     "beside": "python -m benchmarks.throughput --beside NAME=COMMAND",
+    "start": "python -m benchmarks.throughput --start",
     "throughput": "python -m benchmarks.throughput",
     "evidence": "python -m benchmarks.suite evidence --folder DIR",
     "compiled": "python -m benchmarks.gpu --stage compile",
@@ -138,6 +139,7 @@ def parts(results: Sequence[Path], base: Path, wanted: Sequence[str]) -> dict[st
             write = {
                 "overhead": tables.overhead,
                 "beside": speed.beside,
+                "start": speed.start,
                 "throughput": speed.throughput,
             }[name]
             content[name] = write(_latest(found, name), COMMANDS[name])
@@ -183,6 +185,8 @@ def kind(data: Any) -> str | None:
         return "throughput"
     if holds("rounds", "rows", "imagination_length"):
         return "beside"
+    if holds("starts"):
+        return "start"
     if holds("suite", "runs", "aggregates"):
         return f"suite {data['suite']}"
     return None

@@ -1,4 +1,4 @@
-"""The speed of an update as Markdown: beside others, by phase, of several agents."""
+"""The speed of an update as Markdown, beside others and by phase; a run's start."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,6 +38,30 @@ def _beside(result: Result) -> str:
     ]
     lines = markdown([title, "wall time", "ratio", "of processor time"], rows)
     return "\n".join([*lines, "", source(result)])
+
+
+def start(results: Sequence[Result], command: str) -> str:
+    """How long a run takes until its first updates are done: a table per file."""
+    if not results:
+        return not_measured(command)
+    return "\n\n".join(_start(result) for result in results)
+
+
+def _start(result: Result) -> str:
+    rows = [
+        [
+            f"`{each['run']}`",
+            "filled" if each["cached"] else "empty",
+            f"**{each['seconds']:.0f} s**",
+            f"{each['processor_seconds']:.0f} s" if each["processor_seconds"] else "",
+            ", ".join(
+                f"{name} {x:.0f} s" for name, x in each["phases"].items() if x >= 1
+            ),
+        ]
+        for each in result.data["starts"]
+    ]
+    head = ["run", "compiler cache", "until then", "processor time", "of it"]
+    return "\n".join([*markdown(head, rows), "", source(result)])
 
 
 def throughput(results: Sequence[Result], command: str) -> str:

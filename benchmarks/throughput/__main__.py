@@ -4,6 +4,7 @@
         [--profile DIR] [--json OUT] [--png OUT]
     python -m benchmarks.throughput --devices 1,2,4,8 [--size 12m]   several devices
     python -m benchmarks.throughput --beside "NAME=COMMAND" [--size 1m]   other programs
+    python -m benchmarks.throughput --start   until the first updates are done
 
 Three measurements. Update: seconds of one optimizer step at the GPLD paper's shapes (16
 sequences of 64 steps, imagination length 25), by phase (as differences between programs
@@ -25,7 +26,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.cli import Parser, command, count, counts, publish
-from benchmarks.throughput import beside, scaling
+from benchmarks.throughput import beside, scaling, start
 from benchmarks.throughput.measure import (
     Progress,
     cached_in,
@@ -41,6 +42,7 @@ from benchmarks.throughput.report import draw, table, trace_table
 from core.sizes import SIZES
 from train.config import Config
 from train.config.presets import build, preset_values
+from train.errors import UserError
 from train.processes import coordination
 
 TIMES = {"1m": 8, "12m": 4}
@@ -54,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.start:
+        return start.run(options)
+    if options.run:
+        raise UserError("--run: only with --start")
     if options.devices is not None:
         return scaling.run(options, options.size[-1], options.devices)
     if options.beside:
@@ -158,6 +164,19 @@ def _parser() -> Parser:
         metavar="NAME=COMMAND",
         help="only time one update of the first size beside another program's, see "
         "benchmarks/throughput/beside.py",
+    )
+    parser.add_argument(
+        "--start",
+        action="store_true",
+        help="only time the start of runs, with an empty and a filled compiler cache",
+    )
+    parser.add_argument(
+        "--run",
+        action="append",
+        metavar="FLAGS",
+        help="flags of a run for --start (default: "
+        + "; ".join(repr(each) for each in start.RUNS)
+        + ")",
     )
     parser.add_argument(
         "--times", type=count, help="updates per program (default 8 at 1m, 4 at 12m)"
