@@ -161,9 +161,7 @@ def draw(found: Sequence[Start]) -> Figure:
     axes.set_yticks(np.arange(len(found)), labels, fontsize="small")
     axes.invert_yaxis()
     axes.set_xlabel("seconds from the start of the program")
-    axes.legend(
-        fontsize="small", ncols=3, loc="upper center", bbox_to_anchor=(0.4, -0.2)
-    )
+    figure.legend(fontsize="small", ncols=3, loc="outside lower center")
     return figure
 
 
