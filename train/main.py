@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     could not be saved; 130 or 143 stopped by a signal.
     """
     words = sys.argv[1:] if argv is None else argv
+    if argv is None:  # in a process of our own
+        gc.set_threshold(20_000)  # tracing makes millions of objects and hardly a cycle
     return guarded(
         lambda: _train(words), "stopped at once; existing checkpoints are kept"
     )
@@ -152,10 +154,6 @@ def _start(command: "Command", began: float) -> tuple[Path, int]:
     from train.run_dir.lock import RunLock
     from train.run_dir.record import run_dir as run_directory
 
-    # Tracing makes millions of objects and hardly a cycle. The collector would look at
-    # them, and at those of the modules, for a sixth of the time that it takes.
-    gc.freeze()
-    gc.set_threshold(20_000)
     platform = jax.default_backend()
     setup.check_device(config, platform)
     setup.check_wandb(config)

@@ -43,4 +43,5 @@ class Compiling:
 
     def wait(self) -> None:
         """Wait for the program that is being compiled: nothing can interrupt it."""
-        wait(self._begun.values())
+        # Nobody reports the end of what was canceled: `wait` would wait for ever.
+        wait(x for x in self._begun.values() if not x.cancelled())
