@@ -150,6 +150,16 @@ class Env[S: State](abc.ABC):
 
     spec: EnvSpec
 
+    @property
+    def unrendered(self) -> "Env[S]":
+        """An environment with the same states, whose observations cost little.
+
+        Its timesteps are those of this environment but for `obs`, which `observe` of
+        this one gives: a batch then observes once per decision, not in each branch of
+        its program. The environment itself where no observation is rendered.
+        """
+        return self
+
     @abc.abstractmethod
     def reset(self, key: Key[Array, ""]) -> tuple[S, Timestep]:
         """Start the first episode; all later randomness derives from `key`."""

@@ -1,5 +1,7 @@
 """A batch of copies of one environment."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, Num
@@ -31,14 +33,16 @@ class VectorEnv[S: State]:
         self.spec = env.spec
         # A simulator takes seconds to trace. Compiled by themselves, the methods of one
         # environment are traced once for all programs and batches they are part of.
+        plain = env.unrendered
         self._reset, self._restart, self._advance = (
-            jax.jit(method) for method in (env.reset, env.restart, env.advance)
+            jax.jit(method) for method in (plain.reset, plain.restart, plain.advance)
         )
+        self._observe = None if plain is env else jax.jit(env.observe)
 
     def reset(self, key: Key[Array, ""]) -> tuple[S, Timestep]:
         """Start every copy, each with its own key derived from `key`."""
         keys = jax.random.split(key, self.num_envs)
-        return mark_corrupt(*jax.vmap(self._reset)(keys))
+        return self._seen(*jax.vmap(self._reset)(keys))
 
     def step(
         self, state: S, action: Num[Array, "num_envs action"]
@@ -53,6 +57,13 @@ class VectorEnv[S: State]:
         def with_restarts():
             return select(state.needs_reset, jax.vmap(self._restart)(state), advanced)
 
-        return mark_corrupt(
+        return self._seen(
             *jax.lax.cond(jnp.any(state.needs_reset), with_restarts, lambda: advanced)
         )
+
+    def _seen(self, state: S, timestep: Timestep) -> tuple[S, Timestep]:
+        # A renderer's program is large: it is called here, once for both branches.
+        if self._observe is not None:
+            obs = jax.vmap(self._observe)(state)
+            timestep = dataclasses.replace(timestep, obs=obs)
+        return mark_corrupt(state, timestep)

@@ -41,6 +41,10 @@ class PixelEnv(Env[MjxState]):
             obs_entries=(),
         )
 
+    @property
+    def unrendered(self) -> MjxEnv:
+        return self.inner
+
     def reset(self, key: Key[Array, ""]) -> tuple[MjxState, Timestep]:
         return self._seen(*self.inner.reset(key))
 

@@ -73,6 +73,13 @@ def test_a_picture_is_drawn_once_a_step(pair, monkeypatch):
     calls.clear()
     jax.eval_shape(env.step, state, jnp.zeros(1))
     assert len(calls) == 1
+    # And in a batch it is one program, of a reset, a decision and a restart.
+    calls.clear()
+    vector = VectorEnv(env, 2)
+    state, _ = jax.eval_shape(vector.reset, jax.random.key(0))
+    text = jax.jit(vector.step).lower(state, jnp.zeros((2, 1))).as_text()
+    assert len(calls) == 1
+    assert text.count("call @observe(") == 1
 
 
 def test_numbers_are_never_drawn(monkeypatch):
