@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -195,16 +195,48 @@ def _values(name: str, found: Sequence[Settings]) -> set[str]:
 
 
 def _labels(groups: Sequence[Sequence[Path]]) -> list[str]:
-    """A label per curve: task, settings that differ between curves, seeds.
+    """A label per curve; those of one label say their folder besides."""
+    labels = label_arms([arm_of(members) for members in groups])
+    return [
+        printable(f"{label} ({members[0].resolve().name})")
+        if labels.count(label) > 1
+        else printable(label)
+        for label, members in zip(labels, groups, strict=True)
+    ]
+
+
+class Arm(NamedTuple):
+    """What runs that differ only in their seed have in common, and their number."""
+
+    preset: str
+    settings: Settings
+    runs: int
+    seed: int
+    """Of the first run."""
+
+
+def arm_of(members: Sequence[Path]) -> Arm:
+    """The arm of these runs.
+
+    Raises:
+        UserError: not a run directory.
+    """
+    first = read_config(members[0])
+    return Arm(
+        str(first.get("preset")), _by_flag(first), len(members), int(first["seed"])
+    )
+
+
+def label_arms(arms: Sequence[Arm]) -> list[str]:
+    """A label per arm: task, settings that differ between arms, seeds.
 
     If presets differ, a label has the preset and the settings that deviate from it.
     """
-    found = [settings_of(members[0]) for members in groups]
-    presets = [str(read_config(members[0]).get("preset")) for members in groups]
-    several = len(set(presets)) > 1 and set(presets) <= set(PRESETS)
-    names = differing(found)
+    presets = {arm.preset for arm in arms}
+    several = len(presets) > 1 and presets <= set(PRESETS)
+    names = differing([arm.settings for arm in arms])
     labels = []
-    for members, settings, preset in zip(groups, found, presets, strict=True):
+    for preset, settings, runs, seed in arms:
         parts = [settings["--env"], *([f"preset {preset}"] if several else [])]
         usual = _usual(preset, settings) if several else {}
         parts += [
@@ -213,13 +245,6 @@ def _labels(groups: Sequence[Sequence[Path]]) -> list[str]:
             if (name not in usual or usual[name] != settings.get(name))
             and not (name in _OF_PENALTY and settings["--penalty"] == "none")
         ]
-        seed = read_config(members[0])["seed"]
-        count = len(members)
-        parts.append(f"seed {seed}" if count == 1 else f"{count} seeds")
+        parts.append(f"seed {seed}" if runs == 1 else f"{runs} seeds")
         labels.append(", ".join(parts))
-    return [
-        printable(f"{label} ({members[0].resolve().name})")
-        if labels.count(label) > 1
-        else printable(label)
-        for label, members in zip(labels, groups, strict=True)
-    ]
+    return labels

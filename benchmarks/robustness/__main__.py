@@ -20,7 +20,8 @@ import numpy as np
 
 from benchmarks.cli import Parser, command, count, publish, save_figure
 from benchmarks.robustness.draw import draw
-from benchmarks.robustness.kinds import kinds_of
+from benchmarks.robustness.kinds import Kind, kinds_of
+from benchmarks.robustness.known import check, joined, read_known
 from benchmarks.robustness.play import (
     Agents,
     Player,
@@ -34,6 +35,7 @@ from benchmarks.robustness.report import tables
 from benchmarks.robustness.strips import draw_strips, make_strips
 from benchmarks.robustness.surface import (
     AXES,
+    LAYOUT,
     QUICK_AXES,
     Surface,
     summarize,
@@ -52,6 +54,14 @@ def _parser() -> Parser:
     parser = Parser("robustness", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--run", nargs="+", type=Path, metavar="DIR", required=True)
+    parser.add_argument(
+        "--known",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="results of earlier calls: their agents stand beside those of --run",
+    )
     parser.add_argument(
         "--episodes",
         type=count,
@@ -122,41 +132,25 @@ def _axis(text: str) -> tuple[str, tuple[float, ...]]:
 def _run(options: argparse.Namespace) -> int:
     if options.quick:
         options.episodes, options.copies, options.decisions = 2, 2, 10
+    known = [read_known(path) for path in options.known]
     setup.enable_compilation_cache()
     agents = read_agents(options.run, last_only=options.quick)
-    final = agents.final()
     kinds = []
     if options.only != "surface":
         kinds = kinds_of(agents.env, quick=options.quick)
     surface = _plan_surface(agents, options)
+    result = _plan(agents, kinds, surface, options)
+    for each in known:
+        check(each, result)
     trials = Trials(options.episodes, options.seed, options.max_decisions)
     counts = [len(kind.keys) for kind in kinds]
     counts = [sum(counts) - len(counts) + 1] * bool(counts)
     counts += [len(surface.grid)] if surface else []
     block = block_size(agents.env, options.episodes, counts=counts)
-    player = Player(agents, trials, block=block)
-    result: dict[str, Any] = {
-        "task": agents.config.env,
-        "obs": agents.config.obs,
-        "episodes": options.episodes,
-        "max_decisions": options.max_decisions,
-        "seed": options.seed,
-        "eval_policy": agents.config.eval_policy,
-        "arms": list(dict.fromkeys(one.arm for one in agents.who)),
-        "final": [one._asdict() for one in final.who],
-        "kinds": [
-            {
-                "name": kind.name,
-                "levels": [x if np.isfinite(x) else None for x in kind.levels],
-                "keys": list(kind.keys),
-                "returns": returns.tolist(),
-            }
-            for kind, returns in zip(
-                kinds, play_kinds(player, final, kinds) if kinds else [], strict=True
-            )
-        ],
-        "surface": None,
-    }
+    player, final = Player(agents, trials, block=block), agents.final()
+    played = play_kinds(player, final, kinds) if kinds else []
+    for kind, returns in zip(result["kinds"], played, strict=True):
+        kind["returns"] = returns.tolist()
     if surface is not None:
         returns = player(
             agents, surface.conditions, said="agents played in the surface"
@@ -167,7 +161,9 @@ def _run(options: argparse.Namespace) -> int:
             decisions=options.decisions,
             seed=options.seed,
         )
-        result["surface"] = summarize(surface, agents, returns, found)
+        means = returns.mean(-1, dtype=np.float64)
+        result["surface"] = summarize(result["surface"], agents.who, means, found)
+    result = joined(result, known)
     strips = []
     if options.strips is not None:
         strips = make_strips(final, seed=options.seed)
@@ -176,6 +172,35 @@ def _run(options: argparse.Namespace) -> int:
     if options.strips is not None:
         save_figure("--strips", options.strips, draw_strips(strips))
     return 0
+
+
+def _plan(
+    agents: Agents,
+    kinds: Sequence[Kind],
+    surface: Surface | None,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """The result before anything is played: who, and under which conditions."""
+    return {
+        "task": agents.config.env,
+        "obs": agents.config.obs,
+        "episodes": options.episodes,
+        "max_decisions": options.max_decisions,
+        "seed": options.seed,
+        "eval_policy": agents.config.eval_policy,
+        "arms": list(agents.arms),
+        "settings": {label: arm._asdict() for label, arm in agents.arms.items()},
+        "final": [one._asdict() for one in agents.final().who],
+        "kinds": [
+            {
+                "name": kind.name,
+                "levels": [x if np.isfinite(x) else None for x in kind.levels],
+                "keys": list(kind.keys),
+            }
+            for kind in kinds
+        ],
+        "surface": surface and {name: getattr(surface, name) for name in LAYOUT},
+    }
 
 
 def _plan_surface(agents: Agents, options: argparse.Namespace) -> Surface | None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from benchmarks.curves.arms import group_runs
+from benchmarks.curves.arms import Arm, arm_of, group_runs
 from benchmarks.robustness.kinds import Kind, completed, model_of
 from benchmarks.sensitivity.measure import make_visit
 from core.agent import Agent
@@ -45,6 +45,8 @@ class Agents(NamedTuple):
     """Of the first run."""
     who: tuple[Trained, ...]
     stacked: Agent
+    arms: dict[str, Arm]
+    """By label."""
 
     def final(self) -> "Agents":
         """Those of each run's last checkpoint."""
@@ -64,7 +66,9 @@ def read_agents(run_dirs: Sequence[Path], *, last_only: bool) -> Agents:
     env = setup.make_env(first)
     who: list[Trained] = []
     agents: list[Agent] = []
+    arms: dict[str, Arm] = {}
     for arm, members in group_runs(run_dirs):
+        arms[arm] = arm_of(members)
         for run_dir in members:
             config = read_run(run_dir)
             if shape(config) != shape(first):
@@ -86,7 +90,7 @@ def read_agents(run_dirs: Sequence[Path], *, last_only: bool) -> Agents:
                     who.append(Trained(arm, run_dir.name, seed, step, last))
                     agents.append(agent)
     stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *agents)
-    return Agents(env, first, tuple(who), stacked)
+    return Agents(env, first, tuple(who), stacked, arms)
 
 
 class Trials(NamedTuple):

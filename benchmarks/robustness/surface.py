@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from benchmarks.robustness.correlate import correlate, paragraph, relative_drop
 from benchmarks.robustness.kinds import PHYSICS, model_of
-from benchmarks.robustness.play import Agents
+from benchmarks.robustness.play import Trained
 from core.latent_error import zero_drift
 from envs import Env, perturb
 from train.rollout.conditions import Conditions, stack_errors
@@ -25,6 +25,10 @@ AXES: Mapping[str, tuple[float, ...]] = {
     "latent": (0.0,),
 }
 QUICK_AXES = {name: levels[:2] for name, levels in AXES.items()}
+
+
+LAYOUT = ("axes", "left_out", "grid")
+"""Of a surface, what says which conditions it has."""
 
 
 class Surface(NamedTuple):
@@ -99,15 +103,18 @@ def _left_out(env: Env) -> dict[str, str]:
 
 
 def summarize(
-    surface: Surface,
-    agents: Agents,
-    trials: Float[np.ndarray, "agents conditions episodes"],
+    surface: Mapping[str, Any],
+    who: Sequence[Trained],
+    returns: Float[np.ndarray, "agents conditions"],
     norms: Mapping[str, Float[np.ndarray, " agents"]],
 ) -> dict[str, Any]:
-    """What is written of a surface: returns, drops, norms, correlations, in words."""
-    returns = trials.mean(-1).astype(np.float64)
+    """What is written of a surface: returns, drops, norms, correlations, in words.
+
+    Args:
+        surface: its `axes`, `left_out` and `grid`.
+        returns: means over episodes.
+    """
     clean, drop = returns[:, 0], relative_drop(returns)
-    who = agents.who
     last = np.where([one.last for one in who], drop, np.nan)
     correlations = {
         name: {
@@ -120,9 +127,7 @@ def summarize(
     }
     skill = correlate(clean, drop, who)
     return {
-        "axes": surface.axes,
-        "left_out": surface.left_out,
-        "grid": surface.grid,
+        **{name: surface[name] for name in LAYOUT},
         "agents": [one._asdict() for one in who],
         "returns": returns.tolist(),
         "clean": clean.tolist(),

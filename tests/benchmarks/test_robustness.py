@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from robust_runs import save_runs, sensitive
 from saved_run import configured, random_state, save_run
 from scipy import stats
 
@@ -29,34 +29,12 @@ from benchmarks.sensitivity.measure import make_visit
 from core.penalty import recurrent_penalty
 from envs.perturb import ImagePerturbation
 from train import evaluate
-from train.config import Config
-from train.program.state import RunState
 from train.rollout.openloop import CONTEXT
-
-
-def sensitive(config: Config) -> RunState:
-    """Random weights of which the encoder's and the posterior's are large: with small
-    ones no noise on an observation would ever draw another z."""
-    state = random_state(config)
-    where = lambda a: (a.model.encoder, a.model.rssm.posterior_in.linear)
-    larger = lambda part: jax.tree.map(lambda x: 10 * x, part)
-    agent = eqx.tree_at(where, state.learner.agent, replace_fn=larger)
-    return state._replace(learner=state.learner._replace(agent=agent))
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two seeds of one arm and one of another, on a toy without physics."""
-    folder, found = tmp_path_factory.mktemp("robust"), []
-    for name, words in (
-        ("a0", "--penalty none --seed 0"),
-        ("a1", "--penalty none --seed 1"),
-        ("b0", "--penalty xla --seed 0"),
-    ):
-        config = configured(f"--env toy-target {words}")
-        state = sensitive(config)
-        found.append(str(save_run(folder / name, config, state, (200, 400))))
-    return found
+    return save_runs(tmp_path_factory.mktemp("robust"))
 
 
 def test_the_whole_of_it(runs, tmp_path, capsys):

@@ -58,7 +58,7 @@ Count = Annotated[int, Range(1, MAX_COUNT)]
 Positive = Annotated[float, Range(0, open_low=True)]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
-Decay = Annotated[float, Range(0, 1, open_high=True)]
+DecayRate = Annotated[float, Range(0, 1, open_high=True)]
 
 
 @dataclasses.dataclass(frozen=True)

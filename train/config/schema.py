@@ -15,7 +15,7 @@ from core.sizes import SIZES, ModelSize
 from train.config.fields import (
     MAX_COUNT,
     Count,
-    Decay,
+    DecayRate,
     Fraction,
     Joined,
     NonNegative,
@@ -45,9 +45,9 @@ class OptimizerConfig:
     """Largest ratio of an update's norm to its parameter's norm; 0 is no clipping."""
     agc_floor: Positive = 1e-3
     """Lower bound on the parameter norm in the clipping."""
-    beta1: Decay = 0.9
+    beta1: DecayRate = 0.9
     """Decay of the momentum."""
-    beta2: Decay = 0.999
+    beta2: DecayRate = 0.999
     """Decay of the mean squared gradient."""
     eps: Positive = 1e-20
     """Added to the root of the mean squared gradient."""
