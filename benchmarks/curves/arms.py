@@ -195,12 +195,12 @@ def _values(name: str, found: Sequence[Settings]) -> set[str]:
 
 
 def _labels(groups: Sequence[Sequence[Path]]) -> list[str]:
-    """A label per curve; those of one label say their folder besides."""
+    """A label per curve; where several would have the same, with the folder."""
     labels = label_arms([arm_of(members) for members in groups])
     return [
         printable(f"{label} ({members[0].resolve().name})")
         if labels.count(label) > 1
-        else printable(label)
+        else label
         for label, members in zip(labels, groups, strict=True)
     ]
 
@@ -246,5 +246,5 @@ def label_arms(arms: Sequence[Arm]) -> list[str]:
             and not (name in _OF_PENALTY and settings["--penalty"] == "none")
         ]
         parts.append(f"seed {seed}" if runs == 1 else f"{runs} seeds")
-        labels.append(", ".join(parts))
+        labels.append(printable(", ".join(parts)))
     return labels

@@ -187,6 +187,8 @@ def _plan(
         "episodes": options.episodes,
         "max_decisions": options.max_decisions,
         "seed": options.seed,
+        "copies": options.copies,
+        "decisions": options.decisions,
         "eval_policy": agents.config.eval_policy,
         "arms": list(agents.arms),
         "settings": {label: arm._asdict() for label, arm in agents.arms.items()},

@@ -19,7 +19,8 @@ from train.errors import UserError
 Result = dict[str, Any]
 
 # What all results must have in common.
-_SAME = ("task", "obs", "episodes", "max_decisions", "seed", "eval_policy")
+_SAME = ("task", "obs", "episodes", "max_decisions", "seed", "copies", "decisions")
+_SAME += ("eval_policy",)
 
 
 def read_known(path: Path) -> Result:

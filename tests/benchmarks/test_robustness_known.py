@@ -39,10 +39,12 @@ def test_known_results_are_of_the_same_conditions(runs, tmp_path, capsys):
     words = ["--run", runs[2], "--only", "grids", "--known", str(path)]
     plan = {"task": "toy-target", "obs": "state", "episodes": 5, "seed": 0}
     plan |= {"eval_policy": "mode", "max_decisions": None, "surface": None}
+    plan |= {"copies": 8, "decisions": 200}
     plan |= {"settings": {}, "final": [], "kinds": []}
     for change, said in (
         ({"seed": 1}, "has seed 1, not 0"),
         ({"max_decisions": 9}, "has max_decisions 9, not None"),
+        ({"decisions": 10}, "has decisions 10, not 200"),
         ({}, "has grids [], not [('noise', ['clean', 'noise:0.01',"),
     ):
         path.write_text(json.dumps(plan | change))

@@ -10,7 +10,7 @@ from train.placement.placement import Program
 
 
 class Slow(Program):
-    """A program whose compilation ends when it is told to."""
+    """A program whose compilation ends when `may_end` is set."""
 
     def __init__(self):
         self.begun, self.may_end, self.ended = (threading.Event() for _ in range(3))
