@@ -125,7 +125,7 @@ def assert_same_run(a: pathlib.Path, b: pathlib.Path) -> None:
     config = record.read(a / "config.json")
     env = VectorEnv(make_env(config), config.num_envs)
     programs = loop.Programs(config, env, choose_penalty(config, "cpu"))
-    template = jax.eval_shape(programs.init, programs.keys(0))
+    template = programs.template
     first, second = (Checkpointer(path).restore(template) for path in (a, b))
     assert first is not None and second is not None
     assert (first.step, first.metadata) == (second.step, second.metadata)

@@ -107,7 +107,12 @@ class Placement:
         )
 
     def compile(
-        self, function: Callable[..., Any], *, donate: bool = False, out: Any = None
+        self,
+        function: Callable[..., Any],
+        *,
+        donate: bool = False,
+        out: Any = None,
+        brief: bool = False,
     ) -> "Program":
         """`jax.jit` of a function of one agent, on these devices.
 
@@ -117,12 +122,15 @@ class Placement:
             donate: give the first argument's memory away. It is a state then, the
                 only argument, and the first result is the state that follows it.
             out: shardings of the result, as `jax.jit` takes them.
+            brief: it runs once, see `compiler_options`.
         """
         given = (0,) if donate else ()
         function = self.mapped(function, in_place=donate)
         options: dict[str, Any] = {
             "donate_argnums": given,
-            "compiler_options": dict(compiler_options(self.devices[0].platform)),
+            "compiler_options": dict(
+                compiler_options(self.devices[0].platform, brief=brief)
+            ),
         }
         if self.mesh is not None:
             options["out_shardings"] = out

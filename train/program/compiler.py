@@ -11,16 +11,30 @@ GPU_OPTIONS: Mapping[str, Any] = {
     # Loops as a whole in CUDA graphs: one launch for the host, not one a turn.
     "xla_gpu_enable_command_buffer": f"{_GRAPHS},WHILE,CONDITIONAL",
 }
+BRIEF_OPTIONS: Mapping[str, Any] = {
+    # LLVM optimizes nothing: half the time to compile, five times that to run.
+    "xla_backend_optimization_level": 0,
+}
+
+
+def compiler_options(platform: str, *, brief: bool = False) -> Mapping[str, Any]:
+    """The options for a platform (`jax.default_backend()`).
+
+    Args:
+        brief: of a program that runs for a second or two on a CPU, after compiling for
+            longer.
+    """
+    if platform == "gpu":
+        return _known_to_xla()
+    return BRIEF_OPTIONS if brief and platform == "cpu" else {}
 
 
 @functools.cache
-def compiler_options(platform: str) -> Mapping[str, Any]:
-    """The options for a platform, and a line that says so where there are any.
+def _known_to_xla() -> Mapping[str, Any]:
+    """Those of a GPU, and a line that says so.
 
     A version of XLA that does not know them gets none, and the line says why.
     """
-    if platform != "gpu":
-        return {}
     try:
         jax.jit(lambda x: x).lower(0.0).compile(compiler_options=dict(GPU_OPTIONS))
     except Exception as error:  # of whatever kind: the run goes on without them

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from core.agent import Agent
-from core.latent_error import ERROR, LatentError
+from core.latent_error import LatentError
 from core.loops import block_gru
 from core.networks.decoder import ImageDecoder
 from core.states import ObserveInputs, State
@@ -58,7 +58,8 @@ def predict(
 
     Args:
         initial: the latent states before the sequences.
-        error: of every z, observed and imagined; the pictures are of the noisy states.
+        error: of every z, the initial, observed and imagined ones; the pictures are of
+            the noisy states.
     """
     rssm, decoder = agent.model.rssm, agent.model.decoder
     assert isinstance(decoder, ImageDecoder)
@@ -67,9 +68,7 @@ def predict(
     embeds = agent.model.encoder(seen.obs)
     errors = None
     if error is not None:
-        every = (len(rows.action), *initial.stoch.shape)
-        like = jnp.broadcast_to(initial.stoch, every)
-        errors = error.draw(jax.random.fold_in(key, ERROR), like)
+        initial, errors = error.of_sequence(initial, len(rows.action), key=key)
     first_errors = None if errors is None else errors[:context]
     given = ObserveInputs(embeds, seen.action, seen.is_first, first_errors)
     last, observed = block_gru.observe(rssm, initial, given, key=observe_key)

@@ -1,4 +1,4 @@
-"""XLA's options of a run: on a GPU only, and only if this version knows them."""
+"""XLA's options of a run: those of a GPU only if this version knows them."""
 
 import jax
 import pytest
@@ -8,14 +8,17 @@ from train.program import compiler
 
 @pytest.fixture(autouse=True)
 def forgotten():
-    compiler.compiler_options.cache_clear()
+    compiler._known_to_xla.cache_clear()
     yield
-    compiler.compiler_options.cache_clear()
+    compiler._known_to_xla.cache_clear()
 
 
-def test_a_cpu_has_none(capsys):
+def test_a_cpu_has_them_for_brief_programs_only(capsys):
     assert compiler.compiler_options("cpu") == {}
+    brief = dict(compiler.compiler_options("cpu", brief=True))
+    assert brief and compiler.compiler_options("tpu", brief=True) == {}
     assert capsys.readouterr().out == ""
+    assert jax.jit(lambda x: x + 1, compiler_options=brief)(1.0) == 2.0
 
 
 def test_a_gpu_has_those_that_xla_accepts(capsys):
@@ -24,7 +27,7 @@ def test_a_gpu_has_those_that_xla_accepts(capsys):
     said = capsys.readouterr().out
     assert said.startswith("compiler: xla_gpu_enable_command_buffer=")
     assert said.count("\n") == 1
-    compiler.compiler_options("gpu")
+    assert compiler.compiler_options("gpu", brief=True) == compiler.GPU_OPTIONS
     assert capsys.readouterr().out == "", "it is said once"
 
 

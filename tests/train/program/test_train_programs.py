@@ -54,7 +54,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A run directory with a configuration and a checkpoint of that shape."""
     config = configured()
     programs = loop.Programs(config, vector_env(config), choose_penalty(config, "cpu"))
-    shapes = jax.eval_shape(programs.init, programs.keys(0))
+    shapes = programs.template
 
     def fill(leaf: jax.ShapeDtypeStruct) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -367,7 +367,7 @@ def test_sigterm_and_the_same_command_again(tmp_path):
     assert metrics.read_bytes() == (whole / "metrics.jsonl").read_bytes()
     config = record.read(whole / "config.json")
     programs = loop.Programs(config, ENV, NONE)
-    template = jax.eval_shape(programs.init, programs.keys(0))
+    template = programs.template
     runs = [Checkpointer(path).restore(template) for path in (whole, broken)]
     assert runs[0] is not None and runs[1] is not None
     assert runs[0].step == runs[1].step and runs[0].metadata == runs[1].metadata
