@@ -52,7 +52,8 @@ def _start(result: Result) -> str:
         [
             f"`{each['run']}`",
             "filled" if each["cached"] else "empty",
-            f"**{each['seconds']:.0f} s**",
+            f"**{each['seconds'] - each['phases']['first updates']:.0f} s**",
+            f"{each['seconds']:.0f} s",
             f"{each['processor_seconds']:.0f} s" if each["processor_seconds"] else "",
             ", ".join(
                 f"{name} {x:.0f} s" for name, x in each["phases"].items() if x >= 1
@@ -60,8 +61,37 @@ def _start(result: Result) -> str:
         ]
         for each in result.data["starts"]
     ]
-    head = ["run", "compiler cache", "until then", "processor time", "of it"]
-    return "\n".join([*markdown(head, rows), "", source(result)])
+    head = [
+        "run",
+        "compiler cache",
+        "until the first update",
+        "until a chunk of them is done",
+        "processor time",
+        "of it",
+    ]
+    return "\n".join(
+        [*markdown(head, rows), "", _programs(result.data), source(result)]
+    )
+
+
+def _programs(data: Mapping[str, Any]) -> str:
+    """What compiling is spent on: a row for each program of a start without a cache."""
+    stages = ("traced", "lowered", "compiled")
+    rows = [
+        [
+            f"`{each['run']}`",
+            f"`{name}`",
+            *(f"{seconds[x]:.1f} s" if x in seconds else "" for x in stages),
+        ]
+        for each in data["starts"]
+        if not each["cached"]
+        for name, seconds in each.get("programs", {}).items()
+    ]
+    if not rows:
+        return ""
+    return "\n".join(
+        [*markdown(["run, empty cache", "program", *stages], rows), "", ""]
+    )
 
 
 def throughput(results: Sequence[Result], command: str) -> str:

@@ -6,7 +6,8 @@
 Each run is `python -m train.main FLAGS` in a process of its own, started with an empty
 compilation cache and again with what the first start left in it, and stopped after its
 first updates. Seconds are those that the run itself prints; those between its phases
-(imports, the description of the run) are `other`.
+(imports, the description of the run) are `other`. JAX's log says how long each program
+was traced, lowered, and compiled or read from the cache, beside the others.
 """
 
 import argparse
@@ -36,6 +37,14 @@ COMMAND = (sys.executable, "-u", "-m", "train.main")
 OTHER = "other"
 
 _PHASE = re.compile(r"(.*) \.\.\. ([0-9.]+) s$")
+_STAGES = {
+    "traced": re.compile(r"Finished tracing (\S+) for jit in ([0-9.]+) sec"),
+    "lowered": re.compile(r"Finished jaxpr to MLIR .* jit\((\S+)\) in ([0-9.]+) sec"),
+    "compiled": re.compile(
+        r"Finished XLA compilation of jit\((\S+)\) in ([0-9.]+) sec"
+    ),
+}
+PROGRAMS = ("init", "prefill", "chunk", "play")
 _DONE = re.compile(r"first updates done ([0-9]+) s after the start$")
 
 
@@ -49,6 +58,9 @@ class Start(NamedTuple):
         processor_seconds: of all its threads, until then; None where the system does
             not say.
         phases: seconds of each phase; together they are `seconds`.
+        programs: seconds in which each of `PROGRAMS` was traced, lowered, and compiled
+            or read from the cache; several at once, and the evaluation (`play`) only as
+            far as it was by then.
     """
 
     run: str
@@ -56,6 +68,7 @@ class Start(NamedTuple):
     seconds: float
     processor_seconds: float | None
     phases: dict[str, float]
+    programs: dict[str, dict[str, float]]
 
 
 def start(run: str, folder: Path, *, cached: bool) -> Start:
@@ -69,13 +82,17 @@ def start(run: str, folder: Path, *, cached: bool) -> Start:
     """
     place = folder / ("again" if cached else "first")
     said: list[str] = []
-    with subprocess.Popen(
-        [*COMMAND, *run.split(), "--logdir", str(place)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")},
-    ) as process:
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    with (
+        (folder / "log").open("w+", encoding="utf-8", errors="replace") as log,
+        subprocess.Popen(
+            [*COMMAND, *run.split(), "--logdir", str(place)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=os.environ | cache | {"JAX_LOG_COMPILES": "1"},
+        ) as process,
+    ):
         assert process.stdout is not None
         for line in process.stdout:
             said.append(line.strip())
@@ -83,11 +100,26 @@ def start(run: str, folder: Path, *, cached: bool) -> Start:
                 used = _processor_seconds(process.pid)
                 process.send_signal(signal.SIGTERM)
                 process.communicate()
-                return Start(run, cached, _seconds(said), used, _phases(said))
+                log.seek(0)
+                programs = _programs(log.read())
+                return Start(run, cached, _seconds(said), used, _phases(said), programs)
+        process.wait()
+        log.seek(0)
+        said += log.read().splitlines()
     raise UserError(
         f"--run {run!r}: ended with exit code {process.returncode} before its first "
         f"updates: {said[-1] if said else 'it printed nothing'}"
     )
+
+
+def _programs(log: str) -> dict[str, dict[str, float]]:
+    """Seconds of each program by stage, from JAX's log."""
+    found: dict[str, dict[str, float]] = {}
+    for stage, pattern in _STAGES.items():
+        for name, seconds in pattern.findall(log):
+            if name in PROGRAMS:
+                found.setdefault(name, {})[stage] = float(seconds)
+    return found
 
 
 def _seconds(said: Sequence[str]) -> float:
@@ -141,6 +173,21 @@ def table(found: Sequence[Start]) -> str:
     return text_table(head, lines, left=2)
 
 
+def program_table(found: Sequence[Start]) -> str:
+    """A line for each program of each start."""
+    lines = [
+        [
+            each.run,
+            "filled" if each.cached else "empty",
+            name,
+            *(f"{x:.1f}" if (x := stages.get(stage)) else "-" for stage in _STAGES),
+        ]
+        for each in found
+        for name, stages in each.programs.items()
+    ]
+    return text_table(["run", "cache", "program", *_STAGES], lines, left=3)
+
+
 def _long(each: Start) -> list[tuple[str, float]]:
     return [(name, x) for name, x in each.phases.items() if x >= 0.5]
 
@@ -174,4 +221,5 @@ def run(options: argparse.Namespace) -> None:
         "rounds": rounds,
         "starts": [each._asdict() for each in found],
     }
-    publish(options, result, table(found), lambda: draw(found))
+    tables = f"{table(found)}\n\n{program_table(found)}"
+    publish(options, result, tables, lambda: draw(found))

@@ -16,6 +16,12 @@ cache.mkdir(exist_ok=True)
 assert sys.argv[-2] == "--logdir"
 print("device CPU")
 print("compiling acting ... ", end="")
+if os.environ["JAX_LOG_COMPILES"] == "1":
+    log = lambda line: print("WARNING: Finished " + line, file=sys.stderr, flush=True)
+    log("tracing chunk for jit in 1.250 sec")
+    log("tracing step for jit in 1.000 sec")
+    log("jaxpr to MLIR module conversion jit(chunk) in 0.500 sec")
+    log(f"XLA compilation of jit(chunk) in {seconds / 2} sec")
 print(f"{seconds - 2}.5 s")
 print("0%  2,048/500,000 steps")
 print("first updates ... 0.5 s")
@@ -51,11 +57,17 @@ def test_every_run_is_started_with_an_empty_and_a_filled_cache(fake, tmp_path, c
         "compiling acting": 38.5,
         "first updates": 0.5,
     }
+    chunk = {"traced": 1.25, "lowered": 0.5, "compiled": 20.0}
+    assert rows[0]["programs"] == {"chunk": chunk}
+    assert rows[1]["programs"] == {"chunk": chunk | {"compiled": 1.5}}
     for row in rows:
         assert sum(row["phases"].values()) == pytest.approx(row["seconds"])
         used = row["processor_seconds"]
         assert used is None or 0 <= used < 60
-    assert "compiling acting 38" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "compiling acting 38" in said
+    table = [line.split() for line in said.splitlines()]
+    assert ["--env", "a", "empty", "chunk", "1.2", "0.5", "20.0"] in table
 
 
 def test_a_run_that_ends_before_is_said(fake, capsys):

@@ -9,7 +9,7 @@ from train.placement.placement import Placement
 from train.program.chunk import Schedule, make_chunk, make_prefill
 from train.program.latent import latent_error
 from train.program.penalty import Penalty
-from train.program.state import compute_dtype, init_run
+from train.program.state import RunState, compute_dtype, init_run
 from train.rollout.conditions import with_and_without
 from train.rollout.openloop import make_open_loop
 from train.rollout.player import make_player
@@ -46,7 +46,10 @@ class Programs:
             acting=config.eval_policy,
             max_decisions=config.eval_max_decisions,
         )
-        init = lambda key: init_run(config, env, key)
+
+        def init(key: jax.Array) -> RunState:
+            return init_run(config, env, key)
+
         shapes = place.shapes(init, self.keys(0))
         shapes = shapes._replace(sweep=jax.eval_shape(self.swept))
         self.template = place.template(shapes)
