@@ -175,6 +175,7 @@ def run_stage(
             there is no time left are named. None for what they say.
         only: see `chosen_parts`.
     """
+    chosen = chosen_parts(stage, quick=quick, only=only)
     path = out / f"gpu_{stage}.json"
     entries_path(out, stage, "").parent.mkdir(parents=True, exist_ok=True)
     peak = peak_of(device)
@@ -196,7 +197,6 @@ def run_stage(
     with tempfile.TemporaryDirectory() as cache:
         if stage in SHARED_CACHE:
             environment.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
-        chosen = chosen_parts(stage, quick=quick, only=only)
         limit = 60 * minutes if minutes else math.inf
         spare = 0.0
         for name, part in chosen.items():

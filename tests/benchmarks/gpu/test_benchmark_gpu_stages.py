@@ -144,11 +144,13 @@ def test_measured_launches_stand_beside_those_that_were_counted():
     assert gpu_all.counted("no such program") is None
 
 
-def test_a_stage_without_a_rehearsal_says_so(capsys):
+def test_a_stage_without_a_rehearsal_says_so(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as raised:
         gpu.main(["--stage", "kernel", "--quick"])
     assert raised.value.code == 2
     assert "--quick: stage kernel has no rehearsal" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
     for stage in ("overhead", "env", "throughput", "learn", "determinism"):
         assert gpu.chosen_parts(stage, quick=True)
 
