@@ -231,6 +231,7 @@ def label_arms(arms: Sequence[Arm]) -> list[str]:
     """A label per arm: task, settings that differ between arms, seeds.
 
     If presets differ, a label has the preset and the settings that deviate from it.
+    What an arm does without is not in its label, but for a penalty.
     """
     presets = {arm.preset for arm in arms}
     several = len(presets) > 1 and presets <= set(PRESETS)
@@ -244,7 +245,15 @@ def label_arms(arms: Sequence[Arm]) -> list[str]:
             for name in names
             if (name not in usual or usual[name] != settings.get(name))
             and not (name in _OF_PENALTY and settings["--penalty"] == "none")
+            and not _goes_without_saying(name, settings)
         ]
         parts.append(f"seed {seed}" if runs == 1 else f"{runs} seeds")
         labels.append(printable(", ".join(parts)))
     return labels
+
+
+def _goes_without_saying(name: str, settings: Settings) -> bool:
+    """Whether an arm lacks what others have, or its penalty coefficient is constant."""
+    if name == "--lambda-min":
+        return settings.get(name) == settings.get("--lambda0")
+    return name != "--penalty" and settings.get(name) == "none"

@@ -257,6 +257,22 @@ def test_beside_none_a_penalty_of_an_unusual_target_says_so(tmp_path):
     ]
 
 
+def test_what_an_arm_does_without_is_not_in_its_label(tmp_path):
+    core = "xla --penalty-target core --lambda0"
+    words = ["none", "none --augment noise:0.05", f"{core} 0.01", f"{core} 0.05"]
+    words.append(f"{core} 0.05 --lambda-min 0.01")
+    base = "--env cartpole-balance --preset laptop --penalty"
+    runs = [configured(tmp_path / str(i), f"{base} {x}") for i, x in enumerate(words)]
+    core = "cartpole-balance, --penalty xla, --penalty-target core, --lambda0"
+    assert [curve.label for curve in curves.read_curves(runs)] == [
+        "cartpole-balance, --penalty none, seed 0",
+        "cartpole-balance, --augment noise:0.05, --penalty none, seed 0",
+        f"{core} 0.01, seed 0",
+        f"{core} 0.05, seed 0",
+        f"{core} 0.05, --lambda-min 0.01, seed 0",
+    ]
+
+
 def test_settings_of_a_penalty_that_is_off_do_not_count(tmp_path):
     words = "--env cartpole-balance --preset laptop --penalty none --rho"
     runs = [
