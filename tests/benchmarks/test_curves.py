@@ -247,30 +247,17 @@ def test_settings_of_the_penalty_name_those_that_have_one(tmp_path):
     ]
 
 
-def test_beside_none_a_penalty_of_an_unusual_target_says_so(tmp_path):
-    words = ["none", "xla --penalty-target core"]
-    base = "--env cartpole-balance --preset laptop --penalty"
+def test_a_label_says_what_is_unusual_and_not_what_is_left_out(tmp_path):
+    core = "--penalty xla --penalty-target core"
+    words = ["--penalty none", core, f"{core} --lambda0 0.05"]
+    words += ["--augment noise:0.05 --penalty none", f"{words[2]} --lambda-min 0.01"]
+    base = "--env cartpole-balance --preset laptop"
     runs = [configured(tmp_path / str(i), f"{base} {x}") for i, x in enumerate(words)]
-    assert [curve.label for curve in curves.read_curves(runs)] == [
-        "cartpole-balance, --penalty none, seed 0",
-        "cartpole-balance, --penalty xla, --penalty-target core, seed 0",
-    ]
-
-
-def test_what_an_arm_does_without_is_not_in_its_label(tmp_path):
-    core = "xla --penalty-target core --lambda0"
-    words = ["none", "none --augment noise:0.05", f"{core} 0.01", f"{core} 0.05"]
-    words.append(f"{core} 0.05 --lambda-min 0.01")
-    base = "--env cartpole-balance --preset laptop --penalty"
-    runs = [configured(tmp_path / str(i), f"{base} {x}") for i, x in enumerate(words)]
-    core = "cartpole-balance, --penalty xla, --penalty-target core, --lambda0"
-    assert [curve.label for curve in curves.read_curves(runs)] == [
-        "cartpole-balance, --penalty none, seed 0",
-        "cartpole-balance, --augment noise:0.05, --penalty none, seed 0",
-        f"{core} 0.01, seed 0",
-        f"{core} 0.05, seed 0",
-        f"{core} 0.05, --lambda-min 0.01, seed 0",
-    ]
+    core = core.replace(" --", ", --")
+    words[1:3] = f"{core}, --lambda0 0.01", f"{core}, --lambda0 0.05"
+    words[3:] = words[3].replace(" --", ", --"), f"{words[2]}, --lambda-min 0.01"
+    found = [curve.label for curve in curves.read_curves(runs)]
+    assert found == [f"cartpole-balance, {x}, seed 0" for x in words]
 
 
 def test_settings_of_a_penalty_that_is_off_do_not_count(tmp_path):
