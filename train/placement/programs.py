@@ -15,9 +15,6 @@ from train.rollout.openloop import make_open_loop
 from train.rollout.player import make_player
 from train.rollout.trust import make_trust
 
-# A row takes some 70 ms more where acting is not optimized; compiling, 5 to 20 s less.
-_BRIEF_ROWS = 100
-
 
 class Programs:
     """The compiled functions of one run; with several seeds each is vmapped.
@@ -56,10 +53,7 @@ class Programs:
         state = place.shardings(shapes)
         self.init = place.compile(init, out=state._replace(sweep=None), brief=True)
         self.prefill = place.compile(
-            make_prefill(config, env, schedule),
-            donate=True,
-            out=(state, None),
-            brief=schedule.prefill_rows * config.agents <= _BRIEF_ROWS,
+            make_prefill(config, env, schedule), donate=True, out=(state, None)
         )
         self.chunk = place.compile(
             make_chunk(config, env, schedule, penalty.options, dtype),

@@ -21,8 +21,8 @@ def compiler_options(platform: str, *, brief: bool = False) -> Mapping[str, Any]
     """The options for a platform (`jax.default_backend()`).
 
     Args:
-        brief: of a program that runs for a second or two on a CPU, after compiling for
-            longer.
+        brief: of a program that runs for an instant. Prefill is none: it would take
+            longer in every run than is saved in the first.
     """
     if platform == "gpu":
         return _known_to_xla()
