@@ -182,7 +182,6 @@ def test_every_scope_is_one_of_the_trainer():
     options = choose_penalty(config, "cpu").options
     dtype = jnp.dtype("float32")
     chunk = make_chunk(config, vector, Schedule.of(config), options, dtype)
-    init = loop.Programs(config, vector, PENALTY).init
-    run = jax.eval_shape(init, jax.random.key(0))
+    run = loop.Programs(config, vector, PENALTY).template
     text = jax.jit(chunk).lower(run).as_text(debug_info=True)
     assert not [name for name in SCOPES if not re.search(rf"\b{name}[)/]", text)]
