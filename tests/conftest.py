@@ -4,6 +4,7 @@
 """
 
 import collections
+import gc
 import itertools
 import os
 import platform
@@ -47,6 +48,7 @@ import pytest
 from record import Record
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.set_threshold(20_000)  # as `train.main`: tracing makes objects, and hardly a cycle
 
 
 @pytest.fixture
@@ -57,15 +59,23 @@ def getkey():
     return lambda: jax.random.fold_in(root, next(counter))
 
 
+# JAX compiles a function anew where this differs, as it does not for the option below.
+# Else constants would differ in the last digit by what the process compiled before, and
+# programs that hold them would be in no compilation cache.
+_quick = jax.make_user_context(default_value=False)
+
+
 @pytest.fixture(scope="module")
 def quick_compiles() -> Iterator[None]:
     """XLA leaves out LLVM's slow passes, in modules whose programs run for an instant.
 
     Compiling is most of the time that those take; what is computed stays the same.
     """
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    for on in (True, False):
+        _quick.set_global(on)
+        jax.config.update("jax_disable_most_optimizations", on)
+        if on:
+            yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
