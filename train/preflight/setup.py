@@ -27,6 +27,8 @@ def enable_compilation_cache() -> str:
 
     Honours JAX_COMPILATION_CACHE_DIR; otherwise the folder is `smooth-dreamer/jax` in
     the user's cache directory. Without a folder that can be written there is no cache.
+    Programs that compile in half a second are not kept; JAX's own variable,
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS, sets another limit.
 
     Returns:
         The folder, or why there is none.
@@ -47,7 +49,8 @@ def enable_compilation_cache() -> str:
         except OSError as error:
             obstacle = f"{folder} cannot be written: {error.strerror}"
     jax.config.update("jax_compilation_cache_dir", None if obstacle else folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if obstacle:
         return f"none ({obstacle}; JAX_COMPILATION_CACHE_DIR names another folder)"
     return str(folder)

@@ -116,8 +116,15 @@ def test_no_home_and_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = str(tmp_path / "smooth-dreamer" / "jax")
-    assert setup.enable_compilation_cache() == folder
-    assert set_to["jax_compilation_cache_dir"] == folder
+    limit = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+    for given, expected in ((None, 0.5), ("0", None)):
+        set_to.clear()
+        monkeypatch.delenv(limit, raising=False)
+        if given:
+            monkeypatch.setenv(limit, given)
+        assert setup.enable_compilation_cache() == folder
+        assert set_to["jax_compilation_cache_dir"] == folder
+        assert set_to.get(limit.lower()) == expected
 
 
 @pytest.mark.parametrize(
