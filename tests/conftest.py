@@ -71,11 +71,14 @@ def quick_compiles() -> Iterator[None]:
 
     Compiling is most of the time that those take; what is computed stays the same.
     """
-    for on in (True, False):
+
+    def turn(*, on: bool) -> None:
         _quick.set_global(on)
         jax.config.update("jax_disable_most_optimizations", on)
-        if on:
-            yield
+
+    turn(on=True)
+    yield
+    turn(on=False)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

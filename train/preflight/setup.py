@@ -27,7 +27,7 @@ def enable_compilation_cache() -> str:
 
     Honours JAX_COMPILATION_CACHE_DIR; otherwise the folder is `smooth-dreamer/jax` in
     the user's cache directory. Without a folder that can be written there is no cache.
-    Programs that compile in half a second are not kept; JAX's own variable,
+    Programs that compile in less than half a second are not kept; JAX's own variable,
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS, sets another limit.
 
     Returns:
