@@ -43,6 +43,7 @@ def test_a_world_model_observes_dreams_and_is_penalized(capsys):
     assert 0 < float(capsys.readouterr().out) < 1e3
 
 
+@pytest.mark.long
 def test_a_run_from_python(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = run(EXCERPTS[1])

@@ -99,6 +99,7 @@ def test_every_study_is_there():
         program.main(["unknown"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["bound", "allocation"])
 def test_study(name, tmp_path):
     """The quick sizes, as `--quick` runs them."""

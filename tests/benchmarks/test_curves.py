@@ -335,6 +335,7 @@ def test_a_folder_of_runs_is_no_run(tmp_path, capsys):
     assert f"it holds 1; allowed: {tmp_path}/runs/*" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_real_run_is_a_table_without_any_output(tmp_path, capsys):
     """And a curve begins with the untrained agent."""
     run = tmp_path / "run"

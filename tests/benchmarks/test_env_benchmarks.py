@@ -17,6 +17,8 @@ from benchmarks.gpu import resume as gpu_resume
 from benchmarks.measure import rollouts as env_cases
 from benchmarks.measure.timing import Spread
 
+pytestmark = pytest.mark.long
+
 
 def row(task, program, batch, threads, speed):
     return Row(

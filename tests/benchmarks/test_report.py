@@ -180,6 +180,7 @@ def test_a_run_that_has_only_begun(tmp_path, capsys):
     assert "--video RUN/film.gif" in seen.text
 
 
+@pytest.mark.long
 def test_without_a_name_the_page_is_here(tmp_path, runs, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([str(runs[0]), str(runs[0]), "--quick"]) == 0

@@ -31,6 +31,8 @@ from envs.perturb import ImagePerturbation
 from train import evaluate
 from train.rollout.openloop import CONTEXT
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):

@@ -8,6 +8,8 @@ from robust_runs import save_runs
 from benchmarks.robustness import known
 from benchmarks.robustness.__main__ import main
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):

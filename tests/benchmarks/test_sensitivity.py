@@ -12,6 +12,8 @@ from benchmarks.sensitivity.__main__ import draw, main, summary
 from benchmarks.sensitivity.along import along
 from core.smoothness import Inputs
 
+pytestmark = pytest.mark.long
+
 
 def test_arms_of_two_seeds(tmp_path, capsys):
     runs = []

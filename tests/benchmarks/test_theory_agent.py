@@ -50,6 +50,7 @@ jax.tree_util.register_pytree_node(
 )
 
 
+@pytest.mark.long
 def test_moments_are_those_of_plain_gradients(saved):
     agent = saved[1].learner.agent
     windows = windows_of(agent, 3)
@@ -89,6 +90,7 @@ def test_moments_are_those_of_plain_gradients(saved):
     assert found["bound"] > found["gain"]
 
 
+@pytest.mark.long
 def test_scores_are_uncorrelated_so_that_both_forms_of_the_gain_agree(saved):
     agent = saved[1].learner.agent
     found = study.moments(agent, windows_of(agent, 2000), DISCOUNT)

@@ -22,6 +22,8 @@ from core.smoothness import (
 from core.smoothness.agent import MAPS
 from core.states import State
 
+pytestmark = pytest.mark.long
+
 N, FEATURES = 6, 14
 SIZE = ModelSize(deter=8, hidden=6, classes=3, units=6, stoch=2, blocks=2)
 # With a probe for each feature, the growth is exact.

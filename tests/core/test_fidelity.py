@@ -265,10 +265,10 @@ slow = pytest.mark.slow  # each compiles a program of its own
 @pytest.mark.parametrize(
     ("case", "implementation", "heads_at_once"),
     [
-        ("none", "xla", False),
+        pytest.param("none", "xla", False, marks=pytest.mark.long),
         ("posterior", "xla", True),
-        ("both", "xla", False),
-        ("both", "reference", True),
+        pytest.param("both", "xla", False, marks=pytest.mark.long),
+        pytest.param("both", "reference", True, marks=pytest.mark.long),
         pytest.param("none", "xla", True, marks=slow),
         pytest.param("posterior", "xla", False, marks=slow),
         pytest.param("posterior", "reference", False, marks=slow),
@@ -290,6 +290,7 @@ def test_everything_equals_the_authors_numbers(
     assert not wrong(found, case)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", factors("both"))
 def test_a_loss_that_is_off_by_a_thousandth_is_found(name):
     found = compiled("both", "xla", False)(factors("both", **{name: 1.001}))

@@ -113,7 +113,14 @@ def test_every_step_starts_from_the_noisy_state_of_the_step_before(
     chex.assert_trees_all_close(last, state, rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["block_gru", "deferred", "wide"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param("block_gru", marks=pytest.mark.long),
+        "deferred",
+        pytest.param("wide", marks=pytest.mark.long),
+    ],
+)
 def test_every_form_has_the_errors_of_the_definition(
     form, rssm, sequence, errors, getkey
 ):
@@ -149,6 +156,7 @@ def test_errors_of_another_shape_are_refused(rssm, sequence, errors, getkey):
         OBSERVE["block_gru"](rssm, *sequence, key=getkey(), errors=errors[1:])
 
 
+@pytest.mark.long
 def test_kl_divergences_have_no_error_and_the_heads_do(getkey):
     """In a first step, which no earlier error reaches."""
     model = WorldModel(4, ACTION, key=getkey(), size=TINY)

@@ -198,6 +198,7 @@ def test_a_sequence_step_by_step(rssm, getkey):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "observe", [OBSERVE[x] for x in ("block_gru", "deferred", "wide")]
 )
@@ -289,6 +290,7 @@ def test_each_kl_loss_trains_its_own_side(model, getkey):
 # Penalty and norms
 
 
+@pytest.mark.long
 def test_the_core_penalty_is_the_norm_of_the_recurrent_jacobian(rssm, getkey):
     states = start(rssm, getkey, BATCH)
     actions = 0.5 * jax.random.normal(getkey(), (BATCH, ACTION))
@@ -344,6 +346,7 @@ def test_exact_norms_are_those_of_the_means(rssm, getkey):
     np.testing.assert_allclose(logged, jnp.mean(last), rtol=1e-4)
 
 
+@pytest.mark.long
 def test_means_of_categoricals_have_the_norm_that_the_penalty_estimates(getkey):
     rssm = RSSM(
         EMBED,

@@ -144,6 +144,7 @@ def test_blocks_must_divide_the_channels(getkey):
         ImageDecoder(16, 12, (32, 32, 3), key=getkey(), depth=3)
 
 
+@pytest.mark.long
 def test_any_batch_axes(getkey):
     encoder = ImageEncoder((32, 16, 3), key=getkey(), depth=2)
     decoder = ImageDecoder(16, 12, (32, 16, 3), key=getkey(), depth=2, units=8)
@@ -162,6 +163,7 @@ def test_any_batch_axes(getkey):
     )
 
 
+@pytest.mark.long
 def test_every_feature_reaches_the_image(getkey):
     decoder = ImageDecoder(16, 12, (16, 16, 3), key=getkey(), depth=2, units=8)
     jacobian = jax.jacrev(lambda f: decoder(f).mean())(jnp.ones(28))

@@ -118,6 +118,7 @@ assert np.mean(frames[0] != frames[2]) > 0.01
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["pendulum", pytest.param("finger-turn_easy", marks=pytest.mark.slow)]
 )
@@ -130,6 +131,7 @@ def test_frames_show_the_state(name):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_without_opengl_the_remedy_is_named():
     done = python(DRAW.format(name="pendulum"), "off")
     assert "NoOpenGLError: MuJoCo finds no OpenGL" in done.stderr
@@ -147,6 +149,7 @@ def python(code: str, gl: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_vector_form(batch):
     assert batch.num_envs == 3
     assert batch.observation_space.shape == (3, 3)
@@ -180,6 +183,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("context", "said"),
     [
@@ -206,6 +210,7 @@ def test_processes_of_gymnasium(tmp_path, context, said):
     assert (done.returncode == 0) == (context == "spawn")
 
 
+@pytest.mark.long
 def test_a_process_forked_before_jax_runs_may_use_it():
     code = """
 import os

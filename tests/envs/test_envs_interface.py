@@ -15,7 +15,11 @@ import envs
 
 N = 4
 # Cart-pole differs from these in nothing that is tested here but its compile time.
-DOMAINS = (pytest.param("cartpole", marks=pytest.mark.slow), "pendulum", "walker")
+DOMAINS = (
+    pytest.param("cartpole", marks=pytest.mark.slow),
+    "pendulum",
+    pytest.param("walker", marks=pytest.mark.long),
+)
 
 
 @functools.cache
@@ -70,6 +74,7 @@ def assert_finite(state):
     chex.assert_tree_all_finite(eqx.filter(state, eqx.is_inexact_array))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("action_repeat", [1, 2])
 def test_two_whole_episodes(getkey, action_repeat):
     env = make("pendulum", action_repeat)
@@ -298,6 +303,7 @@ def test_keys_decide_everything():
     assert not np.any(a == c)
 
 
+@pytest.mark.long
 def test_action_repeat_sums_rewards():
     once, twice = make("pendulum", 1), make("pendulum", 2)
     qpos, qvel = jnp.array([0.1]), jnp.array([0.5])

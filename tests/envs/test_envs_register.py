@@ -103,6 +103,7 @@ def test_a_model_and_functions_make_an_environment():
     assert step(state, jnp.zeros(1))[1].is_first
 
 
+@pytest.mark.long
 def test_a_corrupt_step_is_not_terminal():
     env = make(terminal=lambda model, data: jnp.asarray(True))
     state = env.from_physics(np.zeros(1), np.full(1, np.nan))
@@ -118,6 +119,7 @@ def test_a_model_may_be_a_file(tmp_path):
         envs.from_mjx(tmp_path / "nothing.xml", observe=observe, reward=reward)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("long", ["", "x" * 5000])
 def test_a_model_may_be_xml_text_or_a_spec(long):
     text = RAIL.replace("</mujoco>", f"<!-- {long} --></mujoco>")

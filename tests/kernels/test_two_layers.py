@@ -93,9 +93,8 @@ def test_bfloat16_is_near_and_gradients_keep_the_dtype(head, getkey):
     u, bias, key = jax.random.normal(getkey(), (N, D)), jnp.zeros(H), getkey()
     narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), head)
     a = (u @ head.w_in).astype(jnp.bfloat16)
-    value, bars = jax.value_and_grad(
-        lambda head: two_layer_penalty_mean(a, head, key, classes=C)
-    )(narrow)
+    mean = lambda head: two_layer_penalty_mean(a, head, key, classes=C)
+    value, bars = jax.jit(jax.value_and_grad(mean))(narrow)
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, by_definition(head, u, bias, key), rtol=0.05)
     assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(bars))
@@ -115,7 +114,10 @@ def test_a_gradient_of_the_gradient(head, getkey):
         )
         return jax.grad(inner)(head)
 
-    found, wanted = (jax.tree.leaves(slope(fn)) for fn in (by_formula, by_definition))
+    found, wanted = (
+        jax.tree.leaves(jax.jit(slope, static_argnums=0)(fn))
+        for fn in (by_formula, by_definition)
+    )
     for x, y in zip(found, wanted, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=2e-5 * np.abs(y).max())
 

@@ -54,6 +54,7 @@ def test_lemma_1_is_attained(constants, discount):
     assert gap / bound == pytest.approx(1.0, abs=1e-9)
 
 
+@pytest.mark.long
 def test_lemma_1_on_300_configurations():
     """R ≤ 1, and the split constants are tighter; the LQG half has a bounded domain."""
     rows = bound_configurations.synthetic_configurations(draws=2)

@@ -81,6 +81,7 @@ def test_training_of_one_seed_does_not_depend_on_the_others(getkey):
     assert np.all(both < 0.95 * untrained)
 
 
+@pytest.mark.long
 def test_tables_and_picture(tmp_path):
     from matplotlib.figure import Figure
 

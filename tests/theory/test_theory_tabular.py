@@ -174,6 +174,7 @@ def test_smoothing_helps_with_the_right_neighbours_only(name, number, ratio):
         assert control[0] > plain[0]
 
 
+@pytest.mark.long
 def test_likelihood_chooses_for_the_laws_and_not_for_the_value():
     """In swirl, 4096 transitions: closer laws, and values that are further off."""
     world, laplacian = tb.swirl_world(), tb.lattice_laplacian(8)

@@ -23,7 +23,7 @@ TINY = core.sizes.ModelSize(
 )
 
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_compiles")]
 
 
 @pytest.fixture(autouse=True)

@@ -160,6 +160,7 @@ def test_bad_flags_get_one_line(words, part, tmp_path, capsys):
     assert part in error and error.count("\n") == 1
 
 
+@pytest.mark.long
 def test_no_perturbation_is_plain_evaluation(getkey):
     """Bit by bit; and each of several conditions has the starts of the plain one."""
     env = envs.make("toy-target")
@@ -266,6 +267,7 @@ def test_open_loop_watches_and_then_imagines(getkey):
     assert np.any(show(is_first=no) != shown)
 
 
+@pytest.mark.long
 def test_open_loop_with_a_latent_error(getkey):
     """No error of variance 0; and every image has one, the watched ones too."""
     agent = Agent((16, 16, 3), 1, key=getkey(), size=TINY)
@@ -367,6 +369,7 @@ def falling(obs):
     return PixelEnv(env) if obs == "pixels" else env
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("acting", ["mode", "random"])
 def test_gravity_is_that_of_each_condition(getkey, acting):
     env = falling("state")

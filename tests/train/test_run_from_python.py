@@ -12,6 +12,8 @@ from train.config.cli import parse
 from train.errors import UserError
 from train.main import words
 
+pytestmark = pytest.mark.long
+
 
 def test_flags_are_those_of_the_command_line():
     flags = {"env": "toy-target", "learning_rate": 1e-4, "core_carry": False}

@@ -17,6 +17,8 @@ from train.placement import programs
 from train.program.chunk import make_chunk
 from train.program.penalty import choose_penalty
 
+pytestmark = pytest.mark.long
+
 WORDS = "--penalty xla --penalty-target both --rho 1"
 SWEEP = "--sweep learning-rate=1e-3,1e-2 --sweep entropy=0.001,1"
 ALONE = ["--learning-rate 1e-3 --entropy 0.001", "--learning-rate 1e-3 --entropy 1"]

@@ -112,7 +112,9 @@ def test_callbacks_would_be_found():
     assert "sin" in names and any("callback" in n or "print" in n for n in names)
 
 
-@pytest.mark.parametrize("env", ["toy-target", "walker-walk"])
+@pytest.mark.parametrize(
+    "env", ["toy-target", pytest.param("walker-walk", marks=pytest.mark.long)]
+)
 def test_no_chunk_calls_the_host(env):
     config = configured(f"--env {env} --penalty xla")
     vector = vector_env(config)
@@ -144,7 +146,11 @@ def stop_at(toy: Toy, chunks: list[int], number: signal.Signals) -> Altered:
 
 @pytest.mark.parametrize(
     ("seed", "number", "code"),
-    [(0, signal.SIGTERM, 143), (1, signal.SIGINT, 130), (2, signal.SIGUSR1, 143)],
+    [
+        pytest.param(0, signal.SIGTERM, 143, marks=pytest.mark.long),
+        (1, signal.SIGINT, 130),
+        pytest.param(2, signal.SIGUSR1, 143, marks=pytest.mark.long),
+    ],
 )
 def test_a_resumed_run_is_bitwise_the_unbroken_one(
     toy, whole, tmp_path, capsys, seed, number, code
@@ -172,6 +178,7 @@ def test_a_resumed_run_is_bitwise_the_unbroken_one(
     assert (tmp_path / metrics).read_bytes() == (whole_dir / metrics).read_bytes()
 
 
+@pytest.mark.long
 def test_work_after_the_last_checkpoint_is_done_again(toy, whole, tmp_path):
     """As after `kill -9`: the log is ahead of the checkpoint."""
     _, expected, lines = whole
@@ -218,6 +225,7 @@ def test_the_echo_of_an_interrupt_is_the_same_stop(toy, tmp_path, capsys):
     assert Checkpointer(tmp_path).steps() == [loop.env_steps(toy.config, run)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("signalled", [False, True])
 def test_an_end_that_cannot_be_saved_is_an_error(
     toy, tmp_path, monkeypatch, capsys, signalled
@@ -243,6 +251,7 @@ def test_an_end_that_cannot_be_saved_is_an_error(
     assert ("the same command resumes" in out) == signalled
 
 
+@pytest.mark.long
 def test_a_save_that_fails_in_the_middle_costs_that_save(
     toy, tmp_path, monkeypatch, capsys
 ):
@@ -263,6 +272,7 @@ def test_a_save_that_fails_in_the_middle_costs_that_save(
     assert out.count("training goes on, and the next save will try again") == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("when", ["made", "written"])
 def test_a_logger_that_fails_costs_only_itself(
     toy, whole, tmp_path, monkeypatch, capsys, when

@@ -28,6 +28,7 @@ from benchmarks.overhead.op.cases import SHAPES, HeadShape, Probes
 from kernels.pallas import kernel as pallas_gpu
 from kernels.pallas import tiling
 
+pytestmark = pytest.mark.long
 TINY = HeadShape(d=16, h=64, k=2, c=4)
 
 

@@ -23,6 +23,8 @@ from benchmarks.overhead.op.cases import HeadShape
 from benchmarks.overhead.steps import Bench
 from train.errors import UserError
 
+pytestmark = pytest.mark.long
+
 
 def kept(built: Built, folder: Path, **options: Any) -> None:
     """As `--stage compile --keep` makes it, for the device that is here."""

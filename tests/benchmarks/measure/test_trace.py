@@ -17,6 +17,8 @@ from train import loop
 from train.program.chunk import Schedule, make_chunk
 from train.program.penalty import choose_penalty
 
+pytestmark = pytest.mark.long
+
 MIDDLE = [
     ("fusion.1", 1, 0.0, 10.0),
     ("fusion.2", 1, 12.0, 8.0),

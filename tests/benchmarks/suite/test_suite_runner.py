@@ -20,6 +20,8 @@ from benchmarks.suite.runner import Runner
 from train.run_dir import record
 from train.run_dir.lock import RunLock
 
+pytestmark = pytest.mark.long
+
 COMMON = "--preset smoke --steps 400"
 
 

@@ -24,6 +24,8 @@ from train.checkpoint.checkpointer import Checkpointer
 from train.preflight.setup import make_env
 from train.run_dir import record
 
+pytestmark = pytest.mark.long
+
 ENV = "--env toy-target --steps 10000"
 COUNTS = (100, 200, 400, 800)
 

@@ -14,6 +14,8 @@ from benchmarks.trust.statistics import Clusters, correlation, rank_correlation
 from benchmarks.trust.summary import imagined_rewards, summarize, true_rewards
 from benchmarks.trust.verdict import NAMES, reasons, verdict
 
+pytestmark = pytest.mark.long
+
 PLAN = calibrate.PLAN._replace(decisions=60, starts=128, horizon=8, steps=6)
 
 

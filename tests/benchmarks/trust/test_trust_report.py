@@ -37,6 +37,8 @@ from train.config.cli import parse
 from train.preflight.setup import make_env
 from train.run_dir import record
 
+pytestmark = pytest.mark.long
+
 ENV = "--env toy-target"
 
 

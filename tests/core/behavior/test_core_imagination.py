@@ -41,7 +41,10 @@ def test_imagined_actions_are_drawn_from_the_policy(dtype, getkey):
     assert abs((noise**3).mean()) < 4 * 15**0.5 * error
 
 
-@pytest.mark.parametrize("few_kernels", [False, True])
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "few_kernels", [pytest.param(False, marks=pytest.mark.long), True]
+)
 def test_heads_may_see_all_states_at_once(few_kernels, getkey):
     """The same numbers and the same gradients of the losses."""
     agent = Agent(5, 3, key=getkey(), size=LARGER)

@@ -118,6 +118,7 @@ def test_the_wide_form_stores_one_array_a_step(rssm, getkey):
     assert 10 < max(stored("deferred")) < 20 < max(stored("block_gru"))
 
 
+@pytest.mark.long
 def test_the_wide_form_of_several_agents_is_that_of_each(rssm, getkey):
     """As `--seeds` maps it."""
     inputs = example(rssm, getkey)

@@ -39,17 +39,20 @@ NAMES = [
 
 # What takes longest to compile.
 HEAVY = ("cheetah", "finger_turn", "hopper")
+# What every run of the suite compares.
+COMMON = ("cartpole", "pendulum")
 
 
-def some_slow(values, heavy=HEAVY):
-    """The groups or tasks, those of a heavy group as slow tests."""
-    groups = {
-        value: parity.group_of(value) if "-" in value else value for value in values
-    }
-    return [
-        pytest.param(value, marks=pytest.mark.slow) if group in heavy else value
-        for value, group in groups.items()
-    ]
+def marked(values, slow=HEAVY):
+    """The groups or tasks, those that take their time as slow or long tests."""
+
+    def marks(value: str):
+        group = parity.group_of(value) if "-" in value else value
+        if group in slow:
+            return [pytest.mark.slow]
+        return [] if group in COMMON else [pytest.mark.long]
+
+    return [pytest.param(value, marks=marks(value)) for value in values]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +88,7 @@ def assert_close(ours, theirs, group):
 
 
 # The rewards of the turn tasks, in test_envs_rewards, have their observations as well.
-@pytest.mark.parametrize("group", some_slow(TOLERANCE, heavy=("finger_turn",)))
+@pytest.mark.parametrize("group", marked(TOLERANCE, slow=("finger_turn",)))
 def test_next_state_observation_and_reward(group):
     name = parity.task_of(group)
     state, timestep = parity.advanced(group)
@@ -103,7 +106,7 @@ def test_next_state_observation_and_reward(group):
     np.testing.assert_allclose(timestep.reward, reward, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", some_slow(NAMES))
+@pytest.mark.parametrize("name", marked(NAMES))
 def test_observation_and_reward_of_the_other_tasks(name):
     group = parity.group_of(name)
     obs, reward = parity.measure(name)(parity.advanced(group)[0])
@@ -112,7 +115,7 @@ def test_observation_and_reward_of_the_other_tasks(name):
     assert_close(reward[:, None], [[row.reward] for row in rows], group)
 
 
-@pytest.mark.parametrize("group", some_slow(TOLERANCE))
+@pytest.mark.parametrize("group", marked(TOLERANCE))
 def test_observation_at_the_start(group):
     name = parity.task_of(group)
     obs, _ = parity.measure(name)(parity.begun(group))
@@ -124,9 +127,7 @@ def test_observation_at_the_start(group):
     assert_close(obs, theirs, group)
 
 
-@pytest.mark.parametrize(
-    "group", some_slow([g for g in TOLERANCE if "finger" not in g])
-)
+@pytest.mark.parametrize("group", marked([g for g in TOLERANCE if "finger" not in g]))
 def test_next_state_under_another_gravity(group):
     name = parity.task_of(group)
     state = parity.make(name).with_gravity(parity.begun(group), 4.0)
@@ -137,7 +138,7 @@ def test_next_state_under_another_gravity(group):
     assert_close(state.qvel, qvel, group)
 
 
-@pytest.mark.parametrize("group", ["finger", "hopper", "walker"])
+@pytest.mark.parametrize("group", marked(["finger", "hopper", "walker"], slow=()))
 def test_visited_states_are_in_contact(group):
     # What the figures above mean: half of the states are in contact, and touch sensors,
     # where there are any, read something after the step.
@@ -170,7 +171,7 @@ STARTS = [
 ]
 
 
-@pytest.mark.parametrize("name", some_slow(STARTS, heavy=(*HEAVY, "finger")))
+@pytest.mark.parametrize("name", marked(STARTS, slow=(*HEAVY, "finger")))
 def test_reset_distribution(name):
     group = parity.group_of(name)
     n = N_RESETS.get(group, 1000)

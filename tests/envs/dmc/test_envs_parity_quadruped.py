@@ -19,7 +19,7 @@ from envs.dmc import quadruped
 from envs.mjx._mjx import mujoco
 from envs.mjx.simulator import Simulator
 
-pytestmark = FILTER
+pytestmark = [FILTER, pytest.mark.long]
 
 SPEEDS = {"quadruped-walk": 0.5, "quadruped-run": 5.0}
 NAMES = tuple(SPEEDS)

@@ -9,7 +9,7 @@ from parity_checks import float64 as float64
 
 from envs.dmc import reacher
 
-pytestmark = FILTER
+pytestmark = [FILTER, pytest.mark.long]
 
 RADII = {"reacher-easy": 0.05 + 0.01, "reacher-hard": 0.015 + 0.01}
 

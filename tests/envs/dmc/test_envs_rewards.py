@@ -145,7 +145,13 @@ def measure_in_the_air(name):
     return jax.jit(jax.vmap(measure))
 
 
-@pytest.mark.parametrize("name", NAMES)
+def some_long(name):
+    domain = name.split("-")[0]
+    common = domain in ("cartpole", "pendulum", "walker")
+    return pytest.param(name, marks=[] if common else [pytest.mark.long])
+
+
+@pytest.mark.parametrize("name", [some_long(name) for name in NAMES])
 def test_rewards_of_hand_built_states(name):
     cases = [case for case in HIGH_REWARDS if case[0] == name]
     env, dm_env = parity.make(name), parity.load(name)
@@ -162,6 +168,7 @@ def test_rewards_of_hand_built_states(name):
         np.testing.assert_allclose(obs[i], theirs, atol=1e-9)
 
 
+@pytest.mark.long
 def test_small_controls_are_worth_a_fifth_of_hopper_stand():
     env, dm_env = parity.make("hopper-stand"), parity.load("hopper-stand")
     control = np.array([0.5, -0.5, 1.0, 0.0])

@@ -115,6 +115,7 @@ def _open(jaxpr):
     return getattr(jaxpr, "jaxpr", jaxpr)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("task", "share"), [("walker-walk", 0.5)])
 def test_a_physics_step_has_half_the_operations(task, share, monkeypatch):
     env = envs.make(task)

@@ -9,6 +9,8 @@ from envs.mjx._mjx import mujoco
 from envs.mjx.collision import closest_points
 from envs.mjx.simulator import Simulator
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module", autouse=True)
 def fresh_caches():

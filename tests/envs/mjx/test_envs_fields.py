@@ -15,7 +15,7 @@ from envs.mjx.features import SENSORS as KINDS
 from envs.mjx.stages import GIVEN, STAGES, Pipeline, traced
 from envs.vector import VectorEnv
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_compiles")]
 
 # Every kind of joint, camera, tendon, transmission and sensor that MJX simulates.
 BODIES = """

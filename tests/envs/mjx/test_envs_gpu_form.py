@@ -17,7 +17,7 @@ from envs.mjx._mjx import mujoco
 from envs.mjx.linear_algebra import LARGEST, WIDEST
 from envs.mjx.simulator import Simulator
 
-pytestmark = FILTER
+pytestmark = [FILTER, pytest.mark.long]
 
 LIBRARY = {"cholesky", "triangular_solve"}
 CONDITION = 100.0

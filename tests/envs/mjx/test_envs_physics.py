@@ -15,7 +15,7 @@ from envs.mjx.assets import assets_folder, load_model
 from envs.mjx.env import MjxEnv
 from envs.mjx.parameters import Parametrization
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_compiles")]
 
 # All but the two that take a second each.
 MODELS = sorted(

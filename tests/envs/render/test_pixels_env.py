@@ -13,6 +13,8 @@ from envs.mjx.env import MjxEnv
 from envs.render import Renderer
 from envs.render.pixels import PixelEnv
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def pair():

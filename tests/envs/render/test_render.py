@@ -326,6 +326,7 @@ def check(domain, found):
     assert found.body_difference <= 25
 
 
+@pytest.mark.long
 @needs_opengl
 @pytest.mark.parametrize("domain", ["cartpole"])
 def test_agrees_with_mujocos_renderer(domain):

@@ -6,6 +6,7 @@ import sys
 import time
 
 import jax.numpy as jnp
+import pytest
 
 from train.checkpoint.checkpointer import Checkpointer
 
@@ -24,6 +25,7 @@ def test_leftovers_of_a_killed_save_are_removed(tmp_path):
     assert not stale.exists() and saver.steps() == [1, 2]
 
 
+@pytest.mark.long
 def test_killed_while_saving(tmp_path):
     """kill -9 at many moments: what is restored is always a whole step."""
     code = (

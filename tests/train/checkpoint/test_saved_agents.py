@@ -13,6 +13,8 @@ from train.checkpoint.disk import describe_checkpoints
 from train.checkpoint.saved_agents import SavedLearner, SavedRun, restore_agent
 from train.program.state import RunState
 
+pytestmark = pytest.mark.long
+
 
 class Whole(NamedTuple):
     """An unbroken run: its directory, final state, and the steps of its log."""

@@ -127,6 +127,7 @@ def test_no_home_and_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
         assert set_to.get(limit.lower()) == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "variable, program",
     [

@@ -122,6 +122,7 @@ def toy() -> Toy:
     return shared()
 
 
+@pytest.mark.long
 def test_a_run_is_exported(toy, tmp_path, capsys):
     record.write(configured(), tmp_path / "config.json")
     assert Checkpointer(tmp_path).save(40, toy.filled(), {"updates": 1})

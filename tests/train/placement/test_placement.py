@@ -12,6 +12,8 @@ from train.config.cli import parse
 from train.errors import UserError
 from train.placement.placement import Placement, check_division, choose_devices
 
+pytestmark = pytest.mark.long
+
 ROOT = pathlib.Path(__file__).parents[3]
 SMOKE = "--preset smoke --env toy-target"
 

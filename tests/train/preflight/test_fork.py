@@ -18,6 +18,8 @@ from train.errors import CheckpointMismatch, UserError
 from train.preflight.fork import prepare_fork
 from train.run_dir.record import read_run
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def toy() -> Toy:

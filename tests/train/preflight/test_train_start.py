@@ -14,7 +14,7 @@ from train.checkpoint.checkpointer import Checkpointer
 from train.placement import compiling as beside
 from train.placement.placement import Program
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_compiles")]
 
 
 @pytest.fixture(scope="module")

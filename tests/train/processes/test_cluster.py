@@ -62,6 +62,7 @@ def test_a_scheduler_says_who_is_who(monkeypatch):
     assert coordination.requested({"--coordinator": "auto"}) is None
 
 
+@pytest.mark.long
 def test_a_coordinator_that_does_not_answer(capsys):
     words = f"--coordinator {ADDRESS}:{free_port()} --num-processes 2 --process-id 1"
     began = time.monotonic()

@@ -52,6 +52,7 @@ def busy(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@pytest.mark.long
 def test_the_second_interrupt_ends_a_compiled_loop(busy):
     process = busy
     assert process.stderr is not None
@@ -68,6 +69,7 @@ def test_the_second_interrupt_ends_a_compiled_loop(busy):
     assert process.communicate()[1] == said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("busy", [""], indirect=True)
 def test_other_signals_wait_for_the_chunk(busy):
     process = busy

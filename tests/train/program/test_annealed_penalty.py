@@ -10,7 +10,7 @@ import train.program.update as update_module
 from train.program.penalty import choose_penalty, coefficients
 from train.program.state import init_run
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_compiles")]
 
 
 def metrics_of(words: str):

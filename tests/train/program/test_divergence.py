@@ -32,7 +32,7 @@ from train.program.chunk import Schedule, redraw
 from train.program.divergence import Diverged, Watch, failing_terms
 from train.program.state import RunState
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_compiles")]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from train.program.latent import latents
 from train.program.penalty import choose_penalty
 from train.run_dir import record
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_compiles")]
 
 WORDS = "--latent gaussian --penalty xla --penalty-target core"
 

@@ -18,6 +18,8 @@ from train.program import update as update_module
 from train.program.optimizer import make_optimizer
 from train.program.state import Learner
 
+pytestmark = pytest.mark.long
+
 OBS, ACTION, TIME, BATCH = 3, 2, 4, 3
 CONFIG = dataclasses.replace(
     parse(["--preset", "smoke", "--env", "toy-target", "--warmup", "0"], "cpu"),

@@ -21,7 +21,7 @@ from train.program.penalty import choose_penalty
 from train.program.state import init_run
 from train.run_dir import record
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_compiles")]
 
 
 def after_a_chunk(words: str):

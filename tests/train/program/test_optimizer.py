@@ -244,6 +244,7 @@ def moved(before, after):
     return [bool(jnp.any(a != b)) for a, b in pairs]
 
 
+@pytest.mark.long
 def test_the_total_is_the_weighted_sum(step, learner, batch):
     learner = learner._replace(updates=jnp.asarray(3000, jnp.int32))
     _, states, metrics = step(learner, batch)
@@ -316,6 +317,7 @@ def test_coefficient_of_each_target(learner):
 SMALL = ModelSize(units=8, deter=16, hidden=8, stoch=3, classes=4, blocks=2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("own", [("policy",), ("policy", "value")])
 def test_each_head_is_trained_by_an_optimizer_of_its_own(own):
     """Against one optimizer for each learning rate, of all parameters."""

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from core.agent import Agent
 from core.behavior.returns import ReturnScale
@@ -16,6 +17,8 @@ from train.config.cli import parse
 from train.program.optimizer import make_optimizer
 from train.program.state import Learner
 from train.program.update import UpdateOptions, update
+
+pytestmark = pytest.mark.long
 
 OBS, ACTION, TIME, BATCH, UPDATES = 3, 2, 4, 2, 20
 CONFIG = dataclasses.replace(

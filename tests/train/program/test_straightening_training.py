@@ -14,7 +14,7 @@ from benchmarks.suite.declare import load
 from train.main import main
 from train.program.state import init_run
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_compiles")]
 
 NAME = "train/loss/straightening"
 # The learning rate and the weight are high, so that so short a run shows something.

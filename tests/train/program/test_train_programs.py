@@ -208,6 +208,7 @@ def test_a_replay_that_cannot_fit_suggests_nothing_impossible(monkeypatch):
     assert "less than the 32 decisions learning starts with" in message
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "words",
     ["--batch-size 2e9", "--num-envs 1e6", "--seeds 1e6", "--eval-episodes 1e9"],
@@ -244,6 +245,7 @@ def test_device_memory_that_runs_out_is_said_in_one_line(
         assert capsys.readouterr().err == f"out of memory: {fault}\n"
 
 
+@pytest.mark.long
 def test_several_seeds_are_several_runs(tmp_path, capsys):
     words = f"--penalty none --steps 200 --log-every 40 --logdir {tmp_path}"
     assert main(f"{SMOKE} {words} --seeds 2".split()) == 0
@@ -317,6 +319,7 @@ def updates_with(words: str) -> list[dict[str, float]]:
     return found
 
 
+@pytest.mark.long
 def test_the_penalty_is_added_with_its_coefficient():
     # A large step size: the later updates see what the first one did.
     fast = "--learning-rate 1e-3 --warmup 0"

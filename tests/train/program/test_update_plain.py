@@ -21,7 +21,7 @@ from train.program.optimizer import make_optimizer
 from train.program.state import Learner
 from train.program.update import UpdateOptions, update
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_compiles")]
 
 OBS, ACTION, TIME, BATCH, UPDATES = 3, 2, 4, 3, 20
 CONFIG = dataclasses.replace(

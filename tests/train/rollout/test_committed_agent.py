@@ -53,6 +53,7 @@ def test_it_acts_and_nothing_is_written(run_dir, tmp_path):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
+@pytest.mark.long
 def test_it_swings_the_pole_up():
     """Random actions earn less than 100, a pole that is balanced throughout 1000."""
     (run_dir,) = RUNS

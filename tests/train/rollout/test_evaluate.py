@@ -138,6 +138,7 @@ def test_a_score_is_in_the_file_before_it_is_printed(tmp_path, monkeypatch):
         report.end()
 
 
+@pytest.mark.long
 def test_every_agent_of_several_seeds(pair, tmp_path, capsys):
     def report(*words: str) -> list[dict[str, Any]]:
         path = tmp_path / "scores.json"
@@ -170,6 +171,7 @@ def test_nothing_but_the_agent_is_needed(single, tmp_path):
     chex.assert_trees_all_equal(again, agent)
 
 
+@pytest.mark.long
 def test_an_agent_alone_is_enough(single, tmp_path, capsys):
     """`config.json` and `agents/`, copied elsewhere; no step more than the newest."""
     config = record.read(single / "config.json")
@@ -205,6 +207,7 @@ def test_a_step_is_read_from_a_checkpoint_where_there_is_no_agent_alone(single, 
     assert "allowed: 200, 400; nearest" in refusal(capsys, [*words, "--at", "0"])
 
 
+@pytest.mark.long
 def test_a_damaged_agent_gives_way_to_the_checkpoint_of_its_step(
     single, tmp_path, capfd
 ):
@@ -254,6 +257,7 @@ def test_the_random_policy_is_uniform(single):
     assert returns.std() == pytest.approx(expected.std(), rel=0.2)
 
 
+@pytest.mark.long
 def test_many_episodes_are_played_in_batches(single, monkeypatch):
     config = record.read(single / "config.json")
     env = make_env(config)

@@ -104,6 +104,7 @@ def test_a_closed_window_ends_the_episode(windows):
     assert len(opened[0].shown) == 2
 
 
+@pytest.mark.long
 def test_the_viewer_shows_the_episodes_that_evaluation_plays(windows, capsys):
     opened = windows(5)
     words = ["--run", str(RUN), "--seed", "3", "--eval-max-decisions", "3"]
@@ -124,6 +125,7 @@ def test_the_viewer_shows_the_episodes_that_evaluation_plays(windows, capsys):
     assert "seed 5" not in out and opened[0].closed
 
 
+@pytest.mark.long
 def test_a_film_needs_no_display(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     path = tmp_path / "out.gif"
@@ -156,6 +158,7 @@ def test_without_a_display_one_line_says_what_to_do():
     assert not [x for x in done.stderr.splitlines() if x.endswith((" jax", " mujoco"))]
 
 
+@pytest.mark.long
 def test_a_display_that_does_not_answer_is_refused(monkeypatch):
     """In a fresh Python: GLFW is started."""
     monkeypatch.setenv("DISPLAY", ":77")

@@ -21,11 +21,12 @@ def toy() -> Toy:
     return shared()
 
 
-@pytest.fixture
-def run_dir(toy: Toy, tmp_path: pathlib.Path) -> pathlib.Path:
-    record.write(configured(), tmp_path / "config.json")
-    assert Checkpointer(tmp_path).save(40, toy.filled(), {"updates": 1})
-    return tmp_path
+@pytest.fixture(scope="module")
+def run_dir(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("run")
+    record.write(configured(), path / "config.json")
+    assert Checkpointer(path).save(40, toy.filled(), {"updates": 1})
+    return path
 
 
 def test_it_acts_as_the_agent_does(toy, run_dir):
@@ -60,9 +61,15 @@ def test_a_batch_and_forgetting(run_dir):
         policy(obs[:2])
 
 
-@pytest.fixture
-def policy(toy, run_dir):
+@pytest.fixture(scope="module")
+def loaded(run_dir):
     return load_policy(run_dir, batch=2)
+
+
+@pytest.fixture
+def policy(loaded):
+    loaded.reset()
+    return loaded
 
 
 @pytest.mark.parametrize(
@@ -96,7 +103,8 @@ def test_an_observation_that_is_refused_is_not_remembered(policy, bad, said):
     assert np.all(np.isfinite(policy(good)))
 
 
-def test_numbers_of_any_kind_are_one_observation(policy):
+def test_numbers_of_any_kind_are_one_observation(run_dir):
+    policy = load_policy(run_dir, batch=2)
     actions = []
     for dtype in (np.float32, np.float64, np.int64, np.bool_, jnp.bfloat16):
         policy.reset()

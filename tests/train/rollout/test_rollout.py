@@ -59,6 +59,7 @@ def reference(env: Env, agent: Agent, key: Any, episodes: int, *, explore: bool)
     return np.sum(rewards, axis=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("acting", ["mode", "sample"])
 def test_the_player_is_a_plain_loop(acting):
     env = envs.make("toy-target")
@@ -70,6 +71,7 @@ def test_the_player_is_a_plain_loop(acting):
     assert not np.any(played.cut_off)
 
 
+@pytest.mark.long
 def test_a_sample_is_no_mode_and_repeats_itself():
     env = envs.make("toy-target")
     agent = agent_for(env)

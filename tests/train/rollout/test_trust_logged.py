@@ -20,7 +20,7 @@ from train.program.chunk import draw_batch
 from train.program.penalty import choose_penalty
 from train.rollout import trust
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_compiles")]
 
 COMMAND = "--preset smoke --env toy-target --penalty none --log-every 40"
 SPREAD = [f"spectral_{name}" for name in ("posterior", "prior", "closed_loop")]

@@ -41,6 +41,7 @@ def short_film(tmp_path: pathlib.Path, gl: str) -> tuple[np.ndarray, str]:
     return np.load(path), done.stdout.strip()
 
 
+@pytest.mark.long
 def test_without_opengl_this_projects_own_renderer_draws(tmp_path):
     shown, name = short_film(tmp_path, "off")
     assert name == "this project's own renderer, in JAX"
@@ -48,6 +49,7 @@ def test_without_opengl_this_projects_own_renderer_draws(tmp_path):
     assert np.abs(shown[1].astype(int) - shown[0]).max() > 50
 
 
+@pytest.mark.long
 def test_without_a_choice_an_opengl_is_found(tmp_path):
     available_gl()
     shown, name = short_film(tmp_path, "")
@@ -98,6 +100,7 @@ def pictures(tmp_path: pathlib.Path, env: str, poses: str) -> np.ndarray:
     return np.load(path)
 
 
+@pytest.mark.long
 def test_pictures_follow_the_body(tmp_path):
     poses = "([[0.0, 0.0], [0.0, 0.0], [0.5, 1.0]], np.zeros((3, 0)))"
     shown = pictures(tmp_path, "cartpole-balance", poses)
@@ -107,6 +110,7 @@ def test_pictures_follow_the_body(tmp_path):
     assert np.abs(shown[2].astype(int) - shown[0]).max() > 50
 
 
+@pytest.mark.long
 def test_pictures_show_the_target_where_the_episode_has_it(tmp_path):
     """A ball, seen from above; right in the world is right in the picture."""
     poses = "(np.zeros((3, 2)), [[0.0, 0.15], [0.15, 0.0], [0.0, 0.15]])"
@@ -150,6 +154,7 @@ def test_video_of_an_episode(cartpole, tmp_path):
         assert count > 10 and duration == 250 * 40  # 10 s of simulated time
 
 
+@pytest.mark.long
 def test_a_renderer_that_nobody_closes_ends_without_a_word():
     """MuJoCo's own clean-up at exit printed tracebacks."""
     drawn = python(
