@@ -29,6 +29,7 @@ class ModelSize:
 
 
 SIZES: dict[str, ModelSize] = {
+    "400k": ModelSize(deter=256),
     "1m": ModelSize(),
     "12m": ModelSize(deter=2048, hidden=256, classes=16, units=256, cnn_depth=16),
     "25m": ModelSize(deter=3072, hidden=384, classes=24, units=384, cnn_depth=24),

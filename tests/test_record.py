@@ -31,6 +31,7 @@ def test_outcomes_seconds_and_tries(tmp_path):
     written = json.loads((tmp_path / "new" / "record.json").read_text())
     assert written.pop("provenance")["versions"]["jax"]
     tests = written.pop("tests")
+    assert 0 <= written.pop("seconds") < 3600
     assert written == {"exit_status": 1, "passed": 1, "failed": 2, "skipped": 1}
     assert tests["good"] == {
         "outcome": "passed",

@@ -20,6 +20,16 @@ WALKER = {
         "encoder": 138_752,
         "total": 9_738_019,
     },
+    "400k": {
+        "dynamics": 166_528,
+        "value": 49_727,
+        "decoder": 34_712,
+        "policy": 33_932,
+        "reward": 41_279,
+        "continue": 24_769,
+        "encoder": 10_112,
+        "total": 361_059,
+    },
     "1m": {
         "dynamics": 364_416,
         "value": 66_111,

@@ -21,6 +21,7 @@ from core.sizes import SIZES
 
 # Encoder and decoder by hand from the layers' shapes, and the whole agent on walker.
 COUNTS = {
+    "400k": (14_304, 72_403, 415_230),
     "1m": (14_304, 80_595, 686_846),
     "12m": (220_416, 1_272_003, 10_494_158),
     "25m": (493_824, 2_857_635, 23_489_326),

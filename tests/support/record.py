@@ -1,6 +1,7 @@
 """What `pytest --record` writes."""
 
 import collections
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from train.run_dir.provenance import write_result
 
 
 class Record:
-    """Outcome, seconds and counts of every test."""
+    """Outcome, seconds and counts of every test, and seconds of all together."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.tests = path, dict[str, dict[str, Any]]()
+        self.start = time.monotonic()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         test = self.tests.setdefault(report.nodeid, {"outcome": "passed", "seconds": 0})
@@ -25,5 +27,10 @@ class Record:
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         outcomes = collections.Counter(x["outcome"] for x in self.tests.values())
-        result = {"exit_status": int(exitstatus), **outcomes, "tests": self.tests}
+        result = {
+            "exit_status": int(exitstatus),
+            "seconds": round(time.monotonic() - self.start),
+            **outcomes,
+            "tests": self.tests,
+        }
         write_result(self.path, result)

@@ -146,7 +146,9 @@ class Config:
     noise:VARIANCE, rotate:DEGREES, mask:PERCENT (docs/pixels.md)."""
     action_repeat: Count = 2
     """Environment steps an action is held for: one decision."""
-    size: Literal["1m", "12m", "25m", "50m", "100m", "200m", "dreamerv2"] = "12m"
+    size: Literal["400k", "1m", "12m", "25m", "50m", "100m", "200m", "dreamerv2"] = (
+        "12m"
+    )
     """Size of the networks, by their approximate number of parameters."""
     preset: Literal[
         "auto", "gpld", "gpld-released", "dreamerv3", "jacreg", "laptop", "smoke"
