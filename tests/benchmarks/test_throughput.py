@@ -66,7 +66,7 @@ def test_a_donated_program_goes_on_and_can_be_waited_for():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--size", "1m,huge"], "--size: huge: allowed: 1m"),
+        (["--size", "1m,huge"], "--size: huge: allowed: 400k"),
         (["--seeds", "1,x"], "--seeds: 1,x: allowed: counts"),
         (["--seeds", "0"], "--seeds: 0: allowed: counts"),
     ],

@@ -20,8 +20,6 @@ from benchmarks.suite.runner import Runner
 from train.run_dir import record
 from train.run_dir.lock import RunLock
 
-pytestmark = pytest.mark.long
-
 COMMON = "--preset smoke --steps 400"
 
 
@@ -225,6 +223,7 @@ def six():
     return [Cell("toy-target", arm, seed) for seed in (0, 1, 2) for arm in "ab"]
 
 
+@pytest.mark.long
 def test_suites_started_together_make_no_run_twice(tmp_path):
     processes = [command(tmp_path, "--jobs", "2") for _ in range(2)]
     outcomes = [ended(process) for process in processes]
@@ -243,6 +242,7 @@ def running(folder):
     return sum(len(log.read_text().splitlines()) >= 2 for log in logs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_suite_waits_for_checkpoints_and_goes_on(tmp_path, number):
     process = command(tmp_path, "--jobs", "2")
@@ -260,6 +260,7 @@ def test_a_stopped_suite_waits_for_checkpoints_and_goes_on(tmp_path, number):
     assert any(len(each) == 2 and 0 < each[1] < CHUNKS for each in found)
 
 
+@pytest.mark.long
 def test_runs_of_a_killed_suite_are_nobody_elses_until_they_end(tmp_path):
     process = command(tmp_path, "--jobs", "1")
     assert wait_for(process, lambda: running(tmp_path) > 0)
