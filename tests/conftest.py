@@ -1,6 +1,6 @@
 """Shared fixtures. Every public signature is checked at run time by jaxtyping.
 
-`pytest --record PATH` writes what each test did, with date, commit and versions.
+`pytest --record=PATH` writes what each test did, with date, commit and versions.
 """
 
 import collections

@@ -17,7 +17,7 @@ from core.theory.attribution import (
 from core.theory.bounds import LipschitzConstants, ModelErrors, check_bounds
 from envs.synthetic import lqg, teacher
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_compiles")]
 
 STEPS, GAMMA = 12, 0.95
 PARTS = ("reward", "dynamics", "continuation", "value")

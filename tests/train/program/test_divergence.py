@@ -32,7 +32,7 @@ from train.program.chunk import Schedule, redraw
 from train.program.divergence import Diverged, Watch, failing_terms
 from train.program.state import RunState
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_compiles")]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,6 @@ def draw(toy: Toy, run: RunState, key: Any) -> tuple[State, Transition, Any]:
     return initial, batch, key
 
 
-@pytest.mark.long
 def test_nan_in_one_environment_resets_it_alone(toy):
     before = toy.filled()
     clean, expected = toy.programs.chunk(jax.tree.map(jnp.copy, before))
@@ -188,7 +187,6 @@ def all_corrupt(run: RunState) -> RunState:
     return run._replace(replay=run.replay._replace(rows=rows))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("limit", "counted"), [(3, 3), (10**6, 45)])
 def test_a_simulation_that_always_diverges_is_named_as_the_cause(
     toy, tmp_path, monkeypatch, capsys, limit, counted
@@ -228,7 +226,6 @@ def test_corrupt_steps_beside_another_cause_are_counted(toy, tmp_path):
     assert "diverged (NaN or Inf) in 1 of " in str(caught.value)
 
 
-@pytest.mark.long
 def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint(
     toy, tmp_path, monkeypatch, capsys
 ):
@@ -251,7 +248,6 @@ def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint(
     assert_finite(restored.tree.learner)
 
 
-@pytest.mark.long
 def test_a_run_of_which_one_agent_diverged_ends_with_an_error(
     toy, tmp_path, monkeypatch
 ):
@@ -260,7 +256,6 @@ def test_a_run_of_which_one_agent_diverged_ends_with_an_error(
     assert Checkpointer(tmp_path).steps()
 
 
-@pytest.mark.long
 def test_the_batch_written_down_is_the_one_that_failed(toy, one_update, tmp_path):
     """Run again, its update gives the same numbers, those that are finite too."""
     run, tries = poisoned(toy.filled(), slice(12, 13)), 0

@@ -21,7 +21,7 @@ from train.program.optimizer import make_optimizer
 from train.program.state import Learner
 from train.program.update import UpdateOptions, update
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_compiles")]
 
 OBS, ACTION, TIME, BATCH, UPDATES = 3, 2, 4, 3, 20
 CONFIG = dataclasses.replace(
@@ -99,12 +99,7 @@ def slow() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("heads_at_once", "few_kernels"),
-    [
-        pytest.param(False, False, marks=pytest.mark.long),
-        pytest.param(True, False, marks=pytest.mark.long),
-        (True, True),
-    ],
+    ("heads_at_once", "few_kernels"), [(False, False), (True, False), (True, True)]
 )
 def test_twenty_updates_are_those_of_the_plain_code(slow, heads_at_once, few_kernels):
     fast = twenty_updates(heads_at_once, few_kernels)
@@ -162,7 +157,6 @@ def one_loss(dtype="float32"):
     )[0]
 
 
-@pytest.mark.long
 def test_tanh_of_the_rewards_is_learned():
     config = dataclasses.replace(
         CONFIG, loss=dataclasses.replace(CONFIG.loss, clip_rewards="tanh")
