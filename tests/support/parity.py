@@ -16,6 +16,7 @@ with warnings.catch_warnings():
 
 import jax
 import numpy as np
+import pytest
 
 import envs
 from envs.mjx.env import MjxEnv
@@ -43,6 +44,22 @@ def group_of(name):
     """The group of a task."""
     domain, task = name.split("-")
     return "finger_turn" if domain == "finger" and "turn" in task else domain
+
+
+# What every run of the suite compares.
+COMMON = ("cartpole", "pendulum")
+
+
+def marked(values, slow=(), common=COMMON):
+    """Groups or tasks as parameters; those of other groups are slow or long tests."""
+
+    def marks(value):
+        group = group_of(value) if "-" in value else value
+        if group in slow:
+            return [pytest.mark.slow]
+        return [] if group in common else [pytest.mark.long]
+
+    return [pytest.param(value, marks=marks(value)) for value in values]
 
 
 def task_of(group):

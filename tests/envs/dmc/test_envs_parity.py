@@ -39,20 +39,6 @@ NAMES = [
 
 # What takes longest to compile.
 HEAVY = ("cheetah", "finger_turn", "hopper")
-# What every run of the suite compares.
-COMMON = ("cartpole", "pendulum")
-
-
-def marked(values, slow=HEAVY):
-    """The groups or tasks, those that take their time as slow or long tests."""
-
-    def marks(value: str):
-        group = parity.group_of(value) if "-" in value else value
-        if group in slow:
-            return [pytest.mark.slow]
-        return [] if group in COMMON else [pytest.mark.long]
-
-    return [pytest.param(value, marks=marks(value)) for value in values]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,7 +74,7 @@ def assert_close(ours, theirs, group):
 
 
 # The rewards of the turn tasks, in test_envs_rewards, have their observations as well.
-@pytest.mark.parametrize("group", marked(TOLERANCE, slow=("finger_turn",)))
+@pytest.mark.parametrize("group", parity.marked(TOLERANCE, slow=("finger_turn",)))
 def test_next_state_observation_and_reward(group):
     name = parity.task_of(group)
     state, timestep = parity.advanced(group)
@@ -106,7 +92,7 @@ def test_next_state_observation_and_reward(group):
     np.testing.assert_allclose(timestep.reward, reward, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", marked(NAMES))
+@pytest.mark.parametrize("name", parity.marked(NAMES, slow=HEAVY))
 def test_observation_and_reward_of_the_other_tasks(name):
     group = parity.group_of(name)
     obs, reward = parity.measure(name)(parity.advanced(group)[0])
@@ -115,7 +101,7 @@ def test_observation_and_reward_of_the_other_tasks(name):
     assert_close(reward[:, None], [[row.reward] for row in rows], group)
 
 
-@pytest.mark.parametrize("group", marked(TOLERANCE))
+@pytest.mark.parametrize("group", parity.marked(TOLERANCE, slow=HEAVY))
 def test_observation_at_the_start(group):
     name = parity.task_of(group)
     obs, _ = parity.measure(name)(parity.begun(group))
@@ -127,7 +113,9 @@ def test_observation_at_the_start(group):
     assert_close(obs, theirs, group)
 
 
-@pytest.mark.parametrize("group", marked([g for g in TOLERANCE if "finger" not in g]))
+@pytest.mark.parametrize(
+    "group", parity.marked([g for g in TOLERANCE if "finger" not in g], slow=HEAVY)
+)
 def test_next_state_under_another_gravity(group):
     name = parity.task_of(group)
     state = parity.make(name).with_gravity(parity.begun(group), 4.0)
@@ -138,7 +126,7 @@ def test_next_state_under_another_gravity(group):
     assert_close(state.qvel, qvel, group)
 
 
-@pytest.mark.parametrize("group", marked(["finger", "hopper", "walker"], slow=()))
+@pytest.mark.parametrize("group", parity.marked(["finger", "hopper", "walker"]))
 def test_visited_states_are_in_contact(group):
     # What the figures above mean: half of the states are in contact, and touch sensors,
     # where there are any, read something after the step.
@@ -171,7 +159,7 @@ STARTS = [
 ]
 
 
-@pytest.mark.parametrize("name", marked(STARTS, slow=(*HEAVY, "finger")))
+@pytest.mark.parametrize("name", parity.marked(STARTS, slow=(*HEAVY, "finger")))
 def test_reset_distribution(name):
     group = parity.group_of(name)
     n = N_RESETS.get(group, 1000)

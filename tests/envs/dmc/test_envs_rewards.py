@@ -145,13 +145,9 @@ def measure_in_the_air(name):
     return jax.jit(jax.vmap(measure))
 
 
-def some_long(name):
-    domain = name.split("-")[0]
-    common = domain in ("cartpole", "pendulum", "walker")
-    return pytest.param(name, marks=[] if common else [pytest.mark.long])
-
-
-@pytest.mark.parametrize("name", [some_long(name) for name in NAMES])
+@pytest.mark.parametrize(
+    "name", parity.marked(NAMES, common=(*parity.COMMON, "walker"))
+)
 def test_rewards_of_hand_built_states(name):
     cases = [case for case in HIGH_REWARDS if case[0] == name]
     env, dm_env = parity.make(name), parity.load(name)
