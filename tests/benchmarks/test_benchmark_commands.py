@@ -42,8 +42,10 @@ def declared(flag: str) -> str:
 
 
 def unknown(command: str) -> list[str]:
-    """Modules and flags of `python -m ...` that the code does not have."""
+    """Modules and flags of a command that the code does not have."""
     words = shlex.split(command)
+    if Path(words[0]).name == "pytest":  # the installed command
+        words = ["python", "-m", "pytest", *words[1:]]
     assert words[:2] == ["python", "-m"]
     module = MOVED.get(words[2], words[2])
     if module == "pytest":
@@ -74,6 +76,7 @@ def test_unknown_words_are_found():
     assert unknown("python -m benchmarks.curves a --pgn x --png y") == ["--pgn"]
     assert unknown("python -m benchmarks.ablations rho --foldr x") == ["--foldr"]
     assert unknown("python -m pytest tests/no_such.py") == ["tests/no_such.py"]
+    assert unknown(".venv/bin/pytest tests/no_such.py") == ["tests/no_such.py"]
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)

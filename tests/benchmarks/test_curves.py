@@ -1,5 +1,6 @@
 import json
 import math
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -385,6 +386,8 @@ def test_command_line_names_no_folders(tmp_path):
     )
     here = Path.cwd() / "runs" / "one"
     assert command_line([str(here)]) == str(Path("runs", "one"))
+    installed = str(Path(sys.executable).with_name("pytest"))
+    assert command_line([installed, "--record=x"]) == "pytest --record=x"
 
 
 def test_result_must_be_honest_json(tmp_path):

@@ -146,7 +146,8 @@ def command_line(argv: Sequence[str] | None = None) -> str:
         name = spec.name.removesuffix(".__main__")
         words = ["python", "-m", name, *arguments]
     else:
-        words = [program, *arguments]
+        installed = Path(program).parent == Path(sys.executable).parent
+        words = [Path(program).name if installed else program, *arguments]
     return " ".join(without_folders(word) for word in words)
 
 
