@@ -67,7 +67,8 @@ class Progress:
 
 def step_seconds(config: Config) -> float:
     """Rough seconds of an update on two cores, used only to estimate time left."""
-    states = config.batch_size * config.batch_length * (config.imagination_length + 1)
+    imagined = config.starts_of_sequence * config.imagination_length
+    states = config.batch_size * (config.batch_length + imagined)
     return 2.3 * (config.model.deter / 2048) ** 1.5 * states / (16 * 64 * 26)
 
 

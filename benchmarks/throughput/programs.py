@@ -108,7 +108,7 @@ class Update:
 
     def imagination(self) -> Program:
         """The imagined rollouts with all heads' predictions; no gradient."""
-        total = self.config.batch_size * self.config.batch_length
+        total = self.config.batch_size * self.config.starts_of_sequence
 
         def step(learner, key):
             agent, slow = cast((learner.agent, learner.slow_value), self.bench.dtype)

@@ -31,6 +31,7 @@ GROUPS = {
             "batch_size",
             "batch_length",
             "imagination_length",
+            "imagination_starts",
             "discount_horizon",
             "replay_size",
             "replay_context",

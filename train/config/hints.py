@@ -24,8 +24,9 @@ _NAMES = {
     "batch-size": "batch minibatch-size mini-batch-size bs",
     "batch-length": "seq-len sequence-length seq-length batch-len chunk-size "
     "chunk-length batch-steps",
-    "imagination-length": "imag-length imag-horizon imagine-horizon imag-len "
-    "imagination-horizon rollout-horizon",
+    "imagination-length": "imagination imag-length imag-horizon imagine-horizon "
+    "imag-len imagination-horizon rollout-horizon",
+    "imagination-starts": "imag-last imagine-last",
     "discount-horizon": "gamma discount discount-factor",
     "replay-size": "buffer-size replay-capacity buffer-capacity replay-buffer-size "
     "capacity memory-size",

@@ -174,6 +174,8 @@ class Config:
     """Decisions in a sequence."""
     imagination_length: Count = 15
     """Decisions imagined from each state."""
+    imagination_starts: Annotated[int, Range(0, MAX_COUNT)] = 0
+    """States at the end of each sequence that rollouts are imagined from; 0: all."""
     discount_horizon: Annotated[int, Range(2, MAX_COUNT)] = DREAMERV3.discount_horizon
     """Decisions the return looks ahead: the discount is 1 - 1 / horizon."""
     replay_size: Count = 5_000_000
@@ -282,6 +284,11 @@ class Config:
         if self.loss.straightening and self.batch_length < 3:
             why = "two successive steps are needed for --straightening"
             raise invalid("--batch-length", self.batch_length, why, ">= 3", "3")
+        starts = self.imagination_starts
+        if starts == 1 or starts > self.batch_length:
+            why = f"a sequence has {self.batch_length} states, the value loss needs two"
+            allowed = f"2 to {self.batch_length}, or 0 for all"
+            raise invalid("--imagination-starts", starts, why, allowed)
         least = self.learning_starts
         flags = (
             f"--num-envs {self.num_envs}, --batch-length {self.batch_length} and "
@@ -294,6 +301,11 @@ class Config:
             steps = str(least * self.action_repeat)
             why = f"ends before learning starts with {flags}"
             raise invalid("--steps", self.steps, why, f">= {steps}", steps)
+
+    @property
+    def starts_of_sequence(self) -> int:
+        """States of each sequence that rollouts are imagined from."""
+        return self.imagination_starts or self.batch_length
 
     @property
     def loss_constants(self) -> LossConstants:

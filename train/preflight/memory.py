@@ -129,7 +129,8 @@ def least_bytes(config: Config, parameters: int) -> int:
     latent = 2 * (model.deter + model.stoch * entries)
     batch = config.batch_size * config.batch_length
     states = batch + config.num_envs + config.eval_episodes
-    imagined = 8 * batch * config.imagination_length
+    starts = config.batch_size * config.starts_of_sequence
+    imagined = 8 * starts * config.imagination_length
     return config.agents * (16 * parameters + latent * states + imagined)
 
 

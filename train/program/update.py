@@ -4,6 +4,7 @@ All weights are flags (`train.config.schema.LossConfig`). Those inside a loss (e
 slow value) reach it as `core.constants.LossConstants`.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 from typing import cast as cast_type
 
@@ -176,9 +177,10 @@ def total_loss(
     )
     states, clean = world.observed.states, world.observed.clean
 
-    # Actor and critic on rollouts imagined from every replayed state.
+    # Actor and critic on rollouts imagined from every replayed state, or the last ones.
+    last = partial(jax.tree.map, lambda x: x[-config.starts_of_sequence :])
     starts = jax.tree.map(
-        merge, clean if config.latent.imagine_from == "clean" else states
+        merge, last(clean if config.latent.imagine_from == "clean" else states)
     )
     imagined = imagine(
         model,
@@ -189,12 +191,13 @@ def total_loss(
         form=form,
     )
     actor_critic = imagined_loss(learner.return_scale, imagined, constants)
+    replayed = last(batch)
     replay_value = replayed_value_loss(
         agent.value,
         slow_value,
-        states.features,
-        batch,
-        unmerge(actor_critic.returns, batch.reward.shape),
+        last(states.features),
+        replayed,
+        unmerge(actor_critic.returns, replayed.reward.shape),
         constants,
     )
 

@@ -123,6 +123,7 @@ OTHER = {
     "--critic-learning-rate": 1e-4,
     "--drift-mean-low": 1.0,
     "--drift-variance-low": 1.0,
+    "--imagination-starts": 3,
 }
 # What has an effect together with other flags only.
 TOGETHER = {
@@ -232,6 +233,11 @@ def test_every_flag_reaches_its_field(flag):
         ("--preset dreamerv3 --rho 0.2", ["--rho 0.2", "dreamerv3", "add --penalty"]),
         ("--replay-size 10", ["--replay-size 10", "too small", "1024"]),
         ("--replay-context 2", ["--replay-context 2", "in [0, 1]"]),
+        ("--imagination-starts 1", ["--imagination-starts 1", "or 0 for all"]),
+        (
+            "--imagination-starts 65",
+            ["--imagination-starts 65", "16 states", "2 to 16"],
+        ),
         ("--batch-size 0", ["--batch-size 0", "nearest valid: 1"]),
         ("--num-envs 0", ["--num-envs 0", "nearest valid: 1"]),
         ("--action-repeat 0", ["--action-repeat 0", "nearest valid: 1"]),

@@ -32,6 +32,7 @@ LIGHT = {
     "--batch-size": [1, 2, 3],
     "--batch-length": [2, 5, 8],
     "--imagination-length": [1, 2, 7],
+    "--imagination-starts": [0, 2, 9],
     "--discount-horizon": [2, 333],
     "--replay-size": [64, 100, 5000],
     "--prefill": [0, 1, 64],
