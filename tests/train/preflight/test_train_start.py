@@ -58,6 +58,13 @@ class Meeting:
         return self._program(*args)
 
 
+@pytest.fixture(scope="module")
+def compiled(toy) -> dict[str, int]:
+    """How often other modules, which compile in full, have compiled these programs."""
+    programs = {name: getattr(toy.programs, name) for name in ("chunk", "evaluate")}
+    return {name: program.jitted._cache_size() for name, program in programs.items()}
+
+
 @pytest.mark.parametrize(
     ("during", "compiling", "cores", "lines", "says"),
     [
@@ -73,7 +80,17 @@ class Meeting:
     ],
 )
 def test_a_stop_before_the_first_checkpoint_saves_one(
-    toy, whole, tmp_path, capsys, monkeypatch, during, compiling, cores, lines, says
+    toy,
+    whole,
+    compiled,
+    tmp_path,
+    capsys,
+    monkeypatch,
+    during,
+    compiling,
+    cores,
+    lines,
+    says,
 ):
     """In every phase of the start; and the run goes on as if it had never stopped."""
     monkeypatch.setattr(beside, "usable_cores", lambda: cores)
@@ -101,8 +118,8 @@ def test_a_stop_before_the_first_checkpoint_saves_one(
     assert code == 0
     assert_same_bits(run, whole[1])
     assert log_lines(tmp_path) == whole[2]
-    for program in (toy.programs.chunk, toy.programs.evaluate):
-        assert program.jitted._cache_size() == 1
+    for name, before in compiled.items():
+        assert getattr(toy.programs, name).jitted._cache_size() <= before + 1
 
 
 def test_the_phases_of_the_start_and_their_seconds(whole, toy, tmp_path, capsys):
